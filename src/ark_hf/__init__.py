@@ -1,0 +1,30 @@
+"""Ark, an open foundation model for chest radiographs, as a Hugging Face-native package."""
+
+import importlib
+import os
+import sys
+
+_EXPORTS = {
+    "ArkTask": ".models.ark.configuration_ark",
+    "ArkConfig": ".models.ark.configuration_ark",
+    "ArkModel": ".models.ark.modeling_ark",
+    "ArkForImageClassification": ".models.ark.modeling_ark",
+    "ArkImageProcessor": ".models.ark.image_processing_ark",
+    "ArkImageProcessorPil": ".models.ark.image_processing_ark",
+    "PretrainingArguments": ".training.recipe",
+    "CyclicPretrainer": ".training.pretrain_ark",
+    "load_task_dataset": ".data.task_dataset",
+    "read_radiograph": ".data.dicom",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
+
+
+# The console script answers `--help` without loading torch; the verbs that need the models import them themselves.
+if os.path.basename(sys.argv[0] if sys.argv else "") != "ark-hf":
+    from . import auto as _auto  # noqa: F401

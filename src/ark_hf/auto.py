@@ -1,0 +1,20 @@
+"""Registers Ark with transformers' Auto classes, and its code to travel with every `save_pretrained`."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from .models.ark.configuration_ark import ArkConfig
+from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
+from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
+
+AutoConfig.register("ark", ArkConfig)
+AutoModel.register(ArkConfig, ArkModel)
+AutoModelForImageClassification.register(ArkConfig, ArkForImageClassification)
+AutoImageProcessor.register(
+    ArkConfig, image_processor_classes={"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
+)
+
+ArkConfig.register_for_auto_class()
+ArkModel.register_for_auto_class("AutoModel")
+ArkForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+ArkImageProcessor.register_for_auto_class()
+ArkImageProcessorPil.register_for_auto_class()

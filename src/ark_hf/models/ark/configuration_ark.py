@@ -1,0 +1,215 @@
+"""Configuration of Ark: one encoder, one projector and one named head per dataset (task)."""
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig
+
+PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
+
+# Saved with every config, whichever class is saved: transformers itself would record that class alone
+AUTO_MAP = {
+    "AutoConfig": "configuration_ark.ArkConfig",
+    "AutoModel": "modeling_ark.ArkModel",
+    "AutoModelForImageClassification": "modeling_ark.ArkForImageClassification",
+}
+
+
+@dataclass
+class ArkTask:
+    """
+    One task, that is one dataset with its own label space and its own head.
+
+    Args:
+        name: Name of the task and of its head, `^[a-z][a-z0-9_]*$`.
+        labels: Names of the head's outputs, in order. They may contain "/".
+        problem_type: "multi_label_classification" (a sigmoid a label; a binary task is multi-label with one label)
+            or "single_label_classification" (a softmax over at least two classes).
+        eval_labels: The labels that the published evaluation reports, where it leaves some out.
+        thresholds: Operating point in probability, [0, 1], for some or all labels.
+
+    Raises:
+        ValueError: A field is not as described above.
+    """
+
+    name: str
+    labels: list[str]
+    problem_type: str = "multi_label_classification"
+    eval_labels: list[str] | None = None
+    thresholds: dict[str, float] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"Task name {self.name!r}: use lower-case letters, digits and underscores, a letter first")
+        if hasattr(nn.ModuleDict(), self.name):
+            raise ValueError(f"Task name {self.name!r} is reserved by torch.nn.ModuleDict; choose another name.")
+        self.labels = list(self.labels)
+        if not self.labels or not all(isinstance(label, str) and label for label in self.labels):
+            raise ValueError(f"Task {self.name!r}: labels must be a non-empty list of strings, got {self.labels!r}.")
+        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"Task {self.name!r}: labels occur more than once: {repeated}.")
+        if self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"Task {self.name!r}: problem_type {self.problem_type!r} is unknown; use one of {PROBLEM_TYPES}."
+            )
+        if self.problem_type == "single_label_classification" and len(self.labels) < 2:
+            raise ValueError(
+                f"Task {self.name!r}: single_label_classification needs at least two labels; "
+                "a binary task is multi_label_classification with one label."
+            )
+        unknown = set(self.eval_labels or ()) | set(self.thresholds or ())
+        unknown -= set(self.labels)
+        if unknown:
+            raise ValueError(
+                f"Task {self.name!r}: eval_labels or thresholds name {sorted(unknown)}, which are not among its "
+                f"labels {self.labels}."
+            )
+        for label, threshold in (self.thresholds or {}).items():
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"Task {self.name!r}: the threshold of {label!r} is {threshold}, outside [0, 1].")
+
+    @classmethod
+    def from_dict(cls, values: "ArkTask | dict[str, Any]") -> "ArkTask":
+        """Builds a task from its JSON form; a task is returned as it is."""
+        if isinstance(values, cls):
+            return values
+        allowed = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(allowed))
+        if unknown or not {"name", "labels"} <= set(values):
+            raise ValueError(f"A task has the fields {allowed}, 'name' and 'labels' required; got {sorted(values)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form without the fields that are not set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@strict
+class ArkConfig(PreTrainedConfig):
+    r"""
+    Args:
+        backbone: Name of the encoder in timm. Swin, ConvNeXt, ViT and EfficientNet are tested.
+        backbone_kwargs: Further arguments of `timm.create_model`, such as `{"window_size": 12}`.
+        image_size: Side of the square input in pixels.
+        num_channels: Input channels.
+        projector_dim: Width of the embeddings, 1376 in the papers; `None` leaves the projector out.
+        projector_type: "linear", or "mlp" (Linear, ReLU, Linear).
+        drop_path_rate: Largest stochastic depth rate, rising linearly over the blocks from 0.
+        tasks: One [`ArkTask`] (or its dictionary) a head. `None`: an ordinary classifier with one head `classifier`
+            made from `id2label`/`num_labels`.
+
+    With tasks, `id2label` is derived: `task/label` in head order (plain labels for a single task). A caller's
+    `num_labels` or `id2label` that disagrees with the tasks wins: `tasks` becomes `None` and the stored
+    `problem_type` is dropped, so that stock fine-tuning scripts get the fresh head that they ask for.
+
+    Raises:
+        ValueError: Two tasks of one name, an empty list of tasks, or a size that is not positive.
+    """
+
+    model_type = "ark"
+    keys_to_ignore_at_inference = ["embeddings", "hidden_states"]
+
+    backbone: str = "swin_base_patch4_window7_224"
+    backbone_kwargs: dict[str, Any] | None = None
+    image_size: int = 224
+    num_channels: int = 3
+    projector_dim: int | None = 1376
+    projector_type: Literal["linear", "mlp"] = "linear"
+    drop_path_rate: float = 0.1
+    tasks: list[Any] | None = None
+
+    def __post_init__(self, **kwargs):
+        for name in ("image_size", "num_channels", "projector_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}.")
+
+        asked_id2label, asked_num_labels = self.id2label, kwargs.get("num_labels")
+        if self.tasks is not None:
+            self._derive_labels()
+            if asked_id2label is not None and _with_int_keys(asked_id2label) != self.id2label:
+                self._drop_tasks(asked_id2label)
+            if asked_num_labels is not None and asked_num_labels != self.num_labels:
+                self._drop_tasks(_generic_id2label(asked_num_labels))
+        super().__post_init__(**kwargs)
+        self._label_rules_active = True
+
+    def __setattr__(self, key, value):
+        super().__setattr__(key, value)
+        if not self.__dict__.get("_label_rules_active"):
+            return
+        if key == "tasks" and value is not None:
+            self._derive_labels()
+        elif key == "id2label" and value is not None:
+            if self.tasks is not None and _with_int_keys(value) != _task_id2label(self.tasks):
+                self._drop_tasks(value)
+            else:
+                self.__dict__["id2label"] = _with_int_keys(value)
+
+    def _derive_labels(self) -> None:
+        tasks = [ArkTask.from_dict(task) for task in self.tasks]
+        names = [task.name for task in tasks]
+        if not tasks:
+            raise ValueError("tasks must name at least one task; None makes an ordinary classifier.")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"Two tasks have the same name: {repeated}; every head needs its own name.")
+        self.__dict__["tasks"] = tasks
+        self.__dict__["id2label"] = _task_id2label(tasks)
+        self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
+        self.__dict__["problem_type"] = _task_problem_type(tasks)
+
+    def _drop_tasks(self, id2label: dict) -> None:
+        if self.problem_type == _task_problem_type(self.tasks):
+            self.__dict__["problem_type"] = None
+        self.__dict__["tasks"] = None
+        self.__dict__["id2label"] = _with_int_keys(id2label)
+        self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        # The stored problem_type is dropped when the caller's labels win, so the caller's own must be set after them.
+        if "problem_type" in kwargs:
+            kwargs["problem_type"] = kwargs.pop("problem_type")
+        # Beside `id2label`, `num_labels` only repeats its length. Alone, on a checkpoint of several heads, it asks for
+        # one fresh head, also when its number happens to be the old total.
+        if kwargs.get("id2label") is not None:
+            kwargs.pop("num_labels", None)
+        elif kwargs.get("num_labels") is not None and len(config_dict.get("tasks") or []) > 1:
+            kwargs["id2label"] = _generic_id2label(kwargs.pop("num_labels"))
+        return super().from_dict(dict(config_dict), **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output.pop("_label_rules_active", None)
+        if self.tasks is not None:
+            output["tasks"] = [task.to_dict() for task in self.tasks]
+        output["auto_map"] = dict(AUTO_MAP)
+        return output
+
+
+def _with_int_keys(id2label: dict) -> dict[int, str]:
+    return {int(key): label for key, label in id2label.items()}
+
+
+def _generic_id2label(num_labels: int) -> dict[int, str]:
+    return {i: f"LABEL_{i}" for i in range(num_labels)}
+
+
+def _task_id2label(tasks: list[ArkTask]) -> dict[int, str]:
+    if len(tasks) == 1:
+        return dict(enumerate(tasks[0].labels))
+    return dict(enumerate(f"{task.name}/{label}" for task in tasks for label in task.labels))
+
+
+def _task_problem_type(tasks: list[ArkTask]) -> str:
+    return tasks[0].problem_type if len(tasks) == 1 else "multi_label_classification"
+
+
+__all__ = ["ArkConfig", "ArkTask"]

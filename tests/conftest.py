@@ -1,0 +1,25 @@
+"""Settings that must precede every import of the Hugging Face libraries, and the fixture for the golden data."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden arrays and real radiographs, which is never part of the repository."""
+    folder = Path(os.environ.get("ARK_HF_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        message = f"no golden data at {folder}; set ARK_HF_SHARED to the folder that holds golden/ and realdata/"
+        if os.environ.get("ARK_HF_REQUIRE_SHARED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
