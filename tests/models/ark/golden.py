@@ -1,4 +1,4 @@
-"""How the golden cases of the original system are rebuilt: weights by rule, normalised images, our model around them."""
+"""Rebuilds the golden cases of the original system: weights by rule, normalised images, our model around them."""
 
 import json
 import zlib

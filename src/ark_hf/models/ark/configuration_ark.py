@@ -43,7 +43,9 @@ class ArkTask:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ValueError(f"Task name {self.name!r}: use lower-case letters, digits and underscores, a letter first")
+            raise ValueError(
+                f"Task name {self.name!r}: use lower-case letters, digits and underscores, a letter first"
+            )
         if hasattr(nn.ModuleDict(), self.name):
             raise ValueError(f"Task name {self.name!r} is reserved by torch.nn.ModuleDict; choose another name.")
         self.labels = list(self.labels)

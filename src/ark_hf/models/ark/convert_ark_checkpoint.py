@@ -7,9 +7,7 @@ import torch
 from .modeling_ark import ArkForImageClassification
 
 
-def convert_state_dict(
-    original: dict[str, torch.Tensor], model: ArkForImageClassification
-) -> dict[str, torch.Tensor]:
+def convert_state_dict(original: dict[str, torch.Tensor], model: ArkForImageClassification) -> dict[str, torch.Tensor]:
     """
     Renames an original state dict (no `module.` prefix) to `model`'s keys; head number i becomes the i-th task's.
 

@@ -380,8 +380,8 @@ class ArkForImageClassification(ArkPreTrainedModel):
         if labels.shape != expected or not labels.is_floating_point():
             raise ValueError(
                 f"A model of several tasks takes float labels of shape {expected}, NaN where unknown, or `task=` and "
-                f"that task's labels; got {labels.dtype} of shape {tuple(labels.shape)}. To train one new head of your own "
-                "classes, load the model with `id2label=` or `num_labels=`."
+                f"that task's labels; got {labels.dtype} of shape {tuple(labels.shape)}. To train one new head of "
+                "your own classes, load the model with `id2label=` or `num_labels=`."
             )
         losses, known = [], []
         for task, part in zip(self._tasks(), labels.split([len(t.labels) for t in self._tasks()], dim=1), strict=True):

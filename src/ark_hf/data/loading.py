@@ -1,0 +1,124 @@
+"""Batches for training and prediction: views, targets and order, each a function of (seed, cycle, task, sample)."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from .task_dataset import resolve_labels
+from .views import sample_generator, student_view
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How the student sees a radiograph; see [`student_view`]."""
+
+    resize: int
+    size: int
+    min_crop_scale: float
+    teacher_view: str
+
+
+def pass_order(length: int, seed: int, cycle: int, task: str) -> np.ndarray:
+    """Order in which a pass visits the samples, int64 (length,)."""
+    return np.random.default_rng([seed, cycle, zlib.crc32(task.encode())]).permutation(length)
+
+
+def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: int) -> list[list[np.ndarray]]:
+    """
+    Shares the samples of one optimiser step among micro-batches and processes.
+
+    Returns:
+        For each micro-batch one index array a process. A process without samples in a micro-batch that others have
+        gets one `PADDING` sample, which counts for nothing: all processes must run the same number of passes.
+        Micro-batches that nobody has samples for are left out.
+    """
+    shares = np.array_split(step_samples, num_processes * accumulation)
+    groups = [shares[i : i + num_processes] for i in range(0, len(shares), num_processes)]
+    return [
+        [share if len(share) else np.array([PADDING]) for share in group]
+        for group in groups
+        if any(len(share) for share in group)
+    ]
+
+
+def grey_plane(image: PIL.Image.Image, processor: ArkImageProcessor) -> torch.Tensor:
+    """One stored picture as (1, H, W), uint8 or, above 8 bits, float32 in [0, 1]."""
+    if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;"):
+        image = image.convert("L")
+    return processor.process_image(image, do_convert_rgb=False)
+
+
+class TrainingSamples(TorchDataset):
+    """Samples of one task in one cycle: views and target of row `index`; `PADDING` gives row 0 with weight 0."""
+
+    def __init__(
+        self, dataset: Dataset, task: ArkTask, uncertain: str, processor, views: ViewSettings, seed: int, cycle: int
+    ):
+        self.dataset, self.task, self.uncertain = dataset, task, uncertain
+        self.processor, self.views, self.seed, self.cycle = processor, views, seed, cycle
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[max(int(index), 0)]
+        generator = sample_generator(self.seed, self.cycle, self.task.name, max(int(index), 0))
+        target = resolve_labels(row["labels"], self.task, self.uncertain, generator)
+        image = grey_plane(row["image"], self.processor)
+        view, crop = student_view(image, self.views.resize, self.views.size, self.views.min_crop_scale, generator)
+        teacher = crop if self.views.teacher_view == "student" else image
+        return {"student": view, "teacher": teacher, "target": target, "weight": float(index != PADDING)}
+
+    def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        """`pixel_values`, `teacher_pixel_values` (batch, 3, size, size), `labels`, `weight` (batch,)."""
+        resize = self.views.teacher_view != "student"
+        student = self.processor([sample["student"] for sample in samples], do_resize=False, return_tensors="pt")
+        teacher = self.processor([sample["teacher"] for sample in samples], do_resize=resize, return_tensors="pt")
+        return {
+            "pixel_values": student["pixel_values"],
+            "teacher_pixel_values": teacher["pixel_values"],
+            "labels": torch.from_numpy(np.stack([sample["target"] for sample in samples])),
+            "weight": torch.tensor([sample["weight"] for sample in samples]),
+        }
+
+
+class InferenceSamples(TorchDataset):
+    """Rows of a task dataset through the image processor, with their targets; uncertain labels count as unknown."""
+
+    def __init__(self, dataset: Dataset, task: ArkTask, processor):
+        self.dataset, self.task, self.processor = dataset, task, processor
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[int(index)]
+        return {"image": grey_plane(row["image"], self.processor), "target": resolve_labels(row["labels"], self.task)}
+
+    def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        """`pixel_values` (batch, 3, size, size) and `labels`."""
+        pixel_values = self.processor([sample["image"] for sample in samples], return_tensors="pt")["pixel_values"]
+        return {
+            "pixel_values": pixel_values,
+            "labels": torch.from_numpy(np.stack([sample["target"] for sample in samples])),
+        }
+
+
+def iterate(
+    samples: TrainingSamples | InferenceSamples, batches: list[np.ndarray], num_workers: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Loads the given index batches in order."""
+    return iter(
+        DataLoader(samples, batch_sampler=batches, collate_fn=samples.collate, num_workers=num_workers)  # type: ignore[arg-type]
+    )

@@ -1,0 +1,169 @@
+"""Task datasets: a Hub dataset, or the same layout on disk, whose card holds the `ArkTask` that its labels mean."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Image, IterableDataset, load_dataset
+from huggingface_hub import DatasetCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+
+from ..models.ark.configuration_ark import ArkTask
+
+SPLITS = ("train", "validation", "test")
+CARD_KEY = "ark_task"
+
+
+def read_task(name_or_path: str | Path) -> ArkTask:
+    """
+    The task that the dataset's card describes under `ark_task`.
+
+    Raises:
+        ValueError: There is no such dataset, it has no card, or its card holds no task.
+    """
+    card_file = Path(name_or_path) / "README.md"
+    if Path(name_or_path).exists() and not card_file.is_file():
+        raise ValueError(
+            f"{name_or_path} is not a task dataset: it has no card README.md. Build one with `ark-hf data`."
+        )
+    try:
+        card = DatasetCard.load(card_file if card_file.is_file() else str(name_or_path))
+    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{str(name_or_path)!r} is neither a folder with a task dataset nor a reachable Hub dataset: "
+            f"{type(error).__name__}. Check the path (`--data_root`) or the repository id."
+        ) from None
+    values = card.data.to_dict().get(CARD_KEY)
+    if values is None:
+        raise ValueError(
+            f"The card of {name_or_path} has no `{CARD_KEY}` entry; build the dataset with `ark-hf data`, or give "
+            "`name` and `columns` in the recipe."
+        )
+    return ArkTask.from_dict(values)
+
+
+def load_task_dataset(
+    name_or_path: str | Path,
+    split: str,
+    streaming: bool = False,
+    columns: Mapping[str, Any] | None = None,
+) -> Dataset | IterableDataset:
+    """
+    Loads one split with the same columns whatever the source.
+
+    Args:
+        name_or_path: Folder or Hub id of a task dataset.
+        split: "train", "validation" or "test".
+        streaming: Whether to read lazily, as `datasets.load_dataset` does.
+        columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column a label.
+
+    Returns:
+        Rows with `image` (a PIL image), `labels` (a list of floats in 0/1/-1/NaN for multi-label, a class index with
+        -1 unknown for single-label) and, where known, `patient_id`, `sex`, `age`, `view`, `study_id`.
+
+    Raises:
+        ValueError: The dataset, the split or a column is missing, or the split is empty.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
+    try:
+        dataset = load_dataset(str(name_or_path), split=split, streaming=streaming)
+    except (ValueError, FileNotFoundError, ConnectionError, OSError) as error:
+        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {error}") from None
+    if columns is not None:
+        dataset = _rename_columns(dataset, columns, name_or_path)
+    missing = {"image", "labels"} - set(dataset.column_names)
+    if missing:
+        raise ValueError(
+            f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has "
+            f"{dataset.column_names}. "
+            "Name them in the recipe: columns: {image: ..., labels: [...]}."
+        )
+    if not streaming and len(dataset) == 0:
+        raise ValueError(f"Split {split!r} of {str(name_or_path)!r} is empty.")
+    return dataset
+
+
+def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
+    if set(columns) != {"image", "labels"} or not isinstance(columns["labels"], list):
+        raise ValueError(f"columns must be {{image: COLUMN, labels: [COLUMN, ...]}}, got {dict(columns)}.")
+    missing = sorted({columns["image"], *columns["labels"]} - set(dataset.column_names))
+    if missing:
+        raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {dataset.column_names}.")
+    if columns["image"] != "image":
+        dataset = dataset.rename_column(columns["image"], "image")
+
+    def gather(*values):
+        return {"labels": [math.nan if value is None else float(value) for value in values]}
+
+    dataset = dataset.map(gather, input_columns=columns["labels"], remove_columns=columns["labels"])
+    return dataset.cast_column("image", Image())
+
+
+def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
+    """
+    Raises `ValueError` naming the first row whose labels do not fit the task: a wrong number of them, a value that is
+    not 0, 1, -1 or unknown, or an unknown class.
+    """
+    rows = dataset.with_format("numpy").select_columns(["labels"])["labels"][:]
+    if task.problem_type == "single_label_classification":
+        classes = np.asarray(rows)
+        wrong = np.flatnonzero((classes < -1) | (classes >= len(task.labels)) | (classes != classes.astype(int)))
+        allowed = f"a class index from 0 to {len(task.labels) - 1}, or -1 for unknown"
+    else:
+        widths = np.array([np.size(row) for row in rows])
+        wrong = np.flatnonzero(widths != len(task.labels))
+        allowed = f"{len(task.labels)} values, each 0, 1, -1 (uncertain) or NaN (unknown)"
+        if not len(wrong):
+            values = np.asarray([np.atleast_1d(row) for row in rows], dtype=float)
+            wrong = np.flatnonzero((~np.isnan(values) & ~np.isin(values, [0, 1, -1])).any(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{where}, row {wrong[0]}: labels {rows[int(wrong[0])]!r}; task {task.name!r} takes {allowed}. "
+            f"{len(wrong)} rows are wrong."
+        )
+
+
+def check_disjoint(splits: Mapping[str, Dataset], where: str) -> None:
+    """Raises `ValueError` if a patient stands in two splits; names the rows, not the patient."""
+    first_rows: dict[str, tuple[str, int]] = {}
+    for split, dataset in splits.items():
+        if "patient_id" not in dataset.column_names:
+            continue
+        for row, patient in enumerate(dataset["patient_id"]):
+            if patient is None or patient == "":
+                continue
+            other_split, other_row = first_rows.setdefault(patient, (split, row))
+            if other_split != split:
+                raise ValueError(
+                    f"{where}: row {row} of split {split!r} and row {other_row} of split {other_split!r} are of one "
+                    "patient. Splits must be patient-disjoint: rebuild the dataset with each patient in one split."
+                )
+
+
+def resolve_labels(
+    labels: list[float] | int, task: ArkTask, uncertain: str = "ignore", generator: np.random.Generator | None = None
+) -> np.ndarray:
+    """
+    Stored labels to training targets: float32 (labels,) with NaN unknown, or an int64 scalar with -100 unknown.
+
+    Args:
+        labels: As stored: 0, 1, -1 (uncertain), NaN or None; a class index, -1 unknown, for single-label tasks.
+        uncertain: What -1 becomes: "ignore" (unknown), "ones", "zeros", "lsr_ones" U(0.55, 0.85) or "lsr_zeros"
+            U(0, 0.3).
+        generator: Needed by the two `lsr` policies.
+    """
+    if task.problem_type == "single_label_classification":
+        index = -100 if labels is None or labels < 0 else int(labels)
+        return np.asarray(index, dtype=np.int64)
+    targets = np.array([np.nan if value is None else value for value in np.atleast_1d(labels)], dtype=np.float32)
+    doubtful = targets == -1
+    if uncertain == "lsr_ones":
+        targets[doubtful] = generator.uniform(0.55, 0.85, doubtful.sum())
+    elif uncertain == "lsr_zeros":
+        targets[doubtful] = generator.uniform(0, 0.3, doubtful.sum())
+    else:
+        targets[doubtful] = {"ignore": np.nan, "ones": 1, "zeros": 0}[uncertain]
+    return targets

@@ -1,0 +1,45 @@
+"""Writing files and folders whole or not at all: under a temporary name first, then renamed."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a new folder, then puts it in the place of `target`."""
+    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        write(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON; NaN and infinities, which JSON lacks, become null."""
+    write_text(path, json.dumps(_finite(values), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

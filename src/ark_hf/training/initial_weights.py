@@ -1,0 +1,132 @@
+"""The student before its first step: fresh, from encoder weights, or continued from an ark-cxr."""
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..models.ark.configuration_ark import ArkConfig, ArkTask
+from ..models.ark.modeling_ark import ArkForImageClassification
+from .recipe import PretrainingArguments
+
+
+def build_student(args: PretrainingArguments, tasks: list[ArkTask]) -> ArkForImageClassification:
+    """
+    The student that `args.init` asks for, with one head a task in the given order.
+
+    Raises:
+        ValueError: The backbone is unknown, or `init` names nothing that can be loaded.
+    """
+    torch.manual_seed(args.seed)
+    if Path(args.init, "config.json").is_file() or _is_hub_id(args.init):
+        return _continue_from(args.init, tasks)
+    config = ArkConfig(
+        backbone=args.backbone,
+        backbone_kwargs=args.backbone_kwargs,
+        image_size=args.image_size,
+        projector_dim=args.projector_dim,
+        projector_type=args.projector_type,
+        drop_path_rate=args.drop_path_rate,
+        tasks=tasks,
+    )
+    student = ArkForImageClassification(config)
+    if args.init == "imagenet":
+        _load_imagenet_weights(student.ark.encoder, config)
+    elif args.init != "none":
+        load_encoder_weights(student.ark.encoder, args.init)
+    return student
+
+
+def _is_hub_id(init: str) -> bool:
+    return init.count("/") == 1 and not init.startswith((".", "/")) and not Path(init).exists()
+
+
+def _continue_from(name_or_path: str, tasks: list[ArkTask]) -> ArkForImageClassification:
+    try:
+        student = ArkForImageClassification.from_pretrained(name_or_path)
+    except OSError as error:
+        raise ValueError(f"init: cannot load {name_or_path!r}: {error}") from None
+    had = {task.name: task for task in student.config.tasks or []}
+    if not had:
+        raise ValueError(f"init: {name_or_path!r} is an ordinary classifier without named tasks.")
+    for task in tasks:
+        if task.name in had and (task.labels, task.problem_type) != (
+            had[task.name].labels,
+            had[task.name].problem_type,
+        ):
+            raise ValueError(
+                f"init: {name_or_path!r} has a task {task.name!r} with labels {had[task.name].labels}, the dataset "
+                f"has {task.labels}; give the dataset's task another `name`."
+            )
+        if task.name not in had:
+            student.add_task(task)
+    student.keep_tasks([task.name for task in tasks] + [name for name in had if name not in {t.name for t in tasks}])
+    return student
+
+
+def _load_imagenet_weights(encoder: nn.Module, config: ArkConfig) -> None:
+    try:
+        source = timm.create_model(
+            config.backbone, pretrained=True, num_classes=0, in_chans=config.num_channels, **_size_of(config)
+        )
+    except Exception as error:  # timm and the Hub client raise many kinds; all mean the weights are not to be had
+        raise ValueError(
+            f"init: timm's weights of {config.backbone!r} could not be downloaded ({type(error).__name__}). Without a "
+            "network, give `init` a local weights file."
+        ) from error
+    encoder.load_state_dict(source.state_dict())
+
+
+def _size_of(config: ArkConfig) -> dict:
+    return {"img_size": config.image_size, **(config.backbone_kwargs or {})} if _fixed_size(config) else {}
+
+
+def _fixed_size(config: ArkConfig) -> bool:
+    pretrained_cfg = timm.get_pretrained_cfg(config.backbone)
+    return pretrained_cfg is not None and pretrained_cfg.fixed_input_size
+
+
+def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
+    """
+    Loads a local weights file into the encoder: timm's names, or other names in timm's order with equal shapes.
+
+    Tensors after the encoder's, a classifier's, are left out. Pickle files are read without running code.
+
+    Raises:
+        ValueError: There is no such file, it is not a weights file, or its tensors are not this encoder's.
+    """
+    weights = _read_weights(Path(path))
+    ours = encoder.state_dict()
+    by_name = {key: weights[key] for key in ours if key in weights and weights[key].shape == ours[key].shape}
+    if len(by_name) < len(ours):
+        by_order = dict(zip(ours, weights.values(), strict=False))
+        if len(by_order) < len(ours) or any(by_order[key].shape != ours[key].shape for key in ours):
+            missing = [key for key in ours if key not in by_name]
+            raise ValueError(
+                f"init: {path} is not of this encoder: {len(missing)} of {len(ours)} tensors are "
+                f"missing or of another shape, such as {missing[:3]}, and their order does not fit either."
+            )
+        by_name = by_order
+    encoder.load_state_dict(by_name)
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ValueError(f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file fails in as many ways as there are files
+        raise ValueError(
+            f"init: {path} cannot be read as weights ({type(error).__name__}); a safetensors file or a state dict "
+            "saved by torch is needed."
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ValueError(f"init: {path} holds no state dict of tensors.")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}

@@ -1,0 +1,444 @@
+"""Cyclic pretraining of Ark (Ma et al., MICCAI 2023, section 2; Ark+; specification of the originals, section 5)."""
+
+import copy
+import functools
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from datasets import Dataset
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
+from ..data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task
+from ..evaluation.inference import predict_task
+from ..evaluation.metrics import auroc, one_vs_rest
+from ..files import replace_folder, write_json
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
+from .checkpoint import load_newest_checkpoint, save_checkpoint
+from .ema import consistency_coefficient, cosine_schedule, update_teacher
+from .initial_weights import build_student
+from .recipe import PretrainingArguments, TaskSpec
+
+# May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
+RUN_TIME_SETTINGS = (
+    "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
+    "log_with", "logging_steps",
+)  # fmt: skip
+
+
+@dataclass
+class TaskData:
+    """One task with its rows; `validation` may be missing, then the task counts for no validation figure."""
+
+    task: ArkTask
+    train: Dataset
+    validation: Dataset | None = None
+    uncertain: str = "ignore"
+
+
+def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
+    """
+    Loads and checks the datasets of a recipe, before any training time is spent.
+
+    Raises:
+        ValueError: A dataset cannot be read, a split is empty, labels do not fit, a patient stands in two splits, or
+            two tasks have one name.
+    """
+    loaded: dict[str, TaskData] = {}
+    for spec in specs:
+        location = spec.location(data_root)
+        if spec.columns is not None:
+            task = ArkTask(name=str(spec.name), labels=spec.columns.get("labels", []))
+        else:
+            task = read_task(location)
+            task = ArkTask.from_dict({**task.to_dict(), "name": spec.name or task.name})
+        if task.name in loaded:
+            raise ValueError(
+                f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
+            )
+        train = load_task_dataset(location, "train", columns=spec.columns)
+        try:
+            validation = load_task_dataset(location, "validation", columns=spec.columns)
+        except ValueError:
+            validation = None
+        splits = {"train": train} | ({"validation": validation} if validation is not None else {})
+        for split, rows in splits.items():
+            check_labels(task, rows, f"{location}, split {split!r}")
+        check_disjoint(splits, location)
+        loaded[task.name] = TaskData(task, train, validation, spec.uncertain)
+    return list(loaded.values())
+
+
+@dataclass
+class TrainerState:
+    """Where the run is, and what it has measured: saved with every checkpoint."""
+
+    cycle: int = 0
+    task_index: int = 0
+    step_in_pass: int = 0
+    step: int = 0
+    pass_losses: dict[str, list[float]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+class CyclicPretrainer:
+    """
+    Trains a student on one task after another, in cycles, and an EMA teacher that the student is held close to.
+
+    Args:
+        args: The settings.
+        tasks: The tasks in the order of training, which is the order of the heads.
+        student: The model to train; by default the one that `args.init` asks for.
+        processor: Makes the teacher's view and normalises the student's; by default a resize to the model's size.
+        accelerator: For a tracker or plugin of your own; by default made from `args`.
+    """
+
+    def __init__(
+        self,
+        args: PretrainingArguments,
+        tasks: list[TaskData],
+        student: ArkForImageClassification | None = None,
+        processor: ArkImageProcessor | None = None,
+        accelerator: Accelerator | None = None,
+    ):
+        self.args, self.tasks = args, tasks
+        self.output_dir = Path(args.output_dir)
+        self.accelerator = accelerator or Accelerator(
+            mixed_precision=args.mixed_precision,
+            log_with=None if args.log_with == "none" else args.log_with,
+            project_dir=args.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        student = student or build_student(args, [data.task for data in tasks])
+        size = student.config.image_size
+        self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})
+        self.views = ViewSettings(
+            resize=max(args.resize_size or size, size),
+            size=size,
+            min_crop_scale=args.min_crop_scale,
+            teacher_view=args.teacher_view,
+        )
+        self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
+        if args.gradient_checkpointing:
+            student.activation_checkpointing_enable()
+        self.optimizer: Any
+        self.student: Any
+        self.student, self.optimizer = self.accelerator.prepare(student, self._create_optimizer(student))
+        self.state = TrainerState()
+        self.accelerator.register_for_checkpointing(self.teacher, self.state)
+
+    # The plan of the run ------------------------------------------------------------------------------------------
+
+    def steps_in_pass(self, data: TaskData) -> int:
+        return math.ceil(len(data.train) / self.args.batch_size)
+
+    @property
+    def steps_in_cycle(self) -> int:
+        return sum(self.steps_in_pass(data) for data in self.tasks)
+
+    @property
+    def total_steps(self) -> int:
+        return self.args.cycles * self.steps_in_cycle
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of step number `step`, from 0."""
+        warmup = self.args.warmup_steps
+        warmup = round(warmup * self.total_steps) if warmup < 1 else int(warmup)
+        peak = self.args.learning_rate
+        end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
+        return cosine_schedule(peak, end, step, self.total_steps, warmup, peak / max(warmup, 1))
+
+    def teacher_momentum(self) -> float:
+        """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""
+        if self.args.ema_mode == "epoch":
+            index, length = (
+                self.state.cycle * len(self.tasks) + self.state.task_index,
+                self.args.cycles * len(self.tasks),
+            )
+        else:
+            index, length = self.state.step, self.total_steps
+        return cosine_schedule(self.args.ema_momentum, 1.0, index, length)
+
+    def _create_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
+        decayed, plain = [], []
+        for name, parameter in student.named_parameters():
+            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": self.args.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        if self.args.optim == "adamw":
+            return torch.optim.AdamW(groups, lr=self.args.learning_rate)
+        return torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
+
+    # Running ------------------------------------------------------------------------------------------------------
+
+    def train(self) -> ArkForImageClassification:
+        """
+        Runs to the last cycle, from the newest checkpoint in the run folder if there is one.
+
+        Returns:
+            The teacher, which is also in `output_dir/ark-cxr`.
+        """
+        resumed = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints", self._settings())
+        if resumed is not None:
+            self.accelerator.print(f"Resuming from {resumed} (cycle {self.state.cycle + 1}, step {self.state.step}).")
+        if self.accelerator.is_main_process:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("ark-hf", config=_flat(self.args.to_dict()))
+        with tqdm(
+            total=self.total_steps,
+            initial=self.state.step,
+            desc="pretraining",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        ) as self.progress:
+            while self.state.cycle < self.args.cycles:
+                started = time.monotonic()
+                while self.state.task_index < len(self.tasks):
+                    self._run_pass(self.tasks[self.state.task_index])
+                self._finish_cycle(started)
+        self.accelerator.end_training()
+        return self.teacher
+
+    def _run_pass(self, data: TaskData) -> None:
+        self.student.train()
+        self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.task.name}")
+        for batches in self.train_batches(data, self.state.step_in_pass):
+            momentum = self.teacher_momentum()
+            losses = self._train_step(data, batches, momentum)
+            if self.args.ema_mode == "iteration":
+                self._update_teacher(momentum)
+            self.log_step(data, losses, momentum)
+            self.state.step += 1
+            self.state.step_in_pass += 1
+            self.progress.update()
+            if self.state.step % self.args.save_steps == 0 and self.state.step_in_pass < self.steps_in_pass(data):
+                self._save_checkpoint()
+        if self.args.ema_mode == "epoch":
+            self._update_teacher(self.teacher_momentum())
+        self.state.task_index += 1
+        self.state.step_in_pass = 0
+
+    def train_batches(self, data: TaskData, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+        """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.collate`]."""
+        samples = TrainingSamples(
+            data.train, data.task, data.uncertain, self.processor, self.views, self.args.seed, self.state.cycle
+        )
+        order = pass_order(len(samples), self.args.seed, self.state.cycle, data.task.name)
+        size = self.args.batch_size
+        plan = [
+            micro_batches(
+                order[start : start + size], self.accelerator.num_processes, self.args.gradient_accumulation_steps
+            )
+            for start in range(first_step * size, len(order), size)
+        ]
+        mine = [group[self.accelerator.process_index] for groups in plan for group in groups]
+        loaded = iterate(samples, mine, self.args.dataloader_num_workers)
+        for groups in plan:
+            yield [next(loaded) for _ in groups]
+
+    def _train_step(self, data: TaskData, batches: list[dict[str, torch.Tensor]], momentum: float) -> dict[str, float]:
+        """One optimiser step; returns the global means of the losses before it."""
+        coefficient = consistency_coefficient(momentum, self.args.ema_momentum, self.args.consistency)
+        device = self.accelerator.device
+        batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+        problem_type = data.task.problem_type
+        if "bce_everywhere" in self.args.reproduce and problem_type == "single_label_classification":
+            problem_type = "multi_label_classification"
+            for batch in batches:
+                batch["labels"] = _one_hot(batch["labels"], len(data.task.labels))
+        for batch in batches:
+            batch["labels"] = _without_padding(batch["labels"], batch["weight"])
+        counts = torch.stack(
+            [
+                sum(known_elements(batch["labels"], problem_type).sum() for batch in batches),
+                sum(batch["weight"].sum() for batch in batches),
+            ]
+        )
+        num_known, num_samples = self.accelerator.reduce(counts, "sum").unbind()
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.state.step)
+        totals = torch.zeros(2, device=device)
+        for number, batch in enumerate(batches):
+            self._seed_step(number)
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.student):
+                outputs = self.student(batch["pixel_values"], task=data.task.name)
+                with torch.no_grad(), self.accelerator.autocast():
+                    target = self.teacher.ark(batch["teacher_pixel_values"]).embeddings
+                task_loss = masked_classification_loss(outputs.logits, batch["labels"], problem_type, num_known)
+                distance = F.mse_loss(outputs.embeddings.float(), target.float(), reduction="none").mean(dim=1)
+                consistency = (distance * batch["weight"]).sum() / num_samples
+                loss = (1 - coefficient) * task_loss + coefficient * consistency
+                # DDP averages the gradients over processes; the losses are already divided by the global counts
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            totals += torch.stack([task_loss.detach(), consistency.detach()])
+        if self.args.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        task_loss, consistency = self.accelerator.reduce(totals, "sum").tolist()
+        if not math.isfinite(task_loss + consistency):
+            raise FloatingPointError(
+                f"The loss of task {data.task.name!r} is not finite at step {self.state.step}. Lower learning_rate, "
+                "set max_grad_norm, or train without mixed precision. The last checkpoint is intact."
+            )
+        return {"task_loss": task_loss, "consistency_loss": consistency, "coefficient": coefficient}
+
+    def _seed_step(self, number: int) -> None:
+        # Stochastic depth draws from torch's global generator: seeded by position, a resumed run draws the same
+        position = (self.args.seed, self.state.step, number, self.accelerator.process_index)
+        torch.manual_seed(zlib.crc32(repr(position).encode()))
+
+    def _update_teacher(self, momentum: float) -> None:
+        update_teacher(self.teacher, self.accelerator.unwrap_model(self.student), momentum)
+
+    def log_step(self, data: TaskData, losses: dict[str, float], momentum: float) -> None:
+        """Keeps the pass's losses and sends them to the tracker now and then."""
+        for key in ("task_loss", "consistency_loss"):
+            self.state.pass_losses.setdefault(f"{data.task.name}/{key}", []).append(losses[key])
+        if self.state.step % self.args.logging_steps == 0:
+            values = {f"{data.task.name}/{key}": value for key, value in losses.items()}
+            values |= {"learning_rate": self.learning_rate(self.state.step), "teacher_momentum": momentum}
+            self.accelerator.log(values, step=self.state.step)
+
+    # The end of a cycle -------------------------------------------------------------------------------------------
+
+    def _finish_cycle(self, started: float) -> None:
+        validation = {
+            "student": self.validate(self.accelerator.unwrap_model(self.student), "student"),
+            "teacher": self.validate(self.teacher, "teacher"),
+        }
+        losses = {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()}
+        entry = {
+            "cycle": self.state.cycle + 1,
+            "step": self.state.step,
+            "seconds": round(time.monotonic() - started, 1),
+            "train": losses,
+            "validation": validation,
+        }
+        self.state.history.append(entry)
+        self.state.pass_losses = {}
+        self.state.cycle += 1
+        self.state.task_index = 0
+        mean = validation["teacher"]["mean_auroc"]
+        improved = not math.isnan(mean) and (self.state.best is None or mean > self.state.best["mean_auroc"])
+        if improved:
+            self.state.best = {"cycle": self.state.cycle, "mean_auroc": mean}
+        self.accelerator.log(
+            {f"validation/{name}_mean_auroc": values["mean_auroc"] for name, values in validation.items()},
+            step=self.state.step,
+        )
+        self.progress.write(
+            f"cycle {self.state.cycle}/{self.args.cycles}: validation AUROC teacher {mean:.4f}, "
+            f"student {validation['student']['mean_auroc']:.4f}"
+        )
+        if self.accelerator.is_main_process:
+            self._save_models(improved)
+            write_json(self.output_dir / "metrics.json", self._metrics())
+        self._save_checkpoint()
+
+    def validate(self, model: ArkForImageClassification, name: str) -> dict[str, Any]:
+        """Validation AUROC a label and task; labels whose AUROC is undefined are NaN and left out of the means."""
+        tasks = {}
+        for data in self.tasks:
+            if data.validation is None:
+                continue
+            samples = InferenceSamples(data.validation, data.task, self.processor)
+            scores, targets = predict_task(
+                model,
+                samples,
+                self.accelerator,
+                self.args.eval_batch_size or self.args.batch_size,
+                self.args.dataloader_num_workers,
+                description=f"validating {name}, {data.task.name}",
+            )
+            if targets.ndim == 1:
+                targets = one_vs_rest(targets, len(data.task.labels))
+            aurocs = [auroc(targets[:, i], scores[:, i]) for i in range(scores.shape[1])]
+            tasks[data.task.name] = {
+                "mean_auroc": _mean_of_defined(aurocs),
+                "auroc": dict(zip(data.task.labels, aurocs, strict=True)),
+                "positives": dict(zip(data.task.labels, np.nansum(targets, axis=0).astype(int).tolist(), strict=True)),
+                "samples": len(samples),
+            }
+        return {"mean_auroc": _mean_of_defined([task["mean_auroc"] for task in tasks.values()]), "tasks": tasks}
+
+    def _save_models(self, improved: bool) -> None:
+        student = self.accelerator.unwrap_model(self.student, keep_fp32_wrapper=False)
+        models = {"ark-cxr": self.teacher, "student": student} | ({"best": self.teacher} if improved else {})
+        for folder, model in models.items():
+            replace_folder(self.output_dir / folder, functools.partial(self._save_model, model))
+
+    def _save_model(self, model: ArkForImageClassification, folder: Path) -> None:
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _metrics(self) -> dict[str, Any]:
+        return {
+            "settings": self._settings(),
+            "train_samples": {data.task.name: len(data.train) for data in self.tasks},
+            "best": self.state.best,
+            "history": self.state.history,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
+        settings["tasks"] = [{**data.task.to_dict(), "uncertain": data.uncertain} for data in self.tasks]
+        settings["num_processes"] = self.accelerator.num_processes
+        return settings
+
+    def _save_checkpoint(self) -> None:
+        save_checkpoint(
+            self.accelerator,
+            self.output_dir / "checkpoints",
+            self.state.step,
+            self._settings(),
+            self.args.save_total_limit,
+        )
+
+
+def _one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    if labels.is_floating_point():
+        return labels
+    one_hot = F.one_hot(labels.clamp(min=0), num_classes).float()
+    return one_hot.masked_fill((labels == -100)[:, None], torch.nan)
+
+
+def _without_padding(labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    padding = (weight == 0).reshape(-1, *[1] * (labels.ndim - 1))
+    return labels.masked_fill(padding, torch.nan if labels.is_floating_point() else -100)
+
+
+def _mean_of_defined(values: list[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()
+    }

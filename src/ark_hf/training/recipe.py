@@ -1,0 +1,218 @@
+"""The recipe of a pretraining run: a YAML or JSON file of `PretrainingArguments` fields and a list of tasks."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+UNCERTAIN_POLICIES = ("ignore", "ones", "zeros", "lsr_ones", "lsr_zeros")
+CHOICES = {
+    "projector_type": ("linear", "mlp"),
+    "optim": ("sgd", "adamw"),
+    "lr_scheduler_type": ("cosine", "constant"),
+    "ema_mode": ("epoch", "iteration"),
+    "teacher_view": ("resize", "student"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+}
+REPRODUCIBLE_QUIRKS = ("bce_everywhere",)
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class TaskSpec:
+    """One entry of `tasks`: where a dataset is and how its labels are read."""
+
+    dataset: str
+    name: str | None = None
+    uncertain: str = "ignore"
+    columns: dict[str, Any] | None = None
+
+    def __post_init__(self):
+        if self.uncertain not in UNCERTAIN_POLICIES:
+            raise ValueError(
+                f"task {self.dataset!r}: uncertain is {self.uncertain!r}; use one of {UNCERTAIN_POLICIES}."
+            )
+        if self.columns is not None and self.name is None:
+            raise ValueError(f"task {self.dataset!r}: a dataset read through `columns` needs a `name`.")
+
+    def location(self, data_root: str) -> str:
+        """The folder under `data_root` if there is one, otherwise the name as it is (a Hub id)."""
+        folder = Path(data_root) / self.dataset
+        return str(folder) if folder.exists() else self.dataset
+
+
+@dataclass
+class PretrainingArguments:
+    """Settings of cyclic pretraining. The defaults are those of the Ark paper (MICCAI 2023) with the view of Ark+."""
+
+    output_dir: str = field(metadata=_help("Run folder. Running again with the same folder resumes the run."))
+    data_root: str = field(default=".", metadata=_help("Folder that relative dataset paths start from."))
+    init: str = field(
+        default="none",
+        metadata=_help(
+            "none, imagenet (timm's weights, downloaded), a local weights file of the encoder, or a folder or Hub id "
+            "of an ark-cxr to continue; its architecture then replaces backbone, image_size and projector settings."
+        ),
+    )
+    backbone: str = field(default="swin_base_patch4_window7_224", metadata=_help("timm name of the encoder."))
+    backbone_kwargs: dict | str | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
+    image_size: int = field(default=224, metadata=_help("Side of the input in pixels."))
+    resize_size: int | None = field(
+        default=None, metadata=_help("Side to which the student's image is resized before cropping; 8/7 image_size.")
+    )
+    projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings; null for no projector."))
+    projector_type: str = field(default="linear", metadata=_help("linear or mlp."))
+    drop_path_rate: float = field(default=0.1, metadata=_help("Largest stochastic depth rate of the encoder."))
+    cycles: int = field(default=200, metadata=_help("Cycles; each is one pass over every task."))
+    batch_size: int = field(
+        default=200, metadata=_help("Images an optimiser step, over all processes and accumulation steps.")
+    )
+    gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
+    optim: str = field(default="sgd", metadata=_help("sgd (Nesterov, momentum 0.9) or adamw."))
+    learning_rate: float = field(default=0.3, metadata=_help("Highest learning rate."))
+    weight_decay: float = field(default=0.0, metadata=_help("Not applied to biases and norms."))
+    max_grad_norm: float | None = field(default=None, metadata=_help("Clip gradients to this norm; null for never."))
+    lr_scheduler_type: str = field(default="cosine", metadata=_help("cosine (to 0 over the run) or constant."))
+    warmup_steps: float = field(default=0.1, metadata=_help("Linear warm-up: steps, or below 1 a share of the run."))
+    ema_mode: str = field(
+        default="epoch", metadata=_help("Update the teacher after each pass (epoch) or step (iteration).")
+    )
+    ema_momentum: float = field(
+        default=0.9, metadata=_help("First momentum of the teacher; it rises to 1 on a cosine.")
+    )
+    consistency: float = field(
+        default=0.5, metadata=_help("Weight of the consistency loss at the end; it starts at 0.")
+    )
+    teacher_view: str = field(
+        default="resize", metadata=_help("resize: the whole image (Ark+); student: the student's crop (MICCAI 2023).")
+    )
+    min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
+    mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16."))
+    gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
+    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data; 0 loads in this one."))
+    eval_batch_size: int | None = field(
+        default=None, metadata=_help("Images a batch in validation; batch_size unless set.")
+    )
+    save_steps: int = field(
+        default=1000, metadata=_help("Steps between checkpoints; one is also written after each cycle.")
+    )
+    save_total_limit: int = field(default=2, metadata=_help("Checkpoints kept."))
+    log_with: str = field(
+        default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard or wandb.")
+    )
+    logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
+    seed: int = field(default=0, metadata=_help("Seed of weights, order, views and label smoothing."))
+    reproduce: list[str] = field(
+        default_factory=list, metadata=_help(f"Quirks of the releases to switch on: {', '.join(REPRODUCIBLE_QUIRKS)}.")
+    )
+
+    def __post_init__(self):
+        for each in fields(self):
+            setattr(self, each.name, _coerce(each.name, each.type, getattr(self, each.name)))
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {allowed}.")
+        for name in (
+            "cycles", "batch_size", "gradient_accumulation_steps", "image_size", "resize_size", "projector_dim",
+            "eval_batch_size", "save_steps", "save_total_limit", "logging_steps", "learning_rate",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        for name in ("weight_decay", "warmup_steps", "dataloader_num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("ema_momentum", "consistency", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        if not 0 < self.min_crop_scale <= 1:
+            raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
+        unknown = sorted(set(self.reproduce) - set(REPRODUCIBLE_QUIRKS))
+        if unknown:
+            raise ValueError(f"reproduce names {unknown}; available are {REPRODUCIBLE_QUIRKS}.")
+        if self.resize_size is None:
+            self.resize_size = round(self.image_size * 8 / 7)
+        if self.resize_size < self.image_size:
+            raise ValueError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _coerce(name: str, annotation: Any, value: Any) -> Any:
+    """A YAML or command-line value as the field's type: 1e-3 is a string to YAML, 1 an int where a float is meant."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(annotation) if union else (annotation,)) if kind is not type(None)]
+    if value is None and union:
+        return None
+    if dict in kinds and isinstance(value, str):
+        value = json.loads(value)
+    for kind in kinds:
+        kind = typing.get_origin(kind) or kind
+        if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                break
+        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ValueError(f"{name} must be {names}, got {value!r}.")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """
+    The fields of a YAML or JSON recipe, `tasks` among them.
+
+    Raises:
+        ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path} must map settings to values, such as `cycles: 10`.")
+    allowed = [each.name for each in fields(PretrainingArguments)] + ["tasks"]
+    reject_unknown_keys(values, allowed, str(path))
+    return dict(values)
+
+
+def parse_tasks(entries: Any, where: str) -> list[TaskSpec]:
+    """
+    Checks and builds the `tasks` of a recipe.
+
+    Raises:
+        ValueError: There is none, or an entry has an unknown key or lacks `dataset`.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{where}: `tasks` must list at least one dataset, such as `- {{dataset: data/rsna}}`.")
+    specs = []
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, Mapping) or "dataset" not in entry:
+            raise ValueError(f"{where}: task {number} must be a mapping with the key `dataset`, got {entry!r}.")
+        reject_unknown_keys(entry, [each.name for each in fields(TaskSpec)], f"{where}, task {number}")
+        specs.append(TaskSpec(**entry))
+    return specs
+
+
+def reject_unknown_keys(values: Mapping, allowed: list[str], where: str) -> None:
+    """Raises `ValueError` naming the first unknown key and the nearest allowed one."""
+    for key in values:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.3)
+            hint = f"did you mean `{near[0]}`?" if near else f"allowed are {allowed}."
+            raise ValueError(f"{where}: unknown key `{key}`; {hint}")
