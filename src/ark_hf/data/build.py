@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from .dicom import UnreadableImageError, read_radiograph
-from .phantom import SITES, draw_phantom_images
+from .phantom import SITES, PhantomSite, draw_phantom_images
 from .task_dataset import CARD_KEY, SPLITS
 
 SPLIT_NAMES = {
@@ -33,6 +34,7 @@ SPLIT_NAMES = {
 LABEL_VALUES = {"": math.nan, "0": 0.0, "1": 1.0, "-1": -1.0, "0.0": 0.0, "1.0": 1.0, "-1.0": -1.0}
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
 SHOWN_PROBLEMS = 10
+MIN_SIZE = 32
 
 
 @dataclass
@@ -76,7 +78,7 @@ def build_generic(source: GenericSource, output_dir: Path, size: int = 1024, ski
     Args:
         source: The folder and how its labels are read.
         output_dir: New folder of the dataset.
-        size: Images are shrunk, never enlarged, to this longer side.
+        size: Images are shrunk, never enlarged, to this longer side, at least 32 pixels.
         skip_unreadable: Whether to leave unreadable images out instead of stopping. Either way they are listed in
             `build_report.json` beside (or in) the dataset.
 
@@ -86,15 +88,14 @@ def build_generic(source: GenericSource, output_dir: Path, size: int = 1024, ski
     Raises:
         ValueError: Rows of the file are wrong (the message names them), or images cannot be read.
     """
-    _check_free(output_dir)
+    _check_output(output_dir, size)
     task, rows = read_label_file(source)
+    label_file = source.folder / "labels.csv"
     unreadable, pictures = _check_images(rows, size)
+    kept = [row for row in rows if row.line in pictures]
     report: dict[str, Any] = {
         "unreadable": [{"line": row.line, "image": str(row.path), "reason": reason} for row, reason in unreadable],
-        "rows": {
-            split: sum(row.split == split for row in rows) - sum(r.split == split for r, _ in unreadable)
-            for split in SPLITS
-        },
+        "rows": {split: sum(row.split == split for row in kept) for split in SPLITS},
     }
     if unreadable and not skip_unreadable:
         report_file = output_dir.with_name(f"{output_dir.name}.build_report.json")
@@ -102,13 +103,13 @@ def build_generic(source: GenericSource, output_dir: Path, size: int = 1024, ski
         write_json(report_file, report)
         lines = [f"line {row.line}: {reason}" for row, reason in unreadable]
         raise ValueError(
-            f"{len(unreadable)} of {len(rows)} images cannot be read (all are listed in {report_file}):\n"
+            f"{label_file}: {len(unreadable)} of {len(rows)} images cannot be read (list: {report_file}):\n"
             + _first(lines)
             + "\nMend or remove them, or pass --skip_unreadable to leave them out."
         )
-    _check_same_pictures(rows, pictures)
-    skipped = {row.line for row, _ in unreadable}
-    kept = [row for row in rows if row.line not in skipped]
+    if not report["rows"]["train"]:
+        raise ValueError(f"{label_file}: none of the images of split train can be read.")
+    _check_same_pictures(kept, pictures, label_file)
 
     def images(split: str) -> Iterator[dict]:
         for row in kept:
@@ -120,7 +121,8 @@ def build_generic(source: GenericSource, output_dir: Path, size: int = 1024, ski
                 }
 
     columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata[name] is not None for row in kept)]
-    write_task_dataset(output_dir, task, {split: partial(images, split) for split in SPLITS}, columns, report)
+    readers = {split: partial(images, split) for split, count in report["rows"].items() if count}
+    write_task_dataset(output_dir, task, readers, columns, report)
     return report
 
 
@@ -134,18 +136,17 @@ def read_label_file(source: GenericSource) -> tuple[ArkTask, list[Row]]:
     path = source.folder / "labels.csv"
     if bool(source.labels) == bool(source.label_column):
         raise ValueError("Give either --labels (0/1 columns of a multi-label task) or --label_column (class names).")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            records = [(reader.line_num, record) for record in reader]
-            header = list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Cannot read {path}: {error}. The folder needs a UTF-8 file labels.csv.") from None
+    header, records, problems = _read_table(path)
     needed = ["image", "split", *source.labels, *([source.label_column] if source.label_column else [])]
     missing = [column for column in needed if column not in header]
     if missing:
-        raise ValueError(f"{path} has no columns {missing}; it has {header}.")
-    if not records:
+        # A first line without `image` may be a patient's row, which must not be quoted.
+        has = f"it has {header}" if "image" in header else "its first line must name the columns"
+        raise ValueError(f"{path} has no columns {missing}; {has}.")
+    repeated = sorted({column for column in [*needed, *OPTIONAL_COLUMNS] if header.count(column) > 1})
+    if repeated:
+        raise ValueError(f"{path} has several columns {repeated}; each column needs a name of its own.")
+    if not records and not problems:
         raise ValueError(f"{path} has no rows.")
 
     classes = source.classes
@@ -156,7 +157,7 @@ def read_label_file(source: GenericSource) -> tuple[ArkTask, list[Row]]:
         labels=classes if source.label_column else source.labels,
         problem_type="single_label_classification" if source.label_column else "multi_label_classification",
     )
-    rows, problems = [], []
+    rows = []
     for line, record in records:
         try:
             rows.append(_read_row(line, record, source, task))
@@ -171,16 +172,33 @@ def read_label_file(source: GenericSource) -> tuple[ArkTask, list[Row]]:
     return task, rows
 
 
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[tuple[int, str]]]:
+    """The header of a CSV file; its records with the line on which each starts; the lines of another width."""
+    header, records, problems, line = None, [], [], 1
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for values in reader:
+                if header is None:
+                    header = values
+                elif values and len(values) != len(header):
+                    problems.append((line, f"{len(values)} values, but the header names {len(header)} columns"))
+                elif values:
+                    records.append((line, dict(zip(header, values, strict=True))))
+                line = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Cannot read {path}: {error}. The folder needs a UTF-8 file labels.csv.") from None
+    return header or [], records, problems
+
+
 def _read_row(line: int, record: dict[str, str], source: GenericSource, task: ArkTask) -> Row:
-    if "" in record:
-        raise ValueError("more values than the header has columns")
     split = record["split"].strip().lower()
     if split not in SPLIT_NAMES:
         raise ValueError(f"split {record['split']!r}: use one of {sorted(SPLIT_NAMES)}")
     if not record["image"].strip():
         raise ValueError("image is blank: it must be a path from the folder")
     path = source.folder / record["image"].strip()
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for impossible names
         raise ValueError(f"image {record['image']!r} does not exist in {source.folder}")
     labels: list[float] | int
     if source.label_column:
@@ -236,18 +254,19 @@ def _check_images(rows: list[Row], size: int) -> tuple[list[tuple[Row, str]], di
     return unreadable, pictures
 
 
-def _check_same_pictures(rows: list[Row], pictures: dict[int, bytes]) -> None:
+def _check_same_pictures(rows: list[Row], pictures: dict[int, bytes], label_file: Path) -> None:
     first_rows: dict[bytes, Row] = {}
     problems = []
     for row in rows:
-        if row.line in pictures:
-            first = first_rows.setdefault(pictures[row.line], row)
-            if first.split != row.split:
-                problems.append(
-                    f"line {row.line} ({row.split}): the same picture as line {first.line} ({first.split})"
-                )
+        first = first_rows.setdefault(pictures[row.line], row)
+        if first.split != row.split:
+            name, first_name = row.metadata["image_id"], first.metadata["image_id"]
+            problems.append(
+                f"line {row.line}: {name!r} ({row.split}) is the same picture as {first_name!r} ({first.split}), "
+                f"line {first.line}"
+            )
     if problems:
-        raise ValueError("Pictures stand in two splits:\n" + _first(problems) + "\nKeep each in one split.")
+        raise ValueError(f"{label_file} has pictures in two splits; keep each in one:\n" + _first(problems))
 
 
 def _first(lines: list[str]) -> str:
@@ -282,29 +301,31 @@ def build_phantom_sites(
     Args:
         output_dir: New folder; each site gets a folder in it.
         counts: Images a split and site; 300 for training, 60 for validation and 150 for test by default.
-        size: Longer side in pixels.
+        size: Longer side in pixels, at least 32.
         seed: Seed of everything drawn.
     """
-    _check_free(output_dir)
+    _check_output(output_dir, size)
     counts = counts or {"train": 300, "validation": 60, "test": 150}
-    folders = {}
-    for site in SITES.values():
 
-        def rows(split: str, site=site) -> Iterator[dict]:
-            for drawn in tqdm(
-                draw_phantom_images(site, split, counts[split], size, seed),
-                total=counts[split],
-                desc=f"drawing {site.name}, {split}",
-                leave=False,
-            ):
-                drawn |= {"image": encode_png(np.asarray(drawn["image"])), "image_id": drawn["sample_id"]}
-                yield {key: drawn[key] for key in ("image", "labels", "image_id", "patient_id", "sex", "age", "view")}
+    def rows(site: PhantomSite, split: str) -> Iterator[dict]:
+        for drawn in tqdm(
+            draw_phantom_images(site, split, counts[split], size, seed),
+            total=counts[split],
+            desc=f"drawing {site.name}, {split}",
+            leave=False,
+        ):
+            drawn |= {"image": encode_png(np.asarray(drawn["image"])), "image_id": drawn["sample_id"]}
+            yield {key: drawn[key] for key in ("image", "labels", "image_id", "patient_id", "sex", "age", "view")}
 
-        task = ArkTask(site.name, list(site.labels), site.problem_type)
-        folders[site.name] = output_dir / site.name
-        readers = {split: partial(rows, split) for split in counts}
-        write_task_dataset(folders[site.name], task, readers, ["patient_id", "sex", "age", "view"], {"phantom": True})
-    return folders
+    def write(folder: Path) -> None:
+        for site in SITES.values():
+            task = ArkTask(site.name, list(site.labels), site.problem_type)
+            readers = {split: partial(rows, site, split) for split in counts}
+            columns = ["patient_id", "sex", "age", "view"]
+            write_task_dataset(folder / site.name, task, readers, columns, {"phantom": True})
+
+    replace_folder(output_dir, write)
+    return {name: output_dir / name for name in SITES}
 
 
 def write_task_dataset(
@@ -314,7 +335,11 @@ def write_task_dataset(
     optional_columns: list[str],
     report: dict[str, Any],
 ) -> None:
-    """Writes parquet files, the card and `build_report.json` into `output_dir`, whole or not at all."""
+    """
+    Writes parquet files, the card and `build_report.json` into `output_dir`, whole or not at all.
+
+    Every split in `rows` must have rows.
+    """
     single = task.problem_type == "single_label_classification"
     features = Features(
         {
@@ -327,6 +352,7 @@ def write_task_dataset(
 
     def write(folder: Path) -> None:
         counts = {}
+        (folder / "data").mkdir()
         for split, read in rows.items():
 
             def select(read=read) -> Iterator[dict]:
@@ -335,10 +361,8 @@ def write_task_dataset(
 
             with tempfile.TemporaryDirectory(dir=folder) as cache:
                 dataset = Dataset.from_generator(select, features=features, cache_dir=cache, split=split)
-                if len(dataset):
-                    (folder / "data").mkdir(exist_ok=True)
-                    dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
-                    counts[split] = _count_labels(task, dataset)
+                dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+                counts[split] = _count_labels(task, dataset)
         (folder / "README.md").write_text(_card(task, counts, report), encoding="utf-8")
         write_json(folder / "build_report.json", report | {"counts": counts})
 
@@ -381,6 +405,8 @@ def _card(task: ArkTask, counts: dict[str, dict[str, int]], report: dict[str, An
     )
 
 
-def _check_free(output_dir: Path) -> None:
+def _check_output(output_dir: Path, size: int) -> None:
+    if size < MIN_SIZE:
+        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image, IterableDataset, load_dataset
+import yaml
+from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -30,6 +32,8 @@ def read_task(name_or_path: str | Path) -> ArkTask:
         )
     try:
         card = DatasetCard.load(card_file if card_file.is_file() else str(name_or_path))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"The card of {name_or_path} is not UTF-8 with a YAML header: {error}") from None
     except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ValueError(
             f"{str(name_or_path)!r} is neither a folder with a task dataset nor a reachable Hub dataset: "
@@ -70,8 +74,9 @@ def load_task_dataset(
         raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
     try:
         dataset = load_dataset(str(name_or_path), split=split, streaming=streaming)
-    except (ValueError, FileNotFoundError, ConnectionError, OSError) as error:
-        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {error}") from None
+    except (ValueError, OSError, DatasetsError, yaml.YAMLError) as error:
+        reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
+        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {reason}") from None
     if columns is not None:
         dataset = _rename_columns(dataset, columns, name_or_path)
     missing = {"image", "labels"} - set(dataset.column_names)
@@ -87,19 +92,26 @@ def load_task_dataset(
 
 
 def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
-    if set(columns) != {"image", "labels"} or not isinstance(columns["labels"], list):
+    labels = columns.get("labels")
+    if set(columns) != {"image", "labels"} or not isinstance(labels, list) or not labels:
         raise ValueError(f"columns must be {{image: COLUMN, labels: [COLUMN, ...]}}, got {dict(columns)}.")
-    missing = sorted({columns["image"], *columns["labels"]} - set(dataset.column_names))
+    missing = [column for column in [columns["image"], *labels] if column not in dataset.column_names]
     if missing:
         raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {dataset.column_names}.")
     if columns["image"] != "image":
         dataset = dataset.rename_column(columns["image"], "image")
+    dataset = dataset.cast_column("image", Image())
 
     def gather(*values):
-        return {"labels": [math.nan if value is None else float(value) for value in values]}
+        try:
+            return {"labels": [math.nan if value is None else float(value) for value in values]}
+        except (TypeError, ValueError):
+            row = dict(zip(labels, values, strict=True))
+            raise ValueError(f"{str(name_or_path)!r} has a row with {row}; use 0, 1, -1 or nothing.") from None
 
-    dataset = dataset.map(gather, input_columns=columns["labels"], remove_columns=columns["labels"])
-    return dataset.cast_column("image", Image())
+    kept = {name: feature for name, feature in dataset.features.items() if name not in labels}
+    features = Features(kept | {"labels": List(Value("float32"))})
+    return dataset.map(gather, input_columns=labels, remove_columns=labels, features=features)
 
 
 def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
@@ -107,21 +119,26 @@ def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
     Raises `ValueError` naming the first row whose labels do not fit the task: a wrong number of them, a value that is
     not 0, 1, -1 or unknown, or an unknown class.
     """
-    rows = dataset.with_format("numpy").select_columns(["labels"])["labels"][:]
+    count = len(task.labels)
     if task.problem_type == "single_label_classification":
-        classes = np.asarray(rows)
-        wrong = np.flatnonzero((classes < -1) | (classes >= len(task.labels)) | (classes != classes.astype(int)))
-        allowed = f"a class index from 0 to {len(task.labels) - 1}, or -1 for unknown"
+        allowed = f"a class index from 0 to {count - 1}, or -1 for unknown"
+
+        def fits(labels: Any) -> bool:
+            return labels is None or labels in range(-1, count)
     else:
-        widths = np.array([np.size(row) for row in rows])
-        wrong = np.flatnonzero(widths != len(task.labels))
-        allowed = f"{len(task.labels)} values, each 0, 1, -1 (uncertain) or NaN (unknown)"
-        if not len(wrong):
-            values = np.asarray([np.atleast_1d(row) for row in rows], dtype=float)
-            wrong = np.flatnonzero((~np.isnan(values) & ~np.isin(values, [0, 1, -1])).any(axis=1))
-    if len(wrong):
+        allowed = f"{count} values, each 0, 1, -1 (uncertain) or NaN (unknown)"
+
+        def fits(labels: Any) -> bool:
+            values = labels if isinstance(labels, list) else [labels]
+            return len(values) == count and all(
+                value is None or value != value or value in (0, 1, -1) for value in values
+            )
+
+    rows = dataset.select_columns(["labels"])["labels"][:]
+    wrong = [row for row, labels in enumerate(rows) if not fits(labels)]
+    if wrong:
         raise ValueError(
-            f"{where}, row {wrong[0]}: labels {rows[int(wrong[0])]!r}; task {task.name!r} takes {allowed}. "
+            f"{where}, row {wrong[0]}: labels {rows[wrong[0]]!r}; task {task.name!r} takes {allowed}. "
             f"{len(wrong)} rows are wrong."
         )
 

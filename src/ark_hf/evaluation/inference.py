@@ -1,4 +1,8 @@
-"""Probabilities of a model's head over a task dataset, on one process or shared among several."""
+"""Loading a model, and its probabilities over a task dataset or over files."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -6,9 +10,33 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from ..data.dicom import UnreadableImageError, read_radiograph
 from ..data.loading import InferenceSamples, iterate
-from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.configuration_ark import ArkConfig, ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+
+
+def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProcessor]:
+    """
+    The model, in eval mode on the accelerator if there is one, and its image processor, from a folder or the Hub.
+
+    Raises:
+        ValueError: There is no Ark model.
+    """
+    folder = Path(name_or_path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
+        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+    try:
+        values, _ = ArkConfig.get_config_dict(name_or_path)
+        if values.get("model_type") != "ark":
+            raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
+        model = ArkForImageClassification.from_pretrained(name_or_path)
+        processor = ArkImageProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {error}") from None
+    return model.eval().to(Accelerator().device), processor
 
 
 def head_probabilities(logits: torch.Tensor, task: ArkTask) -> torch.Tensor:
@@ -51,10 +79,68 @@ def predict_task(
         parts.append((head_probabilities(logits.double(), task).cpu().numpy(), batch["labels"].numpy()))
     model.train(was_training)
 
-    gathered = gather_object(
-        list(zip(rows.tolist(), *(np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
-        if parts
-        else []
+    mine = (
+        zip(rows.tolist(), *(np.concatenate(part) for part in zip(*parts, strict=True)), strict=True) if parts else ()
     )
+    gathered = gather_object(list(mine))
     gathered.sort(key=lambda row: row[0])
     return np.stack([row[1] for row in gathered]), np.stack([row[2] for row in gathered])
+
+
+@torch.no_grad()
+def predict_files(
+    model: ArkForImageClassification, processor: ArkImageProcessor, paths: list[Path], batch_size: int = 16
+) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """
+    Probabilities of all labels, in `id2label` order, for image files of any kind that [`read_radiograph`] reads.
+
+    Yields:
+        Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
+    """
+    for start in tqdm(range(0, len(paths), batch_size), desc="predicting", unit="batch"):
+        images: list[np.ndarray] = []
+        results: list[int | str] = []
+        batch = paths[start : start + batch_size]
+        for path in batch:
+            try:
+                images.append(read_radiograph(path))
+                results.append(len(images) - 1)
+            except UnreadableImageError as error:
+                results.append(str(error))
+        if images:
+            pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(model.device)
+            logits = model(pixel_values).logits.double()
+            single = model.config.problem_type == "single_label_classification"
+            probabilities = (logits.softmax(dim=-1) if single else logits.sigmoid()).cpu().numpy()
+        for path, result in zip(batch, results, strict=True):
+            yield path, result if isinstance(result, str) else probabilities[result]
+
+
+def write_predictions(
+    path: Path, labels: list[str], results: Iterator[tuple[Path, np.ndarray | str]]
+) -> tuple[int, Path | None]:
+    """
+    Writes one row an image, one column a label; files that cannot be read go to `<name>.unreadable.csv` beside it.
+
+    Returns:
+        The number of images, and the path of the second file if there is one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unreadable_path = path.with_name(f"{path.stem}.unreadable.csv")
+    new, read, unreadable = path.with_name(f".{path.name}.new"), 0, []
+    with open(new, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *labels])
+        for image, result in results:
+            if isinstance(result, str):
+                unreadable.append([str(image), result])
+            else:
+                writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
+                read += 1
+    new.replace(path)
+    unreadable_path.unlink(missing_ok=True)
+    if not unreadable:
+        return read, None
+    with open(unreadable_path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["image", "reason"], *unreadable])
+    return read, unreadable_path

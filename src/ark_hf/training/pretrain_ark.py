@@ -138,6 +138,8 @@ class CyclicPretrainer:
             min_crop_scale=args.min_crop_scale,
             teacher_view=args.teacher_view,
         )
+        if args.channels_last:
+            student.to(memory_format=torch.channels_last)
         self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.activation_checkpointing_enable()
@@ -224,6 +226,10 @@ class CyclicPretrainer:
 
     def _run_pass(self, data: TaskData) -> None:
         self.student.train()
+        if self.args.freeze_batch_norm:
+            for module in self.student.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.task.name}")
         for batches in self.train_batches(data, self.state.step_in_pass):
             momentum = self.teacher_momentum()

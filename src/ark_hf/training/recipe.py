@@ -98,6 +98,13 @@ class PretrainingArguments:
     min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
     mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16."))
     gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
+    channels_last: bool = field(
+        default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
+    )
+    freeze_batch_norm: bool = field(
+        default=False,
+        metadata=_help("Keep the batch norm statistics of `init`; otherwise each pass pulls them to its own task."),
+    )
     dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data; 0 loads in this one."))
     eval_batch_size: int | None = field(
         default=None, metadata=_help("Images a batch in validation; batch_size unless set.")
@@ -116,8 +123,8 @@ class PretrainingArguments:
     )
 
     def __post_init__(self):
-        for each in fields(self):
-            setattr(self, each.name, _coerce(each.name, each.type, getattr(self, each.name)))
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            setattr(self, name, _coerce(name, annotation, getattr(self, name)))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {allowed}.")

@@ -48,9 +48,10 @@ class ArkTask:
             )
         if hasattr(nn.ModuleDict(), self.name):
             raise ValueError(f"Task name {self.name!r} is reserved by torch.nn.ModuleDict; choose another name.")
-        self.labels = list(self.labels)
-        if not self.labels or not all(isinstance(label, str) and label for label in self.labels):
+        sequence = isinstance(self.labels, (list, tuple))  # a lone string would become one label a letter
+        if not sequence or not self.labels or not all(isinstance(label, str) and label for label in self.labels):
             raise ValueError(f"Task {self.name!r}: labels must be a non-empty list of strings, got {self.labels!r}.")
+        self.labels = list(self.labels)
         repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if repeated:
             raise ValueError(f"Task {self.name!r}: labels occur more than once: {repeated}.")
@@ -71,14 +72,18 @@ class ArkTask:
                 f"labels {self.labels}."
             )
         for label, threshold in (self.thresholds or {}).items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"Task {self.name!r}: the threshold of {label!r} is {threshold}, outside [0, 1].")
+            if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+                raise ValueError(
+                    f"Task {self.name!r}: the threshold of {label!r} must be a number in [0, 1], got {threshold!r}."
+                )
 
     @classmethod
     def from_dict(cls, values: "ArkTask | dict[str, Any]") -> "ArkTask":
         """Builds a task from its JSON form; a task is returned as it is."""
         if isinstance(values, cls):
             return values
+        if not isinstance(values, dict):
+            raise ValueError(f"A task is an ArkTask or its dictionary, got {values!r}.")
         allowed = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(allowed))
         if unknown or not {"name", "labels"} <= set(values):
@@ -133,18 +138,24 @@ class ArkConfig(PreTrainedConfig):
             raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}.")
 
         asked_id2label, asked_num_labels = self.id2label, kwargs.get("num_labels")
+        asked_problem_type = self.problem_type
         if self.tasks is not None:
             self._derive_labels()
             if asked_id2label is not None and _with_int_keys(asked_id2label) != self.id2label:
                 self._drop_tasks(asked_id2label)
             if asked_num_labels is not None and asked_num_labels != self.num_labels:
                 self._drop_tasks(_generic_id2label(asked_num_labels))
+            if self.tasks is None:
+                self.__dict__["problem_type"] = asked_problem_type
         super().__post_init__(**kwargs)
         self._label_rules_active = True
 
     def __setattr__(self, key, value):
+        active = self.__dict__.get("_label_rules_active")
+        if active and key == "tasks" and value is not None:
+            value = _checked_tasks(value)  # before anything is set, so that an error leaves the config as it was
         super().__setattr__(key, value)
-        if not self.__dict__.get("_label_rules_active"):
+        if not active:
             return
         if key == "tasks" and value is not None:
             self._derive_labels()
@@ -155,13 +166,7 @@ class ArkConfig(PreTrainedConfig):
                 self.__dict__["id2label"] = _with_int_keys(value)
 
     def _derive_labels(self) -> None:
-        tasks = [ArkTask.from_dict(task) for task in self.tasks]
-        names = [task.name for task in tasks]
-        if not tasks:
-            raise ValueError("tasks must name at least one task; None makes an ordinary classifier.")
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"Two tasks have the same name: {repeated}; every head needs its own name.")
+        tasks = _checked_tasks(self.tasks)
         self.__dict__["tasks"] = tasks
         self.__dict__["id2label"] = _task_id2label(tasks)
         self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
@@ -176,16 +181,18 @@ class ArkConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        # The stored problem_type is dropped when the caller's labels win, so the caller's own must be set after them.
-        if "problem_type" in kwargs:
-            kwargs["problem_type"] = kwargs.pop("problem_type")
+        # With tasks the stored problem_type is derived, so only the caller's own is passed on, and after the labels.
+        config_dict = {k: v for k, v in config_dict.items() if k != "problem_type" or not config_dict.get("tasks")}
         # Beside `id2label`, `num_labels` only repeats its length. Alone, on a checkpoint of several heads, it asks for
         # one fresh head, also when its number happens to be the old total.
         if kwargs.get("id2label") is not None:
             kwargs.pop("num_labels", None)
-        elif kwargs.get("num_labels") is not None and len(config_dict.get("tasks") or []) > 1:
-            kwargs["id2label"] = _generic_id2label(kwargs.pop("num_labels"))
-        return super().from_dict(dict(config_dict), **kwargs)
+        elif kwargs.get("num_labels") is not None and not kwargs.get("tasks"):
+            if len(config_dict.get("tasks") or []) > 1:
+                kwargs["id2label"] = _generic_id2label(kwargs.pop("num_labels"))
+        if "problem_type" in kwargs:
+            kwargs["problem_type"] = kwargs.pop("problem_type")
+        return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -194,6 +201,17 @@ class ArkConfig(PreTrainedConfig):
             output["tasks"] = [task.to_dict() for task in self.tasks]
         output["auto_map"] = dict(AUTO_MAP)
         return output
+
+
+def _checked_tasks(values: list) -> list[ArkTask]:
+    tasks = [ArkTask.from_dict(task) for task in values]
+    names = [task.name for task in tasks]
+    if not tasks:
+        raise ValueError("tasks must name at least one task; None makes an ordinary classifier.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"Two tasks have the same name: {repeated}; every head needs its own name.")
+    return tasks
 
 
 def _with_int_keys(id2label: dict) -> dict[int, str]:

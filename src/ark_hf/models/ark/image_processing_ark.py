@@ -56,6 +56,17 @@ class ArkImageProcessingBase(BaseImageProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
 
+    def to_dict(self) -> dict:
+        # Both classes stand in the saved file, so that remote code honours `backend`; transformers records one
+        output = super().to_dict()
+        output["auto_map"] = {
+            "AutoImageProcessor": {
+                "torchvision": "image_processing_ark.ArkImageProcessor",
+                "pil": "image_processing_ark.ArkImageProcessorPil",
+            }
+        }
+        return output
+
     def fetch_images(self, image_url_or_urls):
         # transformers opens files as 8-bit RGB, which clips deeper radiographs to white.
         if isinstance(image_url_or_urls, str) and os.path.isfile(image_url_or_urls):

@@ -76,13 +76,13 @@ def masked_classification_loss(
         ValueError: The labels do not fit the logits.
     """
     if problem_type == "multi_label_classification":
-        labels = labels.reshape(logits.shape) if labels.numel() == logits.numel() else labels
+        labels = labels[:, None] if labels.ndim == 1 and logits.shape[-1] == 1 else labels
         if labels.shape != logits.shape or not labels.is_floating_point():
             raise ValueError(
                 f"Multi-label classification takes float labels of shape {tuple(logits.shape)}; "
                 f"got {labels.dtype} of shape {tuple(labels.shape)}."
             )
-    elif labels.is_floating_point() and labels.shape != logits.shape or labels.shape[:1] != logits.shape[:1]:
+    elif labels.shape != (logits.shape if labels.is_floating_point() else logits.shape[:1]):
         raise ValueError(
             f"Single-label classification takes class indices of shape ({len(logits)},) or float probabilities of "
             f"shape {tuple(logits.shape)}; got {labels.dtype} of shape {tuple(labels.shape)}."
@@ -104,10 +104,9 @@ def masked_classification_loss(
 
 def log_odds(logits: torch.Tensor) -> torch.Tensor:
     """Per-class log-odds of a softmax, (batch, classes): the sigmoid of the result is exactly the softmax."""
-    num_classes = logits.shape[-1]
-    others = logits.unsqueeze(-2).expand(*logits.shape[:-1], num_classes, num_classes)
-    itself = torch.eye(num_classes, dtype=torch.bool, device=logits.device)
-    return logits - others.masked_fill(itself, -torch.inf).logsumexp(dim=-1)
+    differences = logits.unsqueeze(-2) - logits.unsqueeze(-1)  # first of all, or large logits would lose digits
+    itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    return -differences.masked_fill(itself, -torch.inf).logsumexp(dim=-1)
 
 
 class ArkLinear(nn.Linear):
@@ -131,6 +130,7 @@ class ArkPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # `timm` checkpoints whole stages on its own and takes no checkpointing function
         self.base_model.encoder.set_grad_checkpointing(enable)
+        self.base_model.gradient_checkpointing = enable
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -214,6 +214,7 @@ class ArkModel(ArkPreTrainedModel):
 
     def __init__(self, config: ArkConfig):
         super().__init__(config)
+        self.gradient_checkpointing = False  # what transformers asks for; timm's own flag has another name
         self.encoder = _create_encoder(config)
         width = getattr(self.encoder, "head_hidden_size", self.encoder.num_features)
         self.projector: nn.Module | None = None

@@ -1,0 +1,16 @@
+"""
+Predict with a trained Ark model in ten lines.
+
+    python examples/predict.py ark-cxr chest.png
+"""
+
+import sys
+
+from transformers import pipeline
+
+import ark_hf
+
+model, path = sys.argv[1:3]
+classify = pipeline("image-classification", model=model)
+for result in classify(ark_hf.read_radiograph(path), top_k=10):  # an array: transformers would clip 16-bit files
+    print(f"{result['label']:40} {result['score']:.3f}")

@@ -1,0 +1,243 @@
+"""The `ark-hf` command: one subcommand a verb, each a thin call into the package."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import HfArgumentParser
+
+from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
+
+Arguments = TypeVar("Arguments")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
+
+
+@dataclass
+class DemoArguments:
+    output_dir: str = field(
+        default="runs/demo", metadata={"help": "Folder of the phantom sites, the run and the report."}
+    )
+    model_dir: str = field(default="ark-cxr", metadata={"help": "Where the trained model is put."})
+    seed: int = field(default=0, metadata={"help": "Seed of the phantoms and of the training."})
+
+
+@dataclass
+class EvaluateArguments:
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    out: str | None = field(
+        default=None, metadata={"help": "Folder for report.json and report.md; only printed unless set."}
+    )
+    bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
+    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+
+
+@dataclass
+class PredictArguments:
+    out: str = field(
+        default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
+
+
+@dataclass
+class BuildGenericArguments:
+    raw: str = field(metadata={"help": "Folder with labels.csv and the images that its `image` column names."})
+    out: str = field(metadata={"help": "New folder of the task dataset."})
+    name: str | None = field(default=None, metadata={"help": "Name of the task; the folder's name unless set."})
+    labels: list[str] = field(
+        default_factory=list, metadata={"help": "Columns of 0, 1, -1 or blank: a multi-label task."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Or one column of class names: a single-label task."}
+    )
+    classes: list[str] = field(
+        default_factory=list, metadata={"help": "Class names in order; those that occur, sorted, unless set."}
+    )
+    size: int = field(default=1024, metadata={"help": "Longer side to which larger images are shrunk."})
+    skip_unreadable: bool = field(
+        default=False, metadata={"help": "Leave unreadable images out (they are listed in build_report.json)."}
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="ark-hf",
+        description="Ark, an open foundation model for chest radiographs. Research use only.",
+        epilog="`ark-hf VERB --help` explains a verb.",
+    )
+    parser.add_argument("verb", choices=VERBS, help="; ".join(f"{name}: {text}" for name, (_, text) in VERBS.items()))
+    verb = parser.parse_args(argv[:1]).verb
+    try:
+        return VERBS[verb][0](argv[1:])
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"ark-hf {verb}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(
+    kind: type[Arguments], verb: str, argv: list[str], description: str, **positionals: dict[str, Any]
+) -> tuple[Arguments, argparse.Namespace]:
+    """The verb's options as its dataclass, and its positional arguments."""
+    parser = _parser(kind, verb, description, positionals)
+    namespace = parser.parse_args(argv)
+    options = {name: value for name, value in vars(namespace).items() if name not in positionals}
+    return kind(**options), namespace
+
+
+def _parser(kind: type, verb: str, description: str, positionals: dict[str, dict[str, Any]]) -> HfArgumentParser:
+    parser = HfArgumentParser(kind, prog=f"ark-hf {verb}", description=description)
+    for name, settings in positionals.items():
+        parser.add_argument(name, **settings)
+    return parser
+
+
+def pretrain(argv: list[str]) -> int:
+    recipe = {"recipe": {"metavar": "RECIPE", "help": "YAML or JSON file of the options below and a list `tasks`."}}
+    description = "Cyclic pretraining. Options given here replace the recipe's."
+    parser = _parser(PretrainingArguments, "pretrain", description, recipe)
+    for action in parser._actions:  # what is not given must stay unset, or defaults would replace the recipe's values
+        if action.dest not in ("help", "recipe"):
+            action.default, action.required = argparse.SUPPRESS, False
+    given = vars(parser.parse_args(argv))
+    path = given.pop("recipe")
+    values = read_recipe(path) | given
+    specs = parse_tasks(values.pop("tasks", None), path)
+    if "output_dir" not in values:
+        raise ValueError(f"{path} lacks `output_dir`; set it there or pass --output_dir.")
+    args = PretrainingArguments(**values)
+
+    _quiet()
+    from .training.pretrain_ark import CyclicPretrainer, load_tasks
+
+    trainer = CyclicPretrainer(args, load_tasks(specs, args.data_root))
+    trainer.train()
+    trainer.accelerator.print(f"The teacher is in {Path(args.output_dir, 'ark-cxr')}.")
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    args, given = parse(
+        EvaluateArguments,
+        "evaluate",
+        argv,
+        "AUROC a label with patient-clustered intervals, beside what ten global image numbers reach.",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        datasets={"nargs": "+", "help": "Folders or Hub ids of task datasets; each goes to the head of its task."},
+    )
+    _quiet()
+    from .evaluation.inference import load_ark
+    from .evaluation.report import evaluate_task, report_text, write_report
+
+    model, processor = load_ark(given.model)
+    reports = [
+        evaluate_task(
+            model,
+            processor,
+            dataset,
+            args.split,
+            batch_size=args.batch_size,
+            num_bootstrap=args.bootstrap,
+            seed=args.seed,
+        )
+        for dataset in given.datasets
+    ]
+    print(report_text(reports))
+    if args.out is not None:
+        print(f"The report is in {write_report(reports, Path(args.out), {'model': Path(given.model).name})}.")
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    args, given = parse(
+        PredictArguments,
+        "predict",
+        argv,
+        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM; 8 to 16 bits).",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        paths={"nargs": "+", "help": "Files, or folders that are searched for them."},
+    )
+    paths = _image_files(given.paths)
+    _quiet()
+    from .evaluation.inference import load_ark, predict_files, write_predictions
+
+    model, processor = load_ark(given.model)
+    results = predict_files(model, processor, paths, args.batch_size)
+    read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
+    print(f"{read} images are in {args.out}.")
+    if unreadable is not None:
+        print(f"Files that cannot be read are listed in {unreadable}.", file=sys.stderr)
+    return 0 if read else 1
+
+
+def _image_files(paths: list[str]) -> list[Path]:
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            files.append(path)
+        else:
+            raise ValueError(f"{path} does not exist.")
+    if not files:
+        raise ValueError(f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)} in {', '.join(paths)}.")
+    return files
+
+
+def data(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ark-hf data", description="Builds task datasets.")
+    parser.add_argument("action", choices=["build"], help="build: from a release on disk")
+    parser.add_argument("source", choices=["generic"], help="generic: a folder with images and labels.csv")
+    parser.parse_args(argv[:2])
+    args, _ = parse(
+        BuildGenericArguments, "data build generic", argv[2:], "Builds a task dataset from a folder with labels.csv."
+    )
+    _quiet()
+    from .data.build import GenericSource, build_generic
+
+    source = GenericSource(
+        folder=Path(args.raw),
+        name=args.name or Path(args.raw).resolve().name,
+        labels=args.labels,
+        label_column=args.label_column,
+        classes=args.classes,
+    )
+    report = build_generic(source, Path(args.out), args.size, args.skip_unreadable)
+    rows = ", ".join(f"{count} {split}" for split, count in report["rows"].items())
+    print(f"{args.out}: {rows}; {len(report['unreadable'])} images left out. See build_report.json there.")
+    return 0
+
+
+def demo(argv: list[str]) -> int:
+    args, _ = parse(DemoArguments, "demo", argv, "Trains on the built-in phantom sites, without network, in minutes.")
+    _quiet()
+    from .demo import run_demo
+
+    run_demo(Path(args.output_dir), Path(args.model_dir), args.seed)
+    return 0
+
+
+def _quiet() -> None:
+    """The libraries' own progress bars (loading, saving, converting) would drown ours."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
+VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "demo": (demo, "train on built-in phantom radiographs and predict, in minutes"),
+    "pretrain": (pretrain, "cyclic pretraining from a recipe"),
+    "evaluate": (evaluate, "test a model on task datasets"),
+    "predict": (predict, "probabilities for image files"),
+    "data": (data, "build task datasets"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The cycle on small phantom sites: what it writes, what it leaves alone, and what does not change its result."""
+
+import json
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import ark_hf  # noqa: F401
+from ark_hf.data.build import build_phantom_sites
+from ark_hf.training.pretrain_ark import CyclicPretrainer, load_tasks
+from ark_hf.training.recipe import PretrainingArguments, TaskSpec
+
+from .conftest import TINY
+
+
+def run(folder, sites, specs=None, accelerator=None, **settings):
+    args = PretrainingArguments(output_dir=str(folder), **{**TINY, **settings})
+    specs = specs or [TaskSpec(str(path)) for path in sites.values()]
+    trainer = CyclicPretrainer(args, load_tasks(specs, "."), accelerator=accelerator)
+    trainer.train()
+    return trainer
+
+
+def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return max((a.double() - b.double()).abs().max().item() for a, b in pairs)
+
+
+def test_run_folder_holds_models_metrics_and_checkpoints(tmp_path, sites):
+    trainer = run(tmp_path, sites)
+    for name in ("ark-cxr", "student"):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / name)
+        assert [task.name for task in model.config.tasks] == list(sites)
+        assert AutoImageProcessor.from_pretrained(tmp_path / name).size == {"height": 32, "width": 32}
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "ark-cxr")
+    assert distance(saved, trainer.teacher) == 0
+    assert distance(saved, AutoModelForImageClassification.from_pretrained(tmp_path / "student")) > 0
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [entry["cycle"] for entry in metrics["history"]] == [1, 2]
+    for who in ("student", "teacher"):
+        tasks = metrics["history"][-1]["validation"][who]["tasks"]
+        assert list(tasks) == list(sites)
+        assert all(0 <= value <= 1 for value in tasks["phantom_coast"]["auroc"].values())
+    best = max(entry["validation"]["teacher"]["mean_auroc"] for entry in metrics["history"])
+    assert metrics["best"]["mean_auroc"] == best
+    assert (tmp_path / "best" / "model.safetensors").is_file()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, sites):
+    first = run(tmp_path, sites, cycles=1)
+    again = run(tmp_path, sites, cycles=1)
+    assert again.state.step == first.state.step
+    assert distance(first.teacher, again.teacher) == 0
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, sites):
+    run(tmp_path, sites, cycles=1)
+    with pytest.raises(ValueError, match="learning_rate was 0.05, now 0.01"):
+        run(tmp_path, sites, cycles=1, learning_rate=0.01)
+
+
+def test_workers_and_where_it_runs_do_not_change_the_result(tmp_path, sites):
+    one = run(tmp_path / "one", sites, cycles=1)
+    two = run(tmp_path / "two", sites, cycles=1, dataloader_num_workers=2, save_steps=2, eval_batch_size=5)
+    assert distance(one.student, two.student) == 0
+    assert distance(one.teacher, two.teacher) == 0
+
+
+def test_accumulation_gives_the_step_of_the_whole_batch(tmp_path, sites):
+    # Nothing known in some rows, and a last batch of 4: means of micro-batch means would differ
+    specs = [TaskSpec(str(path), uncertain="ignore") for path in sites.values()]
+    settings = {"cycles": 1, "drop_path_rate": 0.0}
+    whole = run(tmp_path / "whole", sites, specs, **settings)
+    parts = run(tmp_path / "parts", sites, specs, gradient_accumulation_steps=3, **settings)
+    assert 0 < distance(whole.student, parts.student) < 1e-5
+    assert whole.state.history[0]["train"] == pytest.approx(parts.state.history[0]["train"], abs=1e-5)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+def test_heads_of_other_tasks_are_untouched_during_a_pass(tmp_path, sites, optim):
+    args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "optim": optim, "weight_decay": 0.1})
+    trainer = CyclicPretrainer(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."))
+    names = list(sites)
+    steps = []
+    for index, data in enumerate(trainer.tasks):
+        trainer.state.task_index = index
+        before = {key: value.clone() for key, value in trainer.student.heads.state_dict().items()}
+        for batches in trainer.train_batches(data, 0):
+            steps.append(trainer._train_step(data, batches, trainer.teacher_momentum()))
+        moved = {
+            key.split(".")[0]
+            for key, value in trainer.student.heads.state_dict().items()
+            if not torch.equal(value, before[key])
+        }
+        assert moved == {names[index]}
+    assert all(math.isfinite(step["task_loss"]) for step in steps)
+
+
+def test_mixed_precision_trains_close_to_float32(tmp_path, sites):
+    exact = run(tmp_path / "float32", sites, cycles=1, drop_path_rate=0.0)
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    rough = run(tmp_path / "bf16", sites, cycles=1, drop_path_rate=0.0, mixed_precision="bf16")
+    assert rough.student.state_dict()["ark.projector.weight"].dtype == torch.float32
+    assert 1e-6 < distance(exact.teacher, rough.teacher) < 0.05
+
+
+def test_memory_options_do_not_change_the_result(tmp_path, sites):
+    plain = run(tmp_path / "plain", sites, cycles=1, drop_path_rate=0.0)
+    spared = run(
+        tmp_path / "spared", sites, cycles=1, drop_path_rate=0.0, gradient_checkpointing=True, channels_last=True
+    )
+    assert distance(plain.student, spared.student) < 1e-4
+
+
+@pytest.mark.parametrize(("ema_mode", "teacher_view"), [("epoch", "student"), ("epoch", "resize")])
+def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, ema_mode, teacher_view):
+    trainer = run(
+        tmp_path,
+        sites,
+        cycles=1,
+        ema_mode=ema_mode,
+        teacher_view=teacher_view,
+        specs=[TaskSpec(str(sites["phantom_hill"]))],
+    )
+    start = CyclicPretrainer(trainer.args, trainer.tasks)
+    for key, value in trainer.teacher.state_dict().items():
+        expected = 0.9 * start.teacher.state_dict()[key] + 0.1 * trainer.student.state_dict()[key]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+def test_frozen_batch_norm_keeps_its_statistics(tmp_path, sites):
+    settings = {"backbone": "resnet10t", "backbone_kwargs": None, "cycles": 1, "projector_dim": None}
+    spec = [TaskSpec(str(sites["phantom_hill"]))]
+    frozen = run(tmp_path / "frozen", sites, spec, freeze_batch_norm=True, **settings)
+    moving = run(tmp_path / "moving", sites, spec, **settings)
+    statistic = "ark.encoder.layer1.0.bn1.running_mean"
+    assert torch.count_nonzero(frozen.student.state_dict()[statistic]) == 0
+    assert torch.count_nonzero(moving.student.state_dict()[statistic]) > 0
+    assert 0 < (moving.teacher.state_dict()[statistic] - moving.student.state_dict()[statistic]).abs().max()
+
+
+class ListTracker(GeneralTracker):
+    name = "list"
+    requires_logging_directory = False
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.values = None, []
+
+    @property
+    def tracker(self):
+        return self.values
+
+    def store_init_configuration(self, values):
+        self.config = values
+
+    def log(self, values, step=None, **kwargs):
+        self.values.append((step, values))
+
+
+def test_trackers_get_losses_schedules_and_validation(tmp_path, sites):
+    tracker = ListTracker()
+    run(tmp_path, sites, cycles=1, logging_steps=2, accelerator=Accelerator(log_with=tracker))
+    assert tracker.config["backbone"] == "convnext_atto"
+    keys = {key for _, values in tracker.values for key in values}
+    assert {"phantom_city/task_loss", "learning_rate", "teacher_momentum", "validation/teacher_mean_auroc"} <= keys
+
+
+def test_continuing_keeps_known_heads_and_adds_new_ones(tmp_path, sites):
+    names = list(sites)
+    first = run(tmp_path / "first", sites, [TaskSpec(str(sites[name])) for name in names[:2]], cycles=1)
+    args = PretrainingArguments(
+        output_dir=str(tmp_path / "second"), **{**TINY, "init": str(tmp_path / "first/ark-cxr")}
+    )
+    second = CyclicPretrainer(args, load_tasks([TaskSpec(str(sites[name])) for name in names[1:]], "."))
+    assert [task.name for task in second.student.config.tasks] == [names[1], names[2], names[0]]
+    old, new = first.teacher.state_dict(), second.student.state_dict()
+    assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_encoder_weights_file_is_loaded_by_name_or_by_order(tmp_path, sites):
+    spec = [TaskSpec(str(sites["phantom_hill"]))]
+    args = PretrainingArguments(output_dir=str(tmp_path), **TINY)
+    encoder = CyclicPretrainer(args, load_tasks(spec, ".")).student.ark.encoder
+    by_name = {f"module.{key}": value + 1 for key, value in encoder.state_dict().items()}
+    by_order = {f"foreign_{i}": value + 1 for i, value in enumerate(encoder.state_dict().values())}
+    for number, weights in enumerate([by_name, by_order | {"fc": torch.zeros(10, 4)}]):
+        torch.save({"state_dict": weights}, tmp_path / f"{number}.pth")
+        args.init = str(tmp_path / f"{number}.pth")
+        loaded = CyclicPretrainer(args, load_tasks(spec, ".")).student.ark.encoder
+        assert all(
+            torch.equal(b, a + 1)
+            for a, b in zip(encoder.state_dict().values(), loaded.state_dict().values(), strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as weights"),
+        (b"not a weights file", "cannot be read as weights"),
+        ({"a": torch.zeros(3)}, "is not of this encoder"),
+        ({"epoch": 3}, "no state dict"),
+        (None, "is not a weights file"),
+    ],
+)
+def test_wrong_weights_file_is_explained(tmp_path, sites, content, message):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "init": str(path)})
+    with pytest.raises(ValueError, match=message):
+        CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], "."))
+
+
+def test_wrong_tasks_are_explained_before_training(tmp_path, sites):
+    city = str(sites["phantom_city"])
+    with pytest.raises(ValueError, match="Two tasks are named 'phantom_city'"):
+        load_tasks([TaskSpec(city), TaskSpec(city)], ".")
+    with pytest.raises(ValueError, match="neither a folder with a task dataset nor a reachable Hub dataset"):
+        load_tasks([TaskSpec("nowhere/nothing")], ".")
+    args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "backbone": "swin_bse", "backbone_kwargs": None})
+    with pytest.raises(ValueError, match="Unknown backbone 'swin_bse'"):
+        CyclicPretrainer(args, load_tasks([TaskSpec(city)], "."))
+
+
+def test_an_empty_train_split_is_explained(tmp_path):
+    sites = build_phantom_sites(tmp_path / "sites", {"validation": 4}, size=40)
+    with pytest.raises(ValueError, match="train"):
+        load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(tmp_path, sites):
+    with pytest.raises(FloatingPointError, match="Lower learning_rate"):
+        run(tmp_path, sites, cycles=2, learning_rate=1e30)
