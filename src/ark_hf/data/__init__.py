@@ -1,0 +1,3 @@
+from .dicom import UnreadableImageError, read_radiograph
+
+__all__ = ["UnreadableImageError", "read_radiograph"]

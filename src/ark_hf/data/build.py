@@ -6,7 +6,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -331,7 +331,7 @@ def build_phantom_sites(
 def write_task_dataset(
     output_dir: Path,
     task: ArkTask,
-    rows: dict[str, Callable[[], Iterable[dict]]],
+    rows: Mapping[str, Callable[[], Iterable[dict]]],
     optional_columns: list[str],
     report: dict[str, Any],
 ) -> None:

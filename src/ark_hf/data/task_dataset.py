@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
+from datasets import Dataset, Features, Image, IterableDataset, List, Value, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
@@ -16,6 +16,7 @@ from ..models.ark.configuration_ark import ArkTask
 
 SPLITS = ("train", "validation", "test")
 CARD_KEY = "ark_task"
+SMOOTHED = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}
 
 
 def read_task(name_or_path: str | Path) -> ArkTask:
@@ -46,6 +47,14 @@ def read_task(name_or_path: str | Path) -> ArkTask:
             "`name` and `columns` in the recipe."
         )
     return ArkTask.from_dict(values)
+
+
+def has_split(name_or_path: str | Path, split: str) -> bool:
+    """Whether the dataset has the split; a dataset that cannot be reached has none."""
+    try:
+        return split in get_dataset_split_names(str(name_or_path))
+    except (ValueError, FileNotFoundError, ConnectionError, OSError):
+        return False
 
 
 def load_task_dataset(
@@ -86,15 +95,15 @@ def load_task_dataset(
             f"{dataset.column_names}. "
             "Name them in the recipe: columns: {image: ..., labels: [...]}."
         )
-    if not streaming and len(dataset) == 0:
-        raise ValueError(f"Split {split!r} of {str(name_or_path)!r} is empty.")
     return dataset
 
 
 def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
     labels = columns.get("labels")
     if set(columns) != {"image", "labels"} or not isinstance(labels, list) or not labels:
-        raise ValueError(f"columns must be {{image: COLUMN, labels: [COLUMN, ...]}}, got {dict(columns)}.")
+        raise ValueError(
+            f"{str(name_or_path)!r}: columns must be {{image: COLUMN, labels: [COLUMN, ...]}}, got {dict(columns)}."
+        )
     missing = [column for column in [columns["image"], *labels] if column not in dataset.column_names]
     if missing:
         raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {dataset.column_names}.")
@@ -161,7 +170,10 @@ def check_disjoint(splits: Mapping[str, Dataset], where: str) -> None:
 
 
 def resolve_labels(
-    labels: list[float] | int, task: ArkTask, uncertain: str = "ignore", generator: np.random.Generator | None = None
+    labels: list[float] | int,
+    task: ArkTask,
+    uncertain: str = "ignore",
+    generator: np.random.Generator | None = None,
 ) -> np.ndarray:
     """
     Stored labels to training targets: float32 (labels,) with NaN unknown, or an int64 scalar with -100 unknown.
@@ -170,17 +182,16 @@ def resolve_labels(
         labels: As stored: 0, 1, -1 (uncertain), NaN or None; a class index, -1 unknown, for single-label tasks.
         uncertain: What -1 becomes: "ignore" (unknown), "ones", "zeros", "lsr_ones" U(0.55, 0.85) or "lsr_zeros"
             U(0, 0.3).
-        generator: Needed by the two `lsr` policies.
+        generator: Source of the two `lsr` policies' draws.
     """
     if task.problem_type == "single_label_classification":
-        index = -100 if labels is None or labels < 0 else int(labels)
-        return np.asarray(index, dtype=np.int64)
+        index = np.asarray(-1 if labels is None else labels, dtype=np.int64)
+        return np.where(index < 0, -100, index)
     targets = np.array([np.nan if value is None else value for value in np.atleast_1d(labels)], dtype=np.float32)
     doubtful = targets == -1
-    if uncertain == "lsr_ones":
-        targets[doubtful] = generator.uniform(0.55, 0.85, doubtful.sum())
-    elif uncertain == "lsr_zeros":
-        targets[doubtful] = generator.uniform(0, 0.3, doubtful.sum())
+    if uncertain in SMOOTHED:
+        generator = generator or np.random.default_rng(0)
+        targets[doubtful] = generator.uniform(*SMOOTHED[uncertain], doubtful.sum())
     else:
         targets[doubtful] = {"ignore": np.nan, "ones": 1, "zeros": 0}[uncertain]
     return targets

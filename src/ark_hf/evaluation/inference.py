@@ -110,8 +110,8 @@ def predict_files(
         if images:
             pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(model.device)
             logits = model(pixel_values).logits.double()
-            single = model.config.problem_type == "single_label_classification"
-            probabilities = (logits.softmax(dim=-1) if single else logits.sigmoid()).cpu().numpy()
+            sigmoid = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
+            probabilities = (logits.sigmoid() if sigmoid else logits.softmax(dim=-1)).cpu().numpy()
         for path, result in zip(batch, results, strict=True):
             yield path, result if isinstance(result, str) else probabilities[result]
 

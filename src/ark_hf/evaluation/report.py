@@ -71,7 +71,7 @@ def evaluate_task(
         targets = one_vs_rest(targets, len(task.labels))
     patients = rows["patient_id"][:] if "patient_id" in rows.column_names else None
     baseline = shortcut_baseline(*_statistics(train, task), _statistics(rows, task)[0])
-    bootstrap = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
+    bootstrap: dict[str, Any] = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
     return TaskReport(
         task=task.name,
         dataset=Path(dataset).name,

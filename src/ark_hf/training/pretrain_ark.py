@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
-from ..data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task
+from ..data.task_dataset import check_disjoint, check_labels, has_split, load_task_dataset, read_task
 from ..evaluation.inference import predict_task
 from ..evaluation.metrics import auroc, one_vs_rest
 from ..files import replace_folder, write_json
@@ -69,16 +69,12 @@ def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
             raise ValueError(
                 f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
             )
-        train = load_task_dataset(location, "train", columns=spec.columns)
-        try:
-            validation = load_task_dataset(location, "validation", columns=spec.columns)
-        except ValueError:
-            validation = None
-        splits = {"train": train} | ({"validation": validation} if validation is not None else {})
+        names = [name for name in ("train", "validation") if name == "train" or has_split(location, name)]
+        splits = {name: load_task_dataset(location, name, columns=spec.columns) for name in names}
         for split, rows in splits.items():
             check_labels(task, rows, f"{location}, split {split!r}")
         check_disjoint(splits, location)
-        loaded[task.name] = TaskData(task, train, validation, spec.uncertain)
+        loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
     return list(loaded.values())
 
 
@@ -182,7 +178,8 @@ class CyclicPretrainer:
         return cosine_schedule(self.args.ema_momentum, 1.0, index, length)
 
     def _create_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, parameter in student.named_parameters():
             (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
         groups = [
@@ -277,12 +274,10 @@ class CyclicPretrainer:
                 batch["labels"] = _one_hot(batch["labels"], len(data.task.labels))
         for batch in batches:
             batch["labels"] = _without_padding(batch["labels"], batch["weight"])
-        counts = torch.stack(
-            [
-                sum(known_elements(batch["labels"], problem_type).sum() for batch in batches),
-                sum(batch["weight"].sum() for batch in batches),
-            ]
-        )
+        counts = torch.zeros(2, device=device)
+        for batch in batches:
+            known = known_elements(batch["labels"], problem_type).sum()
+            counts += torch.stack([known, batch["weight"].sum()])
         num_known, num_samples = self.accelerator.reduce(counts, "sum").unbind()
 
         for group in self.optimizer.param_groups:
@@ -369,7 +364,7 @@ class CyclicPretrainer:
 
     def validate(self, model: ArkForImageClassification, name: str) -> dict[str, Any]:
         """Validation AUROC a label and task; labels whose AUROC is undefined are NaN and left out of the means."""
-        tasks = {}
+        tasks: dict[str, dict[str, Any]] = {}
         for data in self.tasks:
             if data.validation is None:
                 continue

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -77,11 +77,13 @@ def tasks(draw):
     return ArkTask(name, labels, problem_type, eval_labels=draw(some), thresholds=draw(thresholds))
 
 
+@settings(deadline=None)
 @given(tasks())
 def test_a_task_survives_json(task):
     assert ArkTask.from_dict(json.loads(json.dumps(task.to_dict()))) == task
 
 
+@settings(deadline=None)
 @given(tasks(), tasks())
 def test_a_key_of_id2label_splits_into_task_and_label_at_the_first_slash(first, second):
     assume(first.name != second.name)
@@ -90,6 +92,7 @@ def test_a_key_of_id2label_splits_into_task_and_label_at_the_first_slash(first, 
     assert [tuple(key.split("/", 1)) for _, key in sorted(config.id2label.items())] == expected
 
 
+@settings(deadline=None)
 @given(st.text(max_size=6))
 def test_a_name_is_accepted_exactly_if_the_contract_allows_it(name):
     allowed = re.fullmatch("[a-z][a-z0-9_]*", name, re.ASCII) and not hasattr(nn.ModuleDict(), name)
@@ -232,6 +235,7 @@ def test_an_unknown_projector_type_is_refused_with_the_known_ones():
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(tasks(), min_size=1, max_size=3, unique_by=lambda task: task.name))
 def test_a_config_survives_json(task_list):
     config = ArkConfig(tasks=task_list, backbone_kwargs={"depths": [1, 1]}, projector_dim=None)

@@ -14,7 +14,7 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: ArkForImageClas
     The unused 1000-class `head` and the constant attention buffers are left out. timm's own filter knows how the
     older Swin and ConvNeXt layouts map to its present one.
     """
-    task_names = [task.name for task in model.config.tasks]
+    task_names = [task.name for task in model.config.tasks or []]
     converted, encoder_part = {}, {}
     for key, value in original.items():
         top, _, rest = key.partition(".")

@@ -26,7 +26,7 @@ CHANNEL_COUNTS = (1, 3, 4)
 DEEP_PIL_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
-class ArkImageProcessorKwargs(ImagesKwargs, total=False):
+class ArkImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     r"""
     intermediate_size (`int` or `dict[str, int]`, *optional*, defaults to `self.intermediate_size`):
         If set, the image is resized to this size first and to `size` afterwards.

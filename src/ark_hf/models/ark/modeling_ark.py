@@ -4,7 +4,6 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -173,6 +172,8 @@ class ArkPreTrainedModel(PreTrainedModel):
 
 
 def _create_encoder(config: ArkConfig) -> nn.Module:
+    import timm  # a second of import time that only building a model needs
+
     if not timm.is_model(config.backbone):
         near = difflib.get_close_matches(config.backbone, timm.list_models(), n=3, cutoff=0.4)
         raise ValueError(f"Unknown backbone {config.backbone!r}; timm {timm.__version__} has for instance {near}.")
@@ -191,7 +192,7 @@ def _create_encoder(config: ArkConfig) -> nn.Module:
 
 def _check_window(encoder: nn.Module, config: ArkConfig) -> None:
     # timm pads windows that do not fit; the originals never do, and padded tokens would change every output
-    patch = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    patch: Any = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
     if patch and config.image_size % patch[0]:
         raise ValueError(f"image_size {config.image_size} is not a multiple of the patch size {patch[0]}.")
     windows = [m for m in encoder.modules() if hasattr(m, "input_resolution") and hasattr(m, "window_size")]
@@ -273,7 +274,7 @@ class ArkForImageClassification(ArkPreTrainedModel):
             self.heads = nn.ModuleDict({task.name: self._new_head(task) for task in config.tasks})
         self.post_init()
         # `ArkModel` ignores heads in a checkpoint, and its patterns were merged into ours: here they must be reported
-        self._keys_to_ignore_on_load_unexpected = set()
+        self._keys_to_ignore_on_load_unexpected: set[str] = set()
 
     def _new_head(self, task: ArkTask) -> ArkLinear:
         return ArkLinear(self.ark.embedding_dim, len(task.labels))

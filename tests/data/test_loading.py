@@ -1,0 +1,231 @@
+"""Batches: order, shares of processes, views and targets are functions of (seed, cycle, task, sample) alone."""
+
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ark_hf.data.build import encode_png
+from ark_hf.data.loading import (
+    PADDING,
+    InferenceSamples,
+    TrainingSamples,
+    ViewSettings,
+    grey_plane,
+    iterate,
+    micro_batches,
+    pass_order,
+)
+from ark_hf.models.ark.configuration_ark import ArkTask
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
+
+FINDINGS = ArkTask("findings", ["Edema", "Mass"])
+KINDS = ArkTask("kinds", ["normal", "viral"], "single_label_classification")
+LABELS = {"findings": [[0.0, 1.0], [-1.0, math.nan], [1.0, -1.0], [-1.0, 0.0]], "kinds": [0, 1, -1, 1]}
+SIZE = 24
+
+
+def grey_pictures() -> list[np.ndarray]:
+    """8 and 16 bits, of four shapes, smooth."""
+    pictures = []
+    for number, (height, width) in enumerate([(40, 56), (30, 30), (64, 48), (24, 32)]):
+        y, x = np.mgrid[:height, :width]
+        grey = 0.5 + 0.4 * np.sin(x / (5 + number)) * np.cos(y / 7)
+        kind, top = (np.uint16, 60000) if number == 2 else (np.uint8, 255)
+        pictures.append((grey * top).astype(kind))
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def processor() -> ArkImageProcessor:
+    return ArkImageProcessor(size={"height": SIZE, "width": SIZE})
+
+
+@pytest.fixture(scope="module")
+def datasets() -> dict[str, Dataset]:
+    images = [encode_png(picture) for picture in grey_pictures()]
+    kinds = {"findings": List(Value("float32")), "kinds": Value("int64")}
+    return {
+        name: Dataset.from_dict(
+            {"image": images, "labels": LABELS[name]}, features=Features({"image": Image(), "labels": kind})
+        )
+        for name, kind in kinds.items()
+    }
+
+
+@pytest.fixture
+def training(datasets, processor):
+    """Makes training samples; what is not named is the same every time."""
+
+    def make(task=FINDINGS, teacher_view="resize", uncertain="lsr_ones", seed=0, cycle=0) -> TrainingSamples:
+        views = ViewSettings(resize=28, size=SIZE, min_crop_scale=0.3, teacher_view=teacher_view)
+        return TrainingSamples(datasets[task.name], task, uncertain, processor, views, seed, cycle)
+
+    return make
+
+
+def assert_same_batches(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key in batch:
+            torch.testing.assert_close(batch[key], other[key], rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+# Order ---------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 500), st.integers(0, 2**40), st.integers(0, 1000), st.text(max_size=10))
+def test_pass_visits_every_sample_once_in_an_order_fixed_by_its_key(length, seed, cycle, task):
+    order = pass_order(length, seed, cycle, task)
+    assert order.dtype == np.int64 and sorted(order.tolist()) == list(range(length))
+    np.testing.assert_array_equal(order, pass_order(length, seed, cycle, task))
+
+
+def test_order_differs_between_seeds_cycles_and_tasks():
+    keys = [(0, 0, "city"), (1, 0, "city"), (0, 1, "city"), (0, 0, "coast")]
+    assert len({tuple(pass_order(50, *key)) for key in keys}) == len(keys)
+
+
+SHARING = given(
+    length=st.integers(0, 60), processes=st.integers(1, 5), accumulation=st.integers(1, 5), start=st.integers(0, 99)
+)
+
+
+@SHARING
+def test_every_sample_of_a_step_is_shared_out_once_whatever_the_number_of_processes(
+    length, processes, accumulation, start
+):
+    step = np.arange(start, start + length)
+    shares = [share for group in micro_batches(step, processes, accumulation) for share in group]
+    assert [index for share in shares for index in share if index != PADDING] == step.tolist()
+
+
+@SHARING
+def test_every_process_runs_the_same_number_of_micro_batches_of_even_size(length, processes, accumulation, start):
+    groups = micro_batches(np.arange(start, start + length), processes, accumulation)
+    assert len(groups) <= accumulation and all(len(group) == processes for group in groups)
+    sizes = [sum(index != PADDING for index in share) for group in groups for share in group]
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert all(any(sizes[i : i + processes]) for i in range(0, len(sizes), processes))
+
+
+@SHARING
+def test_padding_is_one_sample_for_a_process_that_has_none(length, processes, accumulation, start):
+    for group in micro_batches(np.arange(start, start + length), processes, accumulation):
+        for share in group:
+            assert share.tolist() == [PADDING] or (len(share) > 0 and PADDING not in share)
+
+
+# Training samples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "shape", "kind"), [(FINDINGS, (3, 2), torch.float32), (KINDS, (3,), torch.int64)])
+def test_batch_has_two_views_labels_and_weights(training, task, shape, kind):
+    (batch,) = iterate(training(task), [np.array([0, 2, 3])], 0)
+    for view in ("pixel_values", "teacher_pixel_values"):
+        assert batch[view].shape == (3, 3, SIZE, SIZE) and batch[view].dtype == torch.float32
+    assert batch["labels"].shape == shape and batch["labels"].dtype == kind
+    assert batch["weight"].tolist() == [1, 1, 1] and batch["weight"].dtype == torch.float32
+
+
+def test_padding_is_the_first_sample_without_weight(training):
+    padding, first = iterate(training(), [np.array([PADDING]), np.array([0])], 0)
+    assert (padding.pop("weight").tolist(), first.pop("weight").tolist()) == ([0], [1])
+    assert_same_batches([padding], [first])
+
+
+@pytest.mark.parametrize("task", [FINDINGS, KINDS], ids=["multi", "single"])
+def test_batches_are_the_same_whatever_the_number_of_workers(training, task):
+    batches = [np.array([2, 0]), np.array([3, PADDING]), np.array([1])]
+    assert_same_batches(*(list(iterate(training(task), batches, workers)) for workers in (0, 2)))
+
+
+def test_sample_is_the_same_in_any_company(training):
+    together = list(iterate(training(), [np.array([3, 1, 0, 2])], 0))[0]
+    alone = list(iterate(training(), [np.array([index]) for index in (3, 1, 0, 2)], 0))
+    assert_same_batches([together], [{key: torch.cat([batch[key] for batch in alone]) for key in together}])
+
+
+def test_views_and_smoothed_labels_change_with_seed_and_cycle(training):
+    batches = [
+        next(iterate(training(seed=seed, cycle=cycle), [np.arange(4)], 0))
+        for seed, cycle in [(0, 0), (1, 0), (0, 1), (0, 0)]
+    ]
+    assert_same_batches([batches[0]], [batches[3]])
+    for batch in batches[1:3]:
+        for first, other in zip(batches[0]["pixel_values"], batch["pixel_values"], strict=True):
+            assert not torch.equal(first, other)
+        smoothed = torch.tensor(LABELS["findings"]) == -1
+        assert not (batch["labels"] == batches[0]["labels"])[smoothed].any()
+        torch.testing.assert_close(
+            batch["labels"][~smoothed], torch.tensor(LABELS["findings"])[~smoothed], equal_nan=True
+        )
+
+
+def test_teacher_sees_what_the_image_processor_makes_of_the_picture(training, datasets, processor):
+    (batch,) = iterate(training(), [np.arange(4)], 0)
+    own = processor([row["image"] for row in datasets["findings"]], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["teacher_pixel_values"], own, rtol=0, atol=0)
+
+
+def test_teacher_may_see_the_crop_of_the_student_without_its_intensities(training):
+    samples = training(teacher_view="student")
+    changed = 0
+    for cycle in range(30):
+        samples.cycle = cycle
+        (batch,) = iterate(samples, [np.arange(4)], 0)
+        for student, teacher in zip(batch["pixel_values"], batch["teacher_pixel_values"], strict=True):
+            changed += not torch.equal(student, teacher)
+            # A change of intensities keeps the order of grey values: the geometry is common.
+            assert np.corrcoef(student[0].ravel(), teacher[0].ravel())[0, 1] > 0.95
+    assert 20 < changed < 55  # three in ten of 120
+
+
+def test_student_is_normalised_as_the_image_processor_does(training, processor):
+    samples = training(uncertain="ignore")
+    (batch,) = iterate(samples, [np.arange(4)], 0)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    expected = [(samples[index]["student"] - mean) / std for index in range(4)]
+    torch.testing.assert_close(batch["pixel_values"], torch.stack(expected), rtol=0, atol=1e-6)
+
+
+# Inference samples ---------------------------------------------------------------------------------------------------
+
+
+def test_inference_gives_the_processor_s_pictures_and_ignores_uncertain_labels(datasets, processor):
+    samples = InferenceSamples(datasets["findings"], FINDINGS, processor)
+    assert len(samples) == 4
+    batches = list(iterate(samples, [np.array([1, 0]), np.array([2, 3])], 0))
+    own = processor([row["image"] for row in datasets["findings"]], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(torch.cat([batch["pixel_values"] for batch in batches]), own[[1, 0, 2, 3]])
+    labels = torch.cat([batch["labels"] for batch in batches])
+    np.testing.assert_equal(labels.numpy(), [[np.nan, np.nan], [0, 1], [1, np.nan], [np.nan, 0]])
+
+
+def test_inference_marks_unknown_classes(datasets, processor):
+    (batch,) = iterate(InferenceSamples(datasets["kinds"], KINDS, processor), [np.arange(4)], 2)
+    assert batch["labels"].tolist() == [0, 1, -100, 1]
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_picture_of_any_mode_becomes_one_grey_plane(processor, mode):
+    grey = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    if mode == "I;16":
+        picture, expected = PIL.Image.fromarray(grey.astype(np.uint16) * 257), grey / np.float32(255)
+    elif mode == "F":
+        picture, expected = PIL.Image.fromarray(grey / np.float32(255)), grey / np.float32(255)
+    else:
+        picture = PIL.Image.fromarray(grey).convert(mode)
+        expected = np.asarray(picture) * np.uint8(255) if mode == "1" else grey
+    assert picture.mode == mode
+    plane = grey_plane(picture, processor)
+    assert plane.shape == (1, 4, 6) and plane.dtype == (torch.float32 if mode in ("I;16", "F") else torch.uint8)
+    torch.testing.assert_close(plane[0], torch.from_numpy(expected), rtol=0, atol=1 if mode == "CMYK" else 1e-6)
