@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .data.build import build_phantom_sites
+from .data.phantom import SITES
 from .data.task_dataset import load_task_dataset
 from .evaluation.inference import load_ark, predict_files, write_predictions
 from .evaluation.report import evaluate_task, report_text, write_report
@@ -33,19 +34,21 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
     """
     _check_replaceable(model_dir)
     sites = output_dir / "phantom"
-    folders = {path.name: path for path in sorted(sites.glob("phantom_*"))} if sites.is_dir() else {}
-    if not folders:
+    if sites.is_dir():  # written whole or not at all
+        folders = {name: sites / name for name in SITES}
+    else:
         folders = build_phantom_sites(sites, size=IMAGE_SIZE + 32, seed=seed)
     args = PretrainingArguments(
         output_dir=str(output_dir / "run"),
         backbone="resnet10t",
+        backbone_kwargs={"norm_layer": "groupnorm1"},  # batch statistics of one site would not fit the others
         image_size=IMAGE_SIZE,
         projector_dim=128,
         drop_path_rate=0.0,
         cycles=12,
         batch_size=32,
         optim="adamw",
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         ema_mode="iteration",
         min_crop_scale=0.5,
         seed=seed,

@@ -17,6 +17,7 @@ from .task_dataset import resolve_labels
 from .views import sample_generator, student_view
 
 PADDING = -1
+ORDER_STREAM = 2**32 - 1  # stands where a sample's number does, so that the order shares no sample's draws
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ViewSettings:
 
 def pass_order(length: int, seed: int, cycle: int, task: str) -> np.ndarray:
     """Order in which a pass visits the samples, int64 (length,)."""
-    return np.random.default_rng([seed, cycle, zlib.crc32(task.encode())]).permutation(length)
+    return np.random.default_rng([seed, cycle, zlib.crc32(task.encode()), ORDER_STREAM]).permutation(length)
 
 
 def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: int) -> list[list[np.ndarray]]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
-from ..data.task_dataset import check_disjoint, check_labels, has_split, load_task_dataset, read_task
+from ..data.task_dataset import SPLITS, check_disjoint, check_labels, has_split, load_task_dataset, read_task
 from ..evaluation.inference import predict_task
 from ..evaluation.metrics import auroc, one_vs_rest
 from ..files import replace_folder, write_json
@@ -69,7 +69,7 @@ def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
             raise ValueError(
                 f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
             )
-        names = [name for name in ("train", "validation") if name == "train" or has_split(location, name)]
+        names = [name for name in SPLITS if name == "train" or has_split(location, name)]
         splits = {name: load_task_dataset(location, name, columns=spec.columns) for name in names}
         for split, rows in splits.items():
             check_labels(task, rows, f"{location}, split {split!r}")

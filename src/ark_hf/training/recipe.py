@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -37,6 +38,10 @@ class TaskSpec:
     columns: dict[str, Any] | None = None
 
     def __post_init__(self):
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            setattr(self, name, _coerce(f"task {self.dataset!r}: {name}", annotation, getattr(self, name)))
+        if not self.dataset.strip():
+            raise ValueError(f"task {self.dataset!r}: dataset is blank; name a folder or a Hub dataset.")
         if self.uncertain not in UNCERTAIN_POLICIES:
             raise ValueError(
                 f"task {self.dataset!r}: uncertain is {self.uncertain!r}; use one of {UNCERTAIN_POLICIES}."
@@ -130,7 +135,7 @@ class PretrainingArguments:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {allowed}.")
         for name in (
             "cycles", "batch_size", "gradient_accumulation_steps", "image_size", "resize_size", "projector_dim",
-            "eval_batch_size", "save_steps", "save_total_limit", "logging_steps", "learning_rate",
+            "eval_batch_size", "save_steps", "save_total_limit", "logging_steps", "learning_rate", "max_grad_norm",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -143,11 +148,11 @@ class PretrainingArguments:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.min_crop_scale <= 1:
             raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
-        unknown = sorted(set(self.reproduce) - set(REPRODUCIBLE_QUIRKS))
+        unknown = [quirk for quirk in self.reproduce if quirk not in REPRODUCIBLE_QUIRKS]
         if unknown:
             raise ValueError(f"reproduce names {unknown}; available are {REPRODUCIBLE_QUIRKS}.")
         if self.resize_size is None:
-            self.resize_size = round(self.image_size * 8 / 7)
+            self.resize_size = (8 * self.image_size + 3) // 7
         if self.resize_size < self.image_size:
             raise ValueError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}.")
 
@@ -161,15 +166,24 @@ def _coerce(name: str, annotation: Any, value: Any) -> Any:
     kinds = [kind for kind in (typing.get_args(annotation) if union else (annotation,)) if kind is not type(None)]
     if value is None and union:
         return None
+    given = value
     if dict in kinds and isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be a JSON object, got {given!r}.")
     for kind in kinds:
         kind = typing.get_origin(kind) or kind
         if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
+                number = float(value)
+            except (ValueError, OverflowError):
                 break
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number, got {value!r}.")
+            return number
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
@@ -184,12 +198,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no UTF-8 or no date; depth
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must map settings to values, such as `cycles: 10`.")

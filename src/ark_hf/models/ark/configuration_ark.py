@@ -166,14 +166,14 @@ class ArkConfig(PreTrainedConfig):
                 self.__dict__["id2label"] = _with_int_keys(value)
 
     def _derive_labels(self) -> None:
-        tasks = _checked_tasks(self.tasks)
+        tasks = _checked_tasks(self.tasks or [])
         self.__dict__["tasks"] = tasks
         self.__dict__["id2label"] = _task_id2label(tasks)
         self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
         self.__dict__["problem_type"] = _task_problem_type(tasks)
 
     def _drop_tasks(self, id2label: dict) -> None:
-        if self.problem_type == _task_problem_type(self.tasks):
+        if self.tasks and self.problem_type == _task_problem_type(self.tasks):
             self.__dict__["problem_type"] = None
         self.__dict__["tasks"] = None
         self.__dict__["id2label"] = _with_int_keys(id2label)
