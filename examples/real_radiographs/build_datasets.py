@@ -20,7 +20,7 @@ NIH_FINDINGS = [
 def sources(raw: Path) -> list[GenericSource]:
     return [
         GenericSource(raw / "nih_multilabel", "nih_multilabel", labels=[*NIH_FINDINGS, "No_Finding"]),
-        GenericSource(raw / "nih64", "nih64", labels=["abnormal", *NIH_FINDINGS]),
+        GenericSource(raw / "nih64", "nih64", labels=["abnormal"]),
         GenericSource(
             raw / "kermany_pneumonia", "kermany", label_column="label", classes=["normal", "bacterial", "viral"]
         ),

@@ -174,6 +174,12 @@ def test_trackers_get_losses_schedules_and_validation(tmp_path, sites):
     assert {"phantom_city/task_loss", "learning_rate", "teacher_momentum", "validation/teacher_mean_auroc"} <= keys
 
 
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, sites, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.is_comet_ml_available", lambda: False)
+    with pytest.raises(ValueError, match="'comet_ml' is not installed"):
+        run(tmp_path, sites, cycles=1, log_with="comet_ml")
+
+
 def test_continuing_keeps_known_heads_and_adds_new_ones(tmp_path, sites):
     names = list(sites)
     first = run(tmp_path / "first", sites, [TaskSpec(str(sites[name])) for name in names[:2]], cycles=1)

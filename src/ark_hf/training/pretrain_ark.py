@@ -125,6 +125,8 @@ class CyclicPretrainer:
             project_dir=args.output_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        if args.log_with != "none" and accelerator is None and not self.accelerator.log_with:
+            raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
         student = student or build_student(args, [data.task for data in tasks])
         size = student.config.image_size
         self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})

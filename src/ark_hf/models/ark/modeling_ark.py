@@ -141,24 +141,26 @@ class ArkPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             self._init_convolution(module)
-        elif "Norm" in type(module).__name__:
-            if getattr(module, "weight", None) is not None:
-                init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-            if getattr(module, "running_mean", None) is not None:
-                init.zeros_(module.running_mean)
-                init.ones_(module.running_var)
-                init.zeros_(module.num_batches_tracked)
         else:
-            for name, parameter in module.named_parameters(recurse=False):
-                if name == "gamma":
-                    default = (self.config.backbone_kwargs or {}).get("ls_init_value", 1e-6)
-                    init.constant_(parameter, getattr(module, "init_values", default))
-                else:  # tokens, position embeddings and relative position bias tables
-                    init.trunc_normal_(parameter, std=0.02)
+            self._init_bare_parameters(module)
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
+
+    def _init_bare_parameters(self, module: nn.Module) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias":
+                init.zeros_(parameter)
+            elif name == "weight" and parameter.ndim == 1:  # norms, whatever their class
+                init.ones_(parameter)
+            elif name == "gamma":
+                default = (self.config.backbone_kwargs or {}).get("ls_init_value", 1e-6)
+                init.constant_(parameter, getattr(module, "init_values", default))
+            else:  # tokens, position embeddings and relative position bias tables
+                init.trunc_normal_(parameter, std=0.02)
+        if getattr(module, "running_mean", None) is not None:
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
 
     def _init_convolution(self, module: nn.Conv2d) -> None:
         if self.config.backbone.startswith("convnext"):
