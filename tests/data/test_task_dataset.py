@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from ark_hf.data.build import build_phantom_sites, encode_png, write_task_dataset
 from ark_hf.data.phantom import SITES
-from ark_hf.data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task, resolve_labels
+from ark_hf.data.task_dataset import (
+    check_disjoint,
+    check_labels,
+    has_split,
+    load_task_dataset,
+    read_task,
+    resolve_labels,
+)
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.training.recipe import UNCERTAIN_POLICIES
 
@@ -339,3 +346,18 @@ def test_phantom_sites_load_and_agree_with_their_description(tmp_path):
         check_disjoint(splits, folder.name)
         card = (folder / "README.md").read_text()
         assert "never evidence about patients" in card and "- phantom\n" in card
+
+
+def test_datasets_of_one_folder_name_and_rebuilt_ones_are_told_apart(tmp_path):
+    def build(folder, labels):
+        task = ArkTask("tb", labels)
+        row = {"image": encode_png(np.zeros((40, 40), np.uint8)), "labels": [1.0] * len(labels), "image_id": "0"}
+        write_task_dataset(folder, task, {"train": lambda: iter([row])}, [], {})
+
+    build(tmp_path / "one" / "same", ["TB"])
+    build(tmp_path / "two" / "same", ["TB", "Other"])
+    assert load_task_dataset(tmp_path / "one" / "same", "train")[0]["labels"] == [1]
+    assert load_task_dataset(tmp_path / "two" / "same", "train")[0]["labels"] == [1, 1]
+    build(tmp_path / "one" / "same", ["TB", "Other", "Third"])
+    assert load_task_dataset(tmp_path / "one" / "same", "train")[0]["labels"] == [1, 1, 1]
+    assert not has_split(tmp_path / "one" / "same", "test")

@@ -1,5 +1,6 @@
 """Task datasets: a Hub dataset, or the same layout on disk, whose card holds the `ArkTask` that its labels mean."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import yaml
-from datasets import Dataset, Features, Image, IterableDataset, List, Value, get_dataset_split_names, load_dataset
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    config,
+    get_dataset_split_names,
+    load_dataset,
+)
 from datasets.exceptions import DatasetsError
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
@@ -49,10 +60,26 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     return ArkTask.from_dict(values)
 
 
+def _cache_dir(name_or_path: str | Path) -> str | None:
+    """
+    A cache of its own for every state of a local folder.
+
+    `datasets` tells local folders apart by their last name alone: without this, a rebuilt dataset, or another of the
+    same name, would silently give the rows of the first.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = [str(folder.resolve()), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    return str(Path(config.HF_DATASETS_CACHE) / "ark_hf" / digest)
+
+
 def has_split(name_or_path: str | Path, split: str) -> bool:
     """Whether the dataset has the split; a dataset that cannot be reached has none."""
     try:
-        return split in get_dataset_split_names(str(name_or_path))
+        return split in get_dataset_split_names(str(name_or_path), cache_dir=_cache_dir(name_or_path))
     except (ValueError, FileNotFoundError, ConnectionError, OSError):
         return False
 
@@ -82,7 +109,7 @@ def load_task_dataset(
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
     try:
-        dataset = load_dataset(str(name_or_path), split=split, streaming=streaming)
+        dataset = load_dataset(str(name_or_path), split=split, streaming=streaming, cache_dir=_cache_dir(name_or_path))
     except (ValueError, OSError, DatasetsError, yaml.YAMLError) as error:
         reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {reason}") from None
