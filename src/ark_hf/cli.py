@@ -112,7 +112,8 @@ def pretrain(argv: list[str]) -> int:
     args = PretrainingArguments(**values)
 
     _quiet()
-    from .training.pretrain_ark import CyclicPretrainer, load_tasks
+    from .training.pretrain_ark import CyclicPretrainer
+    from .training.tasks import load_tasks
 
     trainer = CyclicPretrainer(args, load_tasks(specs, args.data_root))
     trainer.train()

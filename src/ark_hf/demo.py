@@ -13,8 +13,9 @@ from .data.task_dataset import load_task_dataset
 from .evaluation.inference import load_ark, predict_files, write_predictions
 from .evaluation.report import evaluate_task, report_text, write_report
 from .files import replace_folder
-from .training.pretrain_ark import CyclicPretrainer, load_tasks
+from .training.pretrain_ark import CyclicPretrainer
 from .training.recipe import PretrainingArguments, TaskSpec
+from .training.tasks import load_tasks
 
 IMAGE_SIZE = 96
 NUM_PICTURES = 8

@@ -9,8 +9,9 @@ import torch
 from ark_hf.models.ark.convert_ark_checkpoint import convert_state_dict
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.training.ema import consistency_coefficient, cosine_schedule
-from ark_hf.training.pretrain_ark import CyclicPretrainer, TaskData
+from ark_hf.training.pretrain_ark import CyclicPretrainer
 from ark_hf.training.recipe import PretrainingArguments
+from ark_hf.training.tasks import TaskData
 
 from ..models.ark.golden import golden_config, load_original, read_case, rule_state_dict
 

@@ -11,8 +11,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import ark_hf  # noqa: F401
 from ark_hf.data.build import build_phantom_sites
-from ark_hf.training.pretrain_ark import CyclicPretrainer, load_tasks
+from ark_hf.training.pretrain_ark import CyclicPretrainer
 from ark_hf.training.recipe import PretrainingArguments, TaskSpec
+from ark_hf.training.tasks import load_tasks
 
 from .conftest import TINY
 

@@ -14,68 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
-from ..data.task_dataset import SPLITS, check_disjoint, check_labels, has_split, load_task_dataset, read_task
 from ..evaluation.inference import predict_task
 from ..evaluation.metrics import auroc, one_vs_rest
 from ..files import replace_folder, write_json
-from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
 from .checkpoint import load_newest_checkpoint, save_checkpoint
 from .ema import consistency_coefficient, cosine_schedule, update_teacher
 from .initial_weights import build_student
-from .recipe import PretrainingArguments, TaskSpec
+from .recipe import PretrainingArguments
+from .tasks import TaskData
 
 # May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
 RUN_TIME_SETTINGS = (
     "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
     "log_with", "logging_steps",
 )  # fmt: skip
-
-
-@dataclass
-class TaskData:
-    """One task with its rows; `validation` may be missing, then the task counts for no validation figure."""
-
-    task: ArkTask
-    train: Dataset
-    validation: Dataset | None = None
-    uncertain: str = "ignore"
-
-
-def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
-    """
-    Loads and checks the datasets of a recipe, before any training time is spent.
-
-    Raises:
-        ValueError: A dataset cannot be read, a split is empty, labels do not fit, a patient stands in two splits, or
-            two tasks have one name.
-    """
-    loaded: dict[str, TaskData] = {}
-    for spec in specs:
-        location = spec.location(data_root)
-        if spec.columns is not None:
-            task = ArkTask(name=str(spec.name), labels=spec.columns.get("labels", []))
-        else:
-            task = read_task(location)
-            task = ArkTask.from_dict({**task.to_dict(), "name": spec.name or task.name})
-        if task.name in loaded:
-            raise ValueError(
-                f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
-            )
-        names = [name for name in SPLITS if name == "train" or has_split(location, name)]
-        splits = {name: load_task_dataset(location, name, columns=spec.columns) for name in names}
-        for split, rows in splits.items():
-            check_labels(task, rows, f"{location}, split {split!r}")
-        check_disjoint(splits, location)
-        loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
-    return list(loaded.values())
 
 
 @dataclass

@@ -1,0 +1,48 @@
+"""The tasks of a run: the datasets that a recipe names, loaded and checked before any training time is spent."""
+
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from ..data.task_dataset import SPLITS, check_disjoint, check_labels, has_split, load_task_dataset, read_task
+from ..models.ark.configuration_ark import ArkTask
+from .recipe import TaskSpec
+
+
+@dataclass
+class TaskData:
+    """One task with its rows; `validation` may be missing, then the task counts for no validation figure."""
+
+    task: ArkTask
+    train: Dataset
+    validation: Dataset | None = None
+    uncertain: str = "ignore"
+
+
+def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
+    """
+    Loads and checks the datasets of a recipe, before any training time is spent.
+
+    Raises:
+        ValueError: A dataset cannot be read, a split is empty, labels do not fit, a patient stands in two splits, or
+            two tasks have one name.
+    """
+    loaded: dict[str, TaskData] = {}
+    for spec in specs:
+        location = spec.location(data_root)
+        if spec.columns is not None:
+            task = ArkTask(name=str(spec.name), labels=spec.columns.get("labels", []))
+        else:
+            task = read_task(location)
+            task = ArkTask.from_dict({**task.to_dict(), "name": spec.name or task.name})
+        if task.name in loaded:
+            raise ValueError(
+                f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
+            )
+        names = [name for name in SPLITS if name == "train" or has_split(location, name)]
+        splits = {name: load_task_dataset(location, name, columns=spec.columns) for name in names}
+        for split, rows in splits.items():
+            check_labels(task, rows, f"{location}, split {split!r}")
+        check_disjoint(splits, location)
+        loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
+    return list(loaded.values())
