@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -151,5 +152,13 @@ def test_wrong_input_is_explained(trained, tmp_path, capsys):
     )
     assert "is not a model" in error_of(capsys, "predict", str(trained / "sites"), str(trained / "recipe.yaml"))
     assert "does not exist" in error_of(capsys, "predict", model, "missing.png")
+    city = str(trained / "sites/phantom_city")
+    assert "are not those of the head" in error_of(capsys, "evaluate", model, f"phantom_coast={city}")
+    assert "--batch_size must be at least 1" in error_of(capsys, "predict", model, city, "--batch_size", "-1")
+    assert "--bootstrap must be at least 0" in error_of(capsys, "evaluate", model, city, "--bootstrap", "-1")
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "model.safetensors").write_bytes((trained / "run/ark-cxr/model.safetensors").read_bytes()[:1000])
+    assert "Cannot load an Ark model" in error_of(capsys, "predict", str(broken), str(trained / "recipe.yaml"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "model type 'bert'" in error_of(capsys, "predict", str(tmp_path), str(trained / "recipe.yaml"))

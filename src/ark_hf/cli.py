@@ -34,6 +34,10 @@ class EvaluateArguments:
     batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
 
+    def __post_init__(self):
+        _check_at_least(1, batch_size=self.batch_size)
+        _check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
+
 
 @dataclass
 class PredictArguments:
@@ -41,6 +45,9 @@ class PredictArguments:
         default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
+
+    def __post_init__(self):
+        _check_at_least(1, batch_size=self.batch_size)
 
 
 @dataclass
@@ -77,6 +84,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"ark-hf {verb}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _check_at_least(lowest: int, **options: int) -> None:
+    for name, value in options.items():
+        if value < lowest:
+            raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
 
 
 def parse(
@@ -128,24 +141,24 @@ def evaluate(argv: list[str]) -> int:
         argv,
         "AUROC a label with patient-clustered intervals, beside what ten global image numbers reach.",
         model={"help": "Folder or Hub id of an ark-cxr."},
-        datasets={"nargs": "+", "help": "Folders or Hub ids of task datasets; each goes to the head of its task."},
+        datasets={
+            "nargs": "+",
+            "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",
+        },
     )
     _quiet()
     from .evaluation.inference import load_ark
-    from .evaluation.report import evaluate_task, report_text, write_report
+    from .evaluation.report import evaluate_task, load_evaluation_data, report_text, write_report
 
     model, processor = load_ark(given.model)
+    loaded = []
+    for dataset in given.datasets:
+        head, separator, path = dataset.partition("=")
+        named = separator and not Path(dataset).exists()
+        loaded.append(load_evaluation_data(model, path if named else dataset, args.split, head if named else None))
     reports = [
-        evaluate_task(
-            model,
-            processor,
-            dataset,
-            args.split,
-            batch_size=args.batch_size,
-            num_bootstrap=args.bootstrap,
-            seed=args.seed,
-        )
-        for dataset in given.datasets
+        evaluate_task(model, processor, data, args.batch_size, num_bootstrap=args.bootstrap, seed=args.seed)
+        for data in loaded
     ]
     print(report_text(reports))
     if args.out is not None:

@@ -11,7 +11,7 @@ from .data.build import build_phantom_sites
 from .data.phantom import SITES
 from .data.task_dataset import load_task_dataset
 from .evaluation.inference import load_ark, predict_files, write_predictions
-from .evaluation.report import evaluate_task, report_text, write_report
+from .evaluation.report import evaluate_task, load_evaluation_data, report_text, write_report
 from .files import replace_folder
 from .training.pretrain_ark import CyclicPretrainer
 from .training.recipe import PretrainingArguments, TaskSpec
@@ -31,7 +31,7 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
         The mean over sites of the held-out mean AUROC.
 
     Raises:
-        ValueError: `model_dir` holds something that is not an Ark model.
+        ValueError: `model_dir` holds something that is not a model of this demo.
     """
     _check_replaceable(model_dir)
     sites = output_dir / "phantom"
@@ -60,7 +60,10 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
     replace_folder(model_dir, functools.partial(_copy, output_dir / "run" / "ark-cxr"))
 
     model, processor = load_ark(str(model_dir))
-    reports = [evaluate_task(model, processor, str(folder), seed=seed) for folder in folders.values()]
+    reports = [
+        evaluate_task(model, processor, load_evaluation_data(model, str(folder)), seed=seed)
+        for folder in folders.values()
+    ]
     mean = float(np.mean([report.mean.auroc for report in reports]))
     report_file = write_report(reports, output_dir / "report", {"held_out_mean_auroc": mean})
     print(report_text(reports))
@@ -76,8 +79,9 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
 
 def _check_replaceable(model_dir: Path) -> None:
     config = model_dir / "config.json"
-    if model_dir.exists() and not (config.is_file() and json.loads(config.read_text()).get("model_type") == "ark"):
-        raise ValueError(f"{model_dir} exists and is not an Ark model; choose another --model_dir.")
+    tasks = json.loads(config.read_text()).get("tasks") or [] if config.is_file() else []
+    if model_dir.exists() and [task["name"] for task in tasks] != list(SITES):
+        raise ValueError(f"{model_dir} exists and is not a model of this demo; choose another --model_dir.")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -16,10 +16,10 @@ from ark_hf.data.phantom import SITES
 from ark_hf.data.task_dataset import (
     check_disjoint,
     check_labels,
-    has_split,
     load_task_dataset,
     read_task,
     resolve_labels,
+    split_names,
 )
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.training.recipe import UNCERTAIN_POLICIES
@@ -160,7 +160,7 @@ def test_unknown_split_is_refused_with_the_three_allowed(findings):
 def test_empty_split_is_refused(tmp_path):
     features = Features({"image": Image(), "labels": List(Value("float32"))})
     Dataset.from_dict({"image": [], "labels": []}, features=features).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="split 'train' of .* corresponds to no data"):
+    with pytest.raises(ValueError, match="split 'train' of .* it is empty"):
         load_task_dataset(tmp_path, "train")
 
 
@@ -360,4 +360,4 @@ def test_datasets_of_one_folder_name_and_rebuilt_ones_are_told_apart(tmp_path):
     assert load_task_dataset(tmp_path / "two" / "same", "train")[0]["labels"] == [1, 1]
     build(tmp_path / "one" / "same", ["TB", "Other", "Third"])
     assert load_task_dataset(tmp_path / "one" / "same", "train")[0]["labels"] == [1, 1, 1]
-    assert not has_split(tmp_path / "one" / "same", "test")
+    assert split_names(tmp_path / "one" / "same") == ["train"]

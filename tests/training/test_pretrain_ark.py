@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,7 +11,8 @@ from accelerate.tracking import GeneralTracker
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import ark_hf  # noqa: F401
-from ark_hf.data.build import build_phantom_sites
+from ark_hf import ArkTask
+from ark_hf.data.build import build_phantom_sites, encode_png, write_task_dataset
 from ark_hf.training.pretrain_ark import CyclicPretrainer
 from ark_hf.training.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.tasks import load_tasks
@@ -103,12 +105,24 @@ def test_heads_of_other_tasks_are_untouched_during_a_pass(tmp_path, sites, optim
     assert all(math.isfinite(step["task_loss"]) for step in steps)
 
 
+def autocast_forward(trainer) -> bool:
+    """Whether the student still computes in bfloat16."""
+    seen = []
+    hook = trainer.student.ark.projector.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    trainer.student(torch.rand(1, 3, 32, 32), task="phantom_city")
+    hook.remove()
+    return seen == [torch.bfloat16]
+
+
 def test_mixed_precision_trains_close_to_float32(tmp_path, sites):
     exact = run(tmp_path / "float32", sites, cycles=1, drop_path_rate=0.0)
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
     rough = run(tmp_path / "bf16", sites, cycles=1, drop_path_rate=0.0, mixed_precision="bf16")
+    assert autocast_forward(rough), "saving the models has switched mixed precision off"
     assert rough.student.state_dict()["ark.projector.weight"].dtype == torch.float32
     assert 1e-6 < distance(exact.teacher, rough.teacher) < 0.05
 
@@ -193,6 +207,17 @@ def test_continuing_keeps_known_heads_and_adds_new_ones(tmp_path, sites):
     assert all(torch.equal(old[key], new[key]) for key in old)
 
 
+@pytest.mark.parametrize(("image_size", "resize_size", "expected"), [(224, None, 256), (768, None, 878), (64, 72, 72)])
+def test_resize_size_follows_the_models_size(tmp_path, sites, image_size, resize_size, expected):
+    settings = {**TINY, "image_size": image_size, "resize_size": resize_size}
+    tasks = load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+    args = PretrainingArguments(output_dir=str(tmp_path), **settings)
+    assert CyclicPretrainer(args, tasks).views.resize == expected
+    args.resize_size = image_size - 1
+    with pytest.raises(ValueError, match="is smaller than the model's image_size"):
+        CyclicPretrainer(args, tasks)
+
+
 def test_encoder_weights_file_is_loaded_by_name_or_by_order(tmp_path, sites):
     spec = [TaskSpec(str(sites["phantom_hill"]))]
     args = PretrainingArguments(output_dir=str(tmp_path), **TINY)
@@ -239,6 +264,30 @@ def test_wrong_tasks_are_explained_before_training(tmp_path, sites):
     args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "backbone": "swin_bse", "backbone_kwargs": None})
     with pytest.raises(ValueError, match="Unknown backbone 'swin_bse'"):
         CyclicPretrainer(args, load_tasks([TaskSpec(city)], "."))
+
+
+def test_a_task_without_any_known_label_is_refused(tmp_path):
+    row = {"image": encode_png(np.zeros((40, 40), np.uint8)), "labels": [math.nan], "image_id": "0"}
+    write_task_dataset(tmp_path / "tb", ArkTask("tb", ["TB"]), {"train": lambda: iter([row])}, [], {})
+    with pytest.warns(UserWarning, match="no split 'validation'"), pytest.raises(ValueError, match="'tb' is empty"):
+        load_tasks([TaskSpec(str(tmp_path / "tb"))], ".")
+
+
+def test_a_dataset_of_another_size_is_not_resumed_with(tmp_path, sites):
+    trainer = run(tmp_path, sites, cycles=1)
+    trainer.tasks[0].train = trainer.tasks[0].train.select(range(10))
+    with pytest.raises(ValueError, match="tasks was"):
+        CyclicPretrainer(trainer.args, trainer.tasks).train()
+
+
+def test_an_undecodable_image_is_named_by_task_and_row(tmp_path):
+    row = {"image": {"bytes": b"no picture", "path": None}, "labels": [1.0], "image_id": "0"}
+    write_task_dataset(tmp_path / "tb", ArkTask("tb", ["TB"]), {"train": lambda: iter([row])}, [], {})
+    with pytest.warns(UserWarning, match="no split 'validation'"):
+        tasks = load_tasks([TaskSpec(str(tmp_path / "tb"))], ".")
+    args = PretrainingArguments(output_dir=str(tmp_path / "run"), **TINY)
+    with pytest.raises(ValueError, match="Task 'tb', row 0: the image cannot be decoded"):
+        CyclicPretrainer(args, tasks).train()
 
 
 def test_an_empty_train_split_is_explained(tmp_path):

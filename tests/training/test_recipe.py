@@ -276,14 +276,6 @@ def test_unknown_quirk_is_named_with_those_there_are():
         arguments(reproduce=["bce_everywhere", "all"])
 
 
-def test_resize_size_follows_the_image_size_and_is_never_smaller():
-    assert arguments(image_size=224).resize_size == 256
-    assert arguments(image_size=768).resize_size == 878
-    assert arguments(image_size=768, resize_size=896).resize_size == 896
-    with pytest.raises(ValueError, match="resize_size 200 is smaller than image_size 224"):
-        arguments(resize_size=200)
-
-
 def test_settings_survive_their_own_dictionary():
     args = arguments(learning_rate="2e-3", backbone_kwargs='{"depths": [1]}', max_grad_norm=1)
     assert PretrainingArguments(**args.to_dict()) == args
@@ -314,7 +306,7 @@ def test_any_settings_give_arguments_or_a_refusal(values):
         args = PretrainingArguments(**{"output_dir": "run", **values})
     except ValueError:
         return
-    assert args.resize_size >= args.image_size > 0
+    assert args.image_size > 0
     assert isinstance(args.backbone_kwargs, dict | None)
     assert all(math.isfinite(value) for value in args.to_dict().values() if isinstance(value, float))
 

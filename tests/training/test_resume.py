@@ -1,5 +1,6 @@
 """A killed run resumes to the same weights, and two processes train as one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from .conftest import TINY
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
 
 def write_recipe(folder: Path, sites: dict[str, Path], **settings) -> Path:
@@ -74,8 +75,9 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites, se
 def test_two_processes_train_as_one(tmp_path, sites):
     recipe = write_recipe(tmp_path, sites, cycles=1, drop_path_rate=0.0)
     finish(start(recipe, tmp_path / "one"))
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "-m")
-    finish(start(recipe, tmp_path / "two", *launcher, "ark_hf.cli"))
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli")
+    finish(start(recipe, tmp_path / "two", *launcher))
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["settings"]["num_processes"] == 2
     for model in ("ark-cxr", "student"):
         one = load_file(tmp_path / "one" / model / "model.safetensors")
         two = load_file(tmp_path / "two" / model / "model.safetensors")

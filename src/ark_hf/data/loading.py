@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -41,8 +42,8 @@ def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: in
 
     Returns:
         For each micro-batch one index array a process. A process without samples in a micro-batch that others have
-        gets one `PADDING` sample, which counts for nothing: all processes must run the same number of passes.
-        Micro-batches that nobody has samples for are left out.
+        gets one `PADDING` sample, which counts for nothing in the losses: all processes must run the same number of
+        passes. Micro-batches that nobody has samples for are left out.
     """
     shares = np.array_split(step_samples, num_processes * accumulation)
     groups = [shares[i : i + num_processes] for i in range(0, len(shares), num_processes)]
@@ -60,6 +61,17 @@ def grey_plane(image: PIL.Image.Image, processor: ArkImageProcessor) -> torch.Te
     return processor.process_image(image, do_convert_rgb=False)
 
 
+def read_row(dataset: Dataset, index: int, task: ArkTask, processor: ArkImageProcessor) -> tuple[torch.Tensor, Any]:
+    """The picture of a row, as [`grey_plane`] gives it, and its labels; `ValueError` names a row that has none."""
+    try:
+        row = dataset[index]
+        return grey_plane(row["image"], processor), row["labels"]
+    except Exception as error:  # Pillow and its codecs raise anything on a damaged file
+        raise ValueError(
+            f"Task {task.name!r}, row {index}: the image cannot be decoded ({type(error).__name__}). Rebuild it."
+        ) from error
+
+
 class TrainingSamples(TorchDataset):
     """Samples of one task in one cycle: views and target of row `index`; `PADDING` gives row 0 with weight 0."""
 
@@ -73,23 +85,31 @@ class TrainingSamples(TorchDataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[max(int(index), 0)]
-        generator = sample_generator(self.seed, self.cycle, self.task.name, max(int(index), 0))
-        target = resolve_labels(row["labels"], self.task, self.uncertain, generator)
-        image = grey_plane(row["image"], self.processor)
+        row = max(int(index), 0)
+        image, labels = read_row(self.dataset, row, self.task, self.processor)
+        generator = sample_generator(self.seed, self.cycle, self.task.name, row)
+        target = resolve_labels(labels, self.task, self.uncertain, generator)
         view, crop = student_view(image, self.views.resize, self.views.size, self.views.min_crop_scale, generator)
         teacher = crop if self.views.teacher_view == "student" else image
         return {"student": view, "teacher": teacher, "target": target, "weight": float(index != PADDING)}
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        """`pixel_values`, `teacher_pixel_values` (batch, 3, size, size), `labels`, `weight` (batch,)."""
+        """
+        `pixel_values`, `teacher_pixel_values` (batch, 3, size, size), `labels`, `weight` (batch,).
+
+        Raises:
+            ValueError: A multi-label target lies outside [0, 1].
+        """
+        labels = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
+        if labels.is_floating_point() and ((labels < 0) | (labels > 1)).any():
+            raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {labels.tolist()}.")
         resize = self.views.teacher_view != "student"
         student = self.processor([sample["student"] for sample in samples], do_resize=False, return_tensors="pt")
         teacher = self.processor([sample["teacher"] for sample in samples], do_resize=resize, return_tensors="pt")
         return {
             "pixel_values": student["pixel_values"],
             "teacher_pixel_values": teacher["pixel_values"],
-            "labels": torch.from_numpy(np.stack([sample["target"] for sample in samples])),
+            "labels": labels,
             "weight": torch.tensor([sample["weight"] for sample in samples]),
         }
 
@@ -104,8 +124,8 @@ class InferenceSamples(TorchDataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[int(index)]
-        return {"image": grey_plane(row["image"], self.processor), "target": resolve_labels(row["labels"], self.task)}
+        image, labels = read_row(self.dataset, int(index), self.task, self.processor)
+        return {"image": image, "target": resolve_labels(labels, self.task)}
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """`pixel_values` (batch, 3, size, size) and `labels`."""

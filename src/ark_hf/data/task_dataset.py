@@ -76,12 +76,12 @@ def _cache_dir(name_or_path: str | Path) -> str | None:
     return str(Path(config.HF_DATASETS_CACHE) / "ark_hf" / digest)
 
 
-def has_split(name_or_path: str | Path, split: str) -> bool:
-    """Whether the dataset has the split; a dataset that cannot be reached has none."""
+def split_names(name_or_path: str | Path) -> list[str]:
+    """Names of the dataset's splits. Raises `ValueError` if it cannot be reached."""
     try:
-        return split in get_dataset_split_names(str(name_or_path), cache_dir=_cache_dir(name_or_path))
-    except (ValueError, FileNotFoundError, ConnectionError, OSError):
-        return False
+        return get_dataset_split_names(str(name_or_path), cache_dir=_cache_dir(name_or_path))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"Cannot read the splits of {str(name_or_path)!r}: {error}") from None
 
 
 def load_task_dataset(
@@ -112,6 +112,8 @@ def load_task_dataset(
         dataset = load_dataset(str(name_or_path), split=split, streaming=streaming, cache_dir=_cache_dir(name_or_path))
     except (ValueError, OSError, DatasetsError, yaml.YAMLError) as error:
         reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
+        if "corresponds to no data" in str(reason):
+            reason = "it is empty."
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {reason}") from None
     if columns is not None:
         dataset = _rename_columns(dataset, columns, name_or_path)
@@ -121,6 +123,14 @@ def load_task_dataset(
             f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has "
             f"{dataset.column_names}. "
             "Name them in the recipe: columns: {image: ..., labels: [...]}."
+        )
+    if not isinstance(dataset.features["image"], Image):
+        dataset = dataset.cast_column("image", Image())
+    if not streaming and dataset.data.column("image").null_count:
+        missing_rows = [row for row, image in enumerate(dataset.data.column("image")) if not image.is_valid]
+        raise ValueError(
+            f"Split {split!r} of {str(name_or_path)!r} has no image in {len(missing_rows)} rows, the first is row "
+            f"{missing_rows[0]}; give them images or leave the rows out."
         )
     return dataset
 
@@ -180,20 +190,27 @@ def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
 
 
 def check_disjoint(splits: Mapping[str, Dataset], where: str) -> None:
-    """Raises `ValueError` if a patient stands in two splits; names the rows, not the patient."""
-    first_rows: dict[str, tuple[str, int]] = {}
-    for split, dataset in splits.items():
-        if "patient_id" not in dataset.column_names:
-            continue
-        for row, patient in enumerate(dataset["patient_id"]):
-            if patient is None or patient == "":
-                continue
-            other_split, other_row = first_rows.setdefault(patient, (split, row))
-            if other_split != split:
-                raise ValueError(
-                    f"{where}: row {row} of split {split!r} and row {other_row} of split {other_split!r} are of one "
-                    "patient. Splits must be patient-disjoint: rebuild the dataset with each patient in one split."
-                )
+    """Raises `ValueError` if a patient or an image stands in two splits; names the rows, not the patient."""
+    for column, what in {"patient_id": "patient", "image_id": "image"}.items():
+        first_rows: dict[str, tuple[str, int]] = {}
+        for split, dataset in splits.items():
+            values = dataset[column] if column in dataset.column_names else []
+            for row, value in enumerate(values):
+                if value is None or value == "":
+                    continue
+                other_split, other_row = first_rows.setdefault(value, (split, row))
+                if other_split != split:
+                    raise ValueError(
+                        f"{where}: row {row} of split {split!r} and row {other_row} of split {other_split!r} are of "
+                        f"one {what}. Splits must be patient-disjoint: rebuild it with each {what} in one split."
+                    )
+
+
+def has_known_label(task: ArkTask, dataset: Dataset) -> bool:
+    """Whether any label of any row is known: 0, 1 or a class; uncertain ones count as unknown."""
+    rows = dataset.select_columns(["labels"])["labels"]
+    targets = (resolve_labels(labels, task) for labels in rows)
+    return any((target != -100).any() and not np.isnan(target.astype(float)).all() for target in targets)
 
 
 def resolve_labels(

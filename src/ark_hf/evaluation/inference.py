@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from ..data.dicom import UnreadableImageError, read_radiograph
@@ -19,7 +21,7 @@ from ..models.ark.modeling_ark import ArkForImageClassification
 
 def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProcessor]:
     """
-    The model, in eval mode on the accelerator if there is one, and its image processor, from a folder or the Hub.
+    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
 
     Raises:
         ValueError: There is no Ark model.
@@ -32,9 +34,9 @@ def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProc
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":
             raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
-        model = ArkForImageClassification.from_pretrained(name_or_path)
+        model = ArkForImageClassification.from_pretrained(name_or_path, dtype=torch.float32)
         processor = ArkImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {error}") from None
     return model.eval().to(Accelerator().device), processor
 

@@ -13,6 +13,7 @@ from ..data.loading import InferenceSamples
 from ..data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task, resolve_labels
 from ..files import write_json, write_text
 from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 from .inference import predict_task
 from .metrics import LabelResult, MeanResult, label_table, mean_auroc, one_vs_rest
@@ -21,7 +22,11 @@ from .shortcut import image_statistics, shortcut_baseline
 
 @dataclass
 class TaskReport:
-    """Results of one task's head on one split; the baseline is fitted on the train split of the same dataset."""
+    """
+    Results of one task's head on one split; the baseline is fitted on the train split of the same dataset.
+
+    `num_patients` is None where no patient is known; an image whose patient is not known counts as one of its own.
+    """
 
     task: str
     dataset: str
@@ -34,50 +39,69 @@ class TaskReport:
     baseline_mean: MeanResult
 
 
+@dataclass
+class EvaluationData:
+    """One task dataset, loaded and checked against the head that it is for."""
+
+    dataset: str
+    task: ArkTask
+    split: str
+    rows: Dataset
+    train: Dataset
+
+
+def load_evaluation_data(
+    model: ArkForImageClassification, dataset: str, split: str = "test", head: str | None = None
+) -> EvaluationData:
+    """
+    Loads a task dataset for the model's head of the same name, or for `head`.
+
+    Raises:
+        ValueError: The dataset cannot be read, its labels are not the head's, or a patient stands in two splits.
+    """
+    stored = read_task(dataset)
+    task = next((each for each in model.config.tasks or [] if each.name == (head or stored.name)), None)
+    if task is None:
+        heads = [each.name for each in model.config.tasks or []]
+        raise ValueError(
+            f"{dataset}: the model has no head {head or stored.name!r}; its heads are {heads}; name one: HEAD=DATASET."
+        )
+    if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
+        raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
+    rows, train = load_task_dataset(dataset, split), load_task_dataset(dataset, "train")
+    check_labels(task, rows, f"{dataset}, split {split!r}")
+    if split != "train":
+        check_disjoint({"train": train, split: rows}, dataset)
+    return EvaluationData(dataset, task, split, rows, train)
+
+
 def evaluate_task(
     model: ArkForImageClassification,
-    processor,
-    dataset: str,
-    split: str = "test",
-    task_name: str | None = None,
+    processor: ArkImageProcessor,
+    data: EvaluationData,
     batch_size: int = 32,
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> TaskReport:
     """
-    Scores one task dataset with the model's head of the same name (or `task_name`).
+    Scores one head, and the shortcut baseline fitted on the train split.
 
     Intervals are 95 % percentile intervals of a bootstrap over patients, or over images where no patient is known.
-
-    Raises:
-        ValueError: The dataset cannot be read, or its labels are not the head's.
     """
-    stored = read_task(dataset)
-    task = next((each for each in model.config.tasks or [] if each.name == (task_name or stored.name)), None)
-    if task is None:
-        heads = [each.name for each in model.config.tasks or []]
-        raise ValueError(f"{dataset}: the model has no head {task_name or stored.name!r}; its heads are {heads}.")
-    if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
-        raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
-    rows = load_task_dataset(dataset, split)
-    check_labels(task, rows, f"{dataset}, split {split!r}")
-    train = load_task_dataset(dataset, "train")
-    check_disjoint({"train": train, split: rows} if split != "train" else {split: rows}, dataset)
-
-    scores, targets = predict_task(
-        model, InferenceSamples(rows, task, processor), Accelerator(), batch_size, description=f"{task.name}, {split}"
-    )
+    task, rows = data.task, data.rows
+    samples = InferenceSamples(rows, task, processor)
+    scores, targets = predict_task(model, samples, Accelerator(), batch_size, description=f"{task.name}, {data.split}")
     if targets.ndim == 1:
         targets = one_vs_rest(targets, len(task.labels))
     patients = rows["patient_id"][:] if "patient_id" in rows.column_names else None
-    baseline = shortcut_baseline(*_statistics(train, task), _statistics(rows, task)[0])
+    baseline = shortcut_baseline(*_statistics(data.train, task), _statistics(rows, task)[0])
     bootstrap: dict[str, Any] = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
     return TaskReport(
         task=task.name,
-        dataset=Path(dataset).name,
-        split=split,
+        dataset=Path(data.dataset).name,
+        split=data.split,
         num_images=len(rows),
-        num_patients=None if patients is None else len(set(patients)),
+        num_patients=None if patients is None else len({p for p in patients if p}) + sum(not p for p in patients),
         labels=label_table(targets, scores, task.labels, **bootstrap),
         mean=mean_auroc(targets, scores, **bootstrap),
         baseline_labels=label_table(targets, baseline, task.labels, **bootstrap),
@@ -110,11 +134,11 @@ def report_text(reports: list[TaskReport]) -> str:
             lines.append(f"| {result.label} | {counts} | {_cells(result)} | {_cells(baseline)} |")
         defined = f"mean of {report.mean.num_defined} of {report.mean.num_labels}"
         lines.append(f"| **{defined}** | | {_cells(report.mean)} | {_cells(report.baseline_mean)} |")
+        unit = "images" if report.num_patients is None else "patients"
+        lines += ["", f"Intervals: percentile bootstrap over {unit}."]
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) + (
-        "\n\nIntervals: percentile bootstrap over patients. Baseline: logistic regression on ten global image "
-        "statistics, fitted on train.\n"
-    )
+    footnote = "Shortcut baseline: logistic regression on ten global image statistics, fitted on train."
+    return "\n\n".join([*parts, footnote]) + "\n"
 
 
 def _cells(result: LabelResult | MeanResult) -> str:

@@ -7,14 +7,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ..evaluation.inference import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 from .recipe import PretrainingArguments
 
 
-def build_student(args: PretrainingArguments, tasks: list[ArkTask]) -> ArkForImageClassification:
+def build_student(
+    args: PretrainingArguments, tasks: list[ArkTask]
+) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
     """
-    The student that `args.init` asks for, with one head a task in the given order.
+    The student that `args.init` asks for, with one head a task in the given order, and its processor if it has one.
 
     Raises:
         ValueError: The backbone is unknown, or `init` names nothing that can be loaded.
@@ -36,18 +40,17 @@ def build_student(args: PretrainingArguments, tasks: list[ArkTask]) -> ArkForIma
         _load_imagenet_weights(student.ark.encoder, config)
     elif args.init != "none":
         load_encoder_weights(student.ark.encoder, args.init)
-    return student
+    return student, None
 
 
 def _is_hub_id(init: str) -> bool:
     return init.count("/") == 1 and not init.startswith((".", "/")) and not Path(init).exists()
 
 
-def _continue_from(name_or_path: str, tasks: list[ArkTask]) -> ArkForImageClassification:
-    try:
-        student = ArkForImageClassification.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ValueError(f"init: cannot load {name_or_path!r}: {error}") from None
+def _continue_from(
+    name_or_path: str, tasks: list[ArkTask]
+) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
+    student, processor = load_ark(name_or_path)
     had = {task.name: task for task in student.config.tasks or []}
     if not had:
         raise ValueError(f"init: {name_or_path!r} is an ordinary classifier without named tasks.")
@@ -63,7 +66,7 @@ def _continue_from(name_or_path: str, tasks: list[ArkTask]) -> ArkForImageClassi
         if task.name not in had:
             student.add_task(task)
     student.keep_tasks([task.name for task in tasks] + [name for name in had if name not in {t.name for t in tasks}])
-    return student
+    return student, processor
 
 
 def _load_imagenet_weights(encoder: nn.Module, config: ArkConfig) -> None:

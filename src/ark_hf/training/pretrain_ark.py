@@ -86,11 +86,16 @@ class CyclicPretrainer:
         )
         if args.log_with != "none" and accelerator is None and not self.accelerator.log_with:
             raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
-        student = student or build_student(args, [data.task for data in tasks])
+        if student is None:
+            student, saved_processor = build_student(args, [data.task for data in tasks])
+            processor = processor or saved_processor
         size = student.config.image_size
         self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})
+        resize = args.resize_size or (8 * size + 3) // 7
+        if resize < size:
+            raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")
         self.views = ViewSettings(
-            resize=max(args.resize_size or size, size),
+            resize=resize,
             size=size,
             min_crop_scale=args.min_crop_scale,
             teacher_view=args.teacher_view,
@@ -183,6 +188,7 @@ class CyclicPretrainer:
         return self.teacher
 
     def _run_pass(self, data: TaskData) -> None:
+        due = False
         self.student.train()
         if self.args.freeze_batch_norm:
             for module in self.student.modules():
@@ -198,12 +204,15 @@ class CyclicPretrainer:
             self.state.step += 1
             self.state.step_in_pass += 1
             self.progress.update()
-            if self.state.step % self.args.save_steps == 0 and self.state.step_in_pass < self.steps_in_pass(data):
+            due = self.state.step % self.args.save_steps == 0
+            if due and self.state.step_in_pass < self.steps_in_pass(data):
                 self._save_checkpoint()
         if self.args.ema_mode == "epoch":
             self._update_teacher(self.teacher_momentum())
         self.state.task_index += 1
         self.state.step_in_pass = 0
+        if due and self.state.task_index < len(self.tasks):
+            self._save_checkpoint()
 
     def train_batches(self, data: TaskData, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.collate`]."""
@@ -276,7 +285,13 @@ class CyclicPretrainer:
         torch.manual_seed(zlib.crc32(repr(position).encode()))
 
     def _update_teacher(self, momentum: float) -> None:
-        update_teacher(self.teacher, self.accelerator.unwrap_model(self.student), momentum)
+        student = self.accelerator.unwrap_model(self.student)
+        if self.accelerator.num_processes > 1:  # each process has seen other images, and all must keep one teacher
+            for module in student.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for statistic in (module.running_mean, module.running_var):
+                        statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        update_teacher(self.teacher, student, momentum)
 
     def log_step(self, data: TaskData, losses: dict[str, float], momentum: float) -> None:
         """Keeps the pass's losses and sends them to the tracker now and then."""
@@ -350,7 +365,7 @@ class CyclicPretrainer:
         return {"mean_auroc": _mean_of_defined([task["mean_auroc"] for task in tasks.values()]), "tasks": tasks}
 
     def _save_models(self, improved: bool) -> None:
-        student = self.accelerator.unwrap_model(self.student, keep_fp32_wrapper=False)
+        student = self.accelerator.unwrap_model(self.student)
         models = {"ark-cxr": self.teacher, "student": student} | ({"best": self.teacher} if improved else {})
         for folder, model in models.items():
             replace_folder(self.output_dir / folder, functools.partial(self._save_model, model))
@@ -362,14 +377,16 @@ class CyclicPretrainer:
     def _metrics(self) -> dict[str, Any]:
         return {
             "settings": self._settings(),
-            "train_samples": {data.task.name: len(data.train) for data in self.tasks},
             "best": self.state.best,
             "history": self.state.history,
         }
 
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
-        settings["tasks"] = [{**data.task.to_dict(), "uncertain": data.uncertain} for data in self.tasks]
+        settings["tasks"] = [
+            {**data.task.to_dict(), "uncertain": data.uncertain, "train_samples": len(data.train)}
+            for data in self.tasks
+        ]
         settings["num_processes"] = self.accelerator.num_processes
         return settings
 

@@ -151,10 +151,6 @@ class PretrainingArguments:
         unknown = [quirk for quirk in self.reproduce if quirk not in REPRODUCIBLE_QUIRKS]
         if unknown:
             raise ValueError(f"reproduce names {unknown}; available are {REPRODUCIBLE_QUIRKS}.")
-        if self.resize_size is None:
-            self.resize_size = (8 * self.image_size + 3) // 7
-        if self.resize_size < self.image_size:
-            raise ValueError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

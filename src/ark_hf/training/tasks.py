@@ -1,10 +1,19 @@
 """The tasks of a run: the datasets that a recipe names, loaded and checked before any training time is spent."""
 
+import warnings
 from dataclasses import dataclass
 
 from datasets import Dataset
 
-from ..data.task_dataset import SPLITS, check_disjoint, check_labels, has_split, load_task_dataset, read_task
+from ..data.task_dataset import (
+    SPLITS,
+    check_disjoint,
+    check_labels,
+    has_known_label,
+    load_task_dataset,
+    read_task,
+    split_names,
+)
 from ..models.ark.configuration_ark import ArkTask
 from .recipe import TaskSpec
 
@@ -39,10 +48,17 @@ def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
             raise ValueError(
                 f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
             )
-        names = [name for name in SPLITS if name == "train" or has_split(location, name)]
-        splits = {name: load_task_dataset(location, name, columns=spec.columns) for name in names}
+        splits = {"train": load_task_dataset(location, "train", columns=spec.columns)}
+        available = split_names(location)
+        for name in SPLITS[1:]:
+            if name in available:
+                splits[name] = load_task_dataset(location, name, columns=spec.columns)
+        if "validation" not in splits:
+            warnings.warn(f"{location} has no split 'validation', only {available}: not validated.", stacklevel=2)
         for split, rows in splits.items():
             check_labels(task, rows, f"{location}, split {split!r}")
         check_disjoint(splits, location)
+        if not has_known_label(task, splits["train"]):
+            raise ValueError(f"{location}: task {task.name!r} is empty: no label of its train split is known.")
         loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
     return list(loaded.values())
