@@ -190,10 +190,6 @@ class CyclicPretrainer:
     def _run_pass(self, data: TaskData) -> None:
         due = False
         self.student.train()
-        if self.args.freeze_batch_norm:
-            for module in self.student.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
         self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.task.name}")
         for batches in self.train_batches(data, self.state.step_in_pass):
             momentum = self.teacher_momentum()

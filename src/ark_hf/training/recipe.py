@@ -106,10 +106,6 @@ class PretrainingArguments:
     channels_last: bool = field(
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
     )
-    freeze_batch_norm: bool = field(
-        default=False,
-        metadata=_help("Keep the batch norm statistics of `init`; otherwise each pass pulls them to its own task."),
-    )
     dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data; 0 loads in this one."))
     eval_batch_size: int | None = field(
         default=None, metadata=_help("Images a batch in validation; batch_size unless set.")
