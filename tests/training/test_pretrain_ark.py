@@ -190,7 +190,7 @@ def test_trackers_get_losses_schedules_and_validation(tmp_path, sites):
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, sites, monkeypatch):
     monkeypatch.setattr("accelerate.tracking.is_comet_ml_available", lambda: False)
-    with pytest.raises(ValueError, match="'comet_ml' is not installed"):
+    with pytest.warns(UserWarning, match="comet_ml"), pytest.raises(ValueError, match="'comet_ml' is not installed"):
         run(tmp_path, sites, cycles=1, log_with="comet_ml")
 
 
