@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
@@ -135,16 +136,10 @@ def test_memory_options_do_not_change_the_result(tmp_path, sites):
     assert distance(plain.student, spared.student) < 1e-4
 
 
-@pytest.mark.parametrize(("ema_mode", "teacher_view"), [("epoch", "student"), ("epoch", "resize")])
-def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, ema_mode, teacher_view):
-    trainer = run(
-        tmp_path,
-        sites,
-        cycles=1,
-        ema_mode=ema_mode,
-        teacher_view=teacher_view,
-        specs=[TaskSpec(str(sites["phantom_hill"]))],
-    )
+@pytest.mark.parametrize("teacher_view", ["student", "resize"])
+def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, teacher_view):
+    spec = [TaskSpec(str(sites["phantom_hill"]))]
+    trainer = run(tmp_path, sites, spec, cycles=1, ema_mode="epoch", teacher_view=teacher_view)
     start = CyclicPretrainer(trainer.args, trainer.tasks)
     for key, value in trainer.teacher.state_dict().items():
         expected = 0.9 * start.teacher.state_dict()[key] + 0.1 * trainer.student.state_dict()[key]
@@ -231,6 +226,31 @@ def test_encoder_weights_file_is_loaded_by_name_or_by_order(tmp_path, sites):
             torch.equal(b, a + 1)
             for a, b in zip(encoder.state_dict().values(), loaded.state_dict().values(), strict=True)
         )
+
+
+def test_imagenet_weights_are_loaded_after_construction(tmp_path, sites, monkeypatch):
+    # timm's weights cannot be downloaded here: a stand-in gives recognisable ones
+    create_model = timm.create_model
+
+    def with_weights(*names, pretrained=False, **kwargs):
+        model = create_model(*names, pretrained=False, **kwargs)
+        if pretrained:
+            torch.nn.init.constant_(model.stem[0].weight, 3.0)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", with_weights)
+    args = PretrainingArguments(output_dir=str(tmp_path), **TINY, init="imagenet")
+    student = CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")).student
+    assert (student.ark.encoder.stem[0].weight == 3).all()
+
+
+@pytest.mark.parametrize("init", ["imagenet", "weights/missing.pth", "missing.safetensors", "nobody/nothing"])
+def test_initial_weights_that_cannot_be_had_are_explained(tmp_path, sites, init):
+    args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "init": init})
+    args.backbone, args.backbone_kwargs = "convnext_atto.d2_in1k", None
+    message = {"imagenet": "network, give `init` a local weights file", "nobody/nothing": "Cannot load an Ark model"}
+    with pytest.raises(ValueError, match=message.get(init, "is not a weights file")):
+        CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], "."))
 
 
 @pytest.mark.parametrize(

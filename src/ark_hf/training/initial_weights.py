@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -10,8 +9,10 @@ from torch import nn
 from ..evaluation.inference import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark import ArkForImageClassification, create_encoder
 from .recipe import PretrainingArguments
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
 def build_student(
@@ -44,7 +45,8 @@ def build_student(
 
 
 def _is_hub_id(init: str) -> bool:
-    return init.count("/") == 1 and not init.startswith((".", "/")) and not Path(init).exists()
+    looks_like_file = init.startswith((".", "/")) or Path(init).suffix in WEIGHTS_SUFFIXES
+    return init.count("/") == 1 and not looks_like_file and not Path(init).exists()
 
 
 def _continue_from(
@@ -71,24 +73,13 @@ def _continue_from(
 
 def _load_imagenet_weights(encoder: nn.Module, config: ArkConfig) -> None:
     try:
-        source = timm.create_model(
-            config.backbone, pretrained=True, num_classes=0, in_chans=config.num_channels, **_size_of(config)
-        )
+        source = create_encoder(config, pretrained=True)
     except Exception as error:  # timm and the Hub client raise many kinds; all mean the weights are not to be had
         raise ValueError(
-            f"init: timm's weights of {config.backbone!r} could not be downloaded ({type(error).__name__}). Without a "
+            f"init: timm's weights of {config.backbone!r} could not be loaded ({type(error).__name__}). Without a "
             "network, give `init` a local weights file."
         ) from error
     encoder.load_state_dict(source.state_dict())
-
-
-def _size_of(config: ArkConfig) -> dict:
-    return {"img_size": config.image_size, **(config.backbone_kwargs or {})} if _fixed_size(config) else {}
-
-
-def _fixed_size(config: ArkConfig) -> bool:
-    pretrained_cfg = timm.get_pretrained_cfg(config.backbone)
-    return pretrained_cfg is not None and pretrained_cfg.fixed_input_size
 
 
 def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:

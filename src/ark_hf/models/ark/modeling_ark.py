@@ -173,7 +173,13 @@ class ArkPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
 
-def _create_encoder(config: ArkConfig) -> nn.Module:
+def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
+    """
+    The timm encoder that the config names, with timm's own weights if `pretrained` (they are downloaded).
+
+    Raises:
+        ValueError: The backbone is unknown, or cannot be built with these settings.
+    """
     import timm  # a second of import time that only building a model needs
 
     if not timm.is_model(config.backbone):
@@ -185,7 +191,7 @@ def _create_encoder(config: ArkConfig) -> nn.Module:
         kwargs["img_size"] = config.image_size
     kwargs |= config.backbone_kwargs or {}
     try:
-        encoder = timm.create_model(config.backbone, pretrained=False, num_classes=0, **kwargs)
+        encoder = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"Backbone {config.backbone!r} cannot be built with {kwargs}: {error}") from error
     _check_window(encoder, config)
@@ -218,7 +224,7 @@ class ArkModel(ArkPreTrainedModel):
     def __init__(self, config: ArkConfig):
         super().__init__(config)
         self.gradient_checkpointing = False  # what transformers asks for; timm's own flag has another name
-        self.encoder = _create_encoder(config)
+        self.encoder = create_encoder(config)
         width = getattr(self.encoder, "head_hidden_size", self.encoder.num_features)
         self.projector: nn.Module | None = None
         if config.projector_dim is not None:
