@@ -7,7 +7,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ark_hf"
 # From the bottom up; a path names a file or all files of a folder
-LAYERS = ["files.py", "models", "labels.py", "data", "evaluation", "training", "hub.py", "pipelines.py", "demo.py"]
+LAYERS = [
+    "files.py",
+    "weights.py",
+    "models",
+    "labels.py",
+    "data",
+    "evaluation",
+    "training",
+    "hub.py",
+    "pipelines.py",
+    "demo.py",
+]
 LAYERS += ["auto.py", "__init__.py", "cli.py"]
 MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py")
 

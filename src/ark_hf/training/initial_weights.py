@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..evaluation.inference import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, create_encoder
+from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
 from .recipe import PretrainingArguments
 
+DEFAULT_IMAGE_SIZE = 224
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
@@ -26,11 +27,11 @@ def build_student(
     """
     torch.manual_seed(args.seed)
     if Path(args.init, "config.json").is_file() or _is_hub_id(args.init):
-        return _continue_from(args.init, tasks)
+        return _continue_from(args.init, tasks, args.image_size)
     config = ArkConfig(
         backbone=args.backbone,
         backbone_kwargs=args.backbone_kwargs,
-        image_size=args.image_size,
+        image_size=args.image_size or DEFAULT_IMAGE_SIZE,
         projector_dim=args.projector_dim,
         projector_type=args.projector_type,
         drop_path_rate=args.drop_path_rate,
@@ -50,7 +51,7 @@ def _is_hub_id(init: str) -> bool:
 
 
 def _continue_from(
-    name_or_path: str, tasks: list[ArkTask]
+    name_or_path: str, tasks: list[ArkTask], image_size: int | None
 ) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
     student, processor = load_ark(name_or_path)
     had = {task.name: task for task in student.config.tasks or []}
@@ -68,6 +69,9 @@ def _continue_from(
         if task.name not in had:
             student.add_task(task)
     student.keep_tasks([task.name for task in tasks] + [name for name in had if name not in {t.name for t in tasks}])
+    if image_size is not None and image_size != student.config.image_size:  # the scale-up of Ark+
+        student.set_image_size(image_size)
+        processor = ArkImageProcessor(size={"height": image_size, "width": image_size})
     return student, processor
 
 
@@ -110,17 +114,11 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ValueError(f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file fails in as many ways as there are files
-        raise ValueError(
-            f"init: {path} cannot be read as weights ({type(error).__name__}); a safetensors file or a state dict "
-            "saved by torch is needed."
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ValueError(f"init: {path} holds no state dict of tensors.")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
+        weights = read_weights_file(path)
+        for key in ("state_dict", "model"):
+            if isinstance(weights.get(key), dict):
+                weights = weights[key]
+        check_tensors(weights, str(path))
+    except UnreadableWeightsError as error:
+        raise ValueError(f"init: {error}") from None
+    return {key.removeprefix("module."): value for key, value in weights.items()}

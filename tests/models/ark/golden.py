@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ark_hf.models.ark.configuration_ark import ArkConfig
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import convert_state_dict
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 
@@ -39,10 +39,6 @@ def golden_config(case: dict, image_size: int | None = None) -> ArkConfig:
     kwargs.pop("encoder_features", None)
     drop_path_rate = kwargs.pop("drop_path_rate", 0.1 if swin else 0.0)
     names = {"num_heads", "depths", "embed_dim", "window_size", "patch_size", "dims"}
-    tasks = [
-        {"name": f"head_{number}", "labels": [f"label_{i}" for i in range(width)]}
-        for number, width in enumerate(case["num_classes_list"])
-    ]
     return ArkConfig(
         backbone="swin_tiny_patch4_window7_224" if swin else "convnext_tiny",
         backbone_kwargs={key: value for key, value in kwargs.items() if key in names},
@@ -50,8 +46,22 @@ def golden_config(case: dict, image_size: int | None = None) -> ArkConfig:
         projector_dim=case["projector_features"],
         projector_type="mlp" if case["use_mlp"] else "linear",
         drop_path_rate=drop_path_rate,
-        tasks=tasks,
+        tasks=golden_tasks(case),
     )
+
+
+def golden_tasks(case: dict) -> list[ArkTask]:
+    return [
+        ArkTask(f"head_{number}", [f"label_{i}" for i in range(width)])
+        for number, width in enumerate(case["num_classes_list"])
+    ]
+
+
+def original_buffers(case: dict) -> dict[str, torch.Tensor]:
+    """The constant attention buffers that an original file holds beside its parameters."""
+    buffers = dict(ArkForImageClassification(golden_config(case)).ark.encoder.named_buffers())
+    names = [key for key, *_ in case["state_dict"] if key not in case["parameter_order"]]
+    return {key: buffers[key] for key in names}
 
 
 def load_original(model: ArkForImageClassification, original: dict[str, torch.Tensor]) -> None:

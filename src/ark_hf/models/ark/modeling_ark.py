@@ -1,6 +1,7 @@
 """Ark: a timm encoder, an optional projector and one head per task (Ma et al., MICCAI 2023; Ark+, Nature 2025)."""
 
 import difflib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,38 @@ class ArkPreTrainedModel(PreTrainedModel):
         # `timm` checkpoints whole stages on its own and takes no checkpointing function
         self.base_model.encoder.set_grad_checkpointing(enable)
         self.base_model.gradient_checkpointing = enable
+
+    def set_image_size(self, image_size: int, window_size: int | None = None) -> None:
+        """
+        Lets a trained model take images of another size, as the scale-up of Ark+ does (Swin-L 384 to 768).
+
+        Attention masks are rebuilt for the new size. Relative position tables are kept as long as the windows stay;
+        those of windows that change (by `window_size`, or where a stage's map becomes smaller than the window) are
+        interpolated by timm, as are a ViT's position embeddings. Convolutional encoders have nothing to change. Give
+        the image processor the same size.
+
+        Args:
+            image_size: New side of the square input, in pixels.
+            window_size: New window of a Swin, in tokens; the present one unless set.
+
+        Raises:
+            ValueError: The encoder cannot be built at this size; the message names sizes that fit.
+        """
+        changed = {} if window_size is None else {"window_size": window_size}
+        kwargs = {**(self.config.backbone_kwargs or {}), **changed} or None
+        values = {**self.config.to_dict(), "image_size": image_size, "backbone_kwargs": kwargs}
+        old, new = self.base_model.encoder, create_encoder(ArkConfig.from_dict(values))
+        reference = next(old.parameters())
+        fit = getattr(sys.modules[type(new).__module__], "checkpoint_filter_fn", None)
+        weights = old.state_dict()
+        new.load_state_dict(fit(weights, new) if fit else weights)
+        trainable = {name for name, parameter in old.named_parameters() if parameter.requires_grad}
+        for name, parameter in new.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        if self.base_model.gradient_checkpointing:
+            new.set_grad_checkpointing()
+        self.base_model.encoder = new.to(device=reference.device, dtype=reference.dtype).train(old.training)
+        self.config.image_size, self.config.backbone_kwargs = image_size, kwargs
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -1,0 +1,259 @@
+"""Reading the weights files of strangers: tensors, numbers and text come in, code never runs."""
+
+import pickle
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file saved by torch before 1.6
+MAX_PICKLE_BYTES = 2**21  # the table of a training checkpoint of Swin-L with its optimiser takes a tenth of that
+
+STORAGES = {
+    f"torch {kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+# What a file may name: tensors, ordered dictionaries, and the float64 scalars of numpy that the originals' learning
+# rate is (numpy 2 and 1 call their constructor differently), whose eight bytes come through _codecs
+CALLABLES = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "collections OrderedDict",
+    "_codecs encode",
+    "numpy dtype",
+    "numpy._core.multiarray scalar",
+    "numpy.core.multiarray scalar",
+}
+FLOAT64_ARGUMENTS, FLOAT64_STATE = ("f8", False, True), (3, "<", None, None, None, -1, -1, 0)
+OPCODES = set(  # of pickle protocol 2, the only one that torch reads without running code
+    "PROTO STOP MARK NONE NEWTRUE NEWFALSE LONG1 BININT BININT1 BININT2 BINFLOAT BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 "
+    "TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE BUILD BINPERSID BINPUT "
+    "LONG_BINPUT BINGET LONG_BINGET SHORT_BINBYTES BINBYTES".split()
+)
+
+
+class UnreadableWeightsError(ValueError):
+    """A weights file that is missing, damaged, of an unknown kind, or that asks to run code."""
+
+
+def read_weights_file(path: str | Path) -> dict[str, Any]:
+    """
+    Reads a file that `torch.save` or safetensors wrote; every checksum is verified, and no code of the file runs.
+
+    Args:
+        path: A zip file of torch, an older torch file (before 1.6), or a safetensors file, whatever its suffix.
+
+    Returns:
+        The dictionary that the file holds. Tensors of zip files are mapped from the file, not yet read.
+
+    Raises:
+        UnreadableWeightsError: There is no such file, it is damaged or of another kind, it holds no dictionary, or it
+            names anything but tensors, numbers, text and containers; the message says which and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnreadableWeightsError(f"{path} is not a file.")
+    try:
+        loaded = _read(path)
+    except UnreadableWeightsError:
+        raise
+    except Exception as error:  # a foreign file fails in as many ways as there are files
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to read the file without protection
+            reason = "its table of tensors is not one of torch's"
+        raise UnreadableWeightsError(
+            f"{path} cannot be read as weights; it is damaged or of another kind ({type(error).__name__}: {reason})."
+        ) from None
+    if not isinstance(loaded, dict):
+        raise UnreadableWeightsError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
+    return loaded
+
+
+def check_tensors(weights: dict[str, Any], where: str) -> None:
+    """
+    Checks that a state dict holds nothing but ordinary tensors with finite values.
+
+    Raises:
+        UnreadableWeightsError: It holds something else, or a tensor that is larger than what the file stores of it
+            (a few bytes can claim to be terabytes).
+    """
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise UnreadableWeightsError(f"{where}: entry {str(key)[:80]!r} is a {type(value).__name__}, no tensor.")
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UnreadableWeightsError(f"{where}: tensor {key!r} of shape {tuple(value.shape)} is not stored whole.")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UnreadableWeightsError(
+                f"{where}: tensor {key!r} holds NaN or infinite values; the training that wrote it had diverged."
+            )
+
+
+def _read(path: Path) -> Any:
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        raise UnreadableWeightsError(f"{path} is empty (0 bytes).")
+    if start[8:9] == b"{":  # after eight bytes of length, a safetensors file begins with its JSON header
+        return load_file(path)
+    is_zip = start.startswith(b"PK")
+    if is_zip:
+        _check_zip(path)
+    else:
+        _check_legacy(path)
+    with torch.serialization.safe_globals(_numpy_scalars()):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+
+
+def _numpy_scalars() -> list[Any]:
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+    return [*((scalar, name) for name in names), (np.dtype, "numpy.dtype"), np.dtypes.Float64DType]
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        tables = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
+        size = path.stat().st_size
+        # torch stores without compression; what is compressed or overlaps can unpack to more than memory holds
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > size or len(set(names)) < len(names):
+            raise UnreadableWeightsError(
+                f"{path} is a zip file, but none that torch wrote (packed or repeated parts)."
+            )
+        if len(tables) != 1:
+            raise UnreadableWeightsError(f"{path} is a zip file without torch's table of tensors, data.pkl.")
+        if tables[0].file_size > MAX_PICKLE_BYTES:
+            raise UnreadableWeightsError(f"{path}: its table of tensors is larger than any checkpoint's.")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise UnreadableWeightsError(f"{path} is damaged: the checksum of {damaged} is wrong. Copy it again.")
+        with archive.open(tables[0]) as file:
+            _check_pickle(file, path, size)
+
+
+def _check_legacy(path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(1) != b"\x80":
+            raise UnreadableWeightsError(f"{path} is not a weights file of torch or safetensors.")
+        file.seek(0)
+        if _check_pickle(file, path, size) != LEGACY_MAGIC:
+            raise UnreadableWeightsError(f"{path} is a pickle file, not a checkpoint that torch wrote.")
+        for _ in range(4):  # protocol version, system, the object, the keys of its storages
+            _check_pickle(file, path, size)
+
+
+class _Global(str):
+    """A name that a pickle refers to: module and attribute."""
+
+
+class _Object:
+    """What calling `made_by` gave: known by its origin only."""
+
+    def __init__(self, made_by: str):
+        self.made_by = made_by
+
+
+def _check_pickle(file: IO[bytes], path: Path, file_size: int) -> Any:
+    """
+    Follows a pickle's instructions without executing any, and refuses all that a checkpoint does not need.
+
+    `torch.load(weights_only=True)`, which reads the file afterwards, runs no foreign code either; but it can be made
+    to fill memory (byte arrays, storages or memo entries of any size) or to hash without end.
+    """
+    start = file.tell()
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name not in OPCODES:
+            raise UnreadableWeightsError(
+                f"{path} uses the pickle instruction {name}, which torch.save does not write unless told to. If you "
+                "trust the file, load it where it was made and save it again with torch.save."
+            )
+        if file.tell() - start > MAX_PICKLE_BYTES:
+            raise UnreadableWeightsError(f"{path}: its table of tensors is larger than any checkpoint's.")
+        if name == "PROTO":
+            continue
+        elif name == "STOP":
+            return stack.pop()
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            if argument > file_size:
+                raise UnreadableWeightsError(f"{path} numbers its parts up to {argument}, more than it can hold.")
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_admitted(argument, path))
+        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            count = len(stack) - marks.pop() if name == "TUPLE" else int(name[-1])
+            stack.append(tuple(_pop(stack, count)))
+        elif name == "EMPTY_TUPLE":
+            stack.append(())
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append(_Object(name))
+        elif name in ("SETITEM", "SETITEMS", "APPEND", "APPENDS"):
+            single = {"SETITEM": 2, "APPEND": 1}
+            items = _pop(stack, single[name] if name in single else len(stack) - marks.pop())
+            if name.startswith("SETITEM") and not all(isinstance(key, (str, int)) for key in items[::2]):
+                raise UnreadableWeightsError(f"{path} holds a dictionary whose keys are neither text nor numbers.")
+        elif name == "BINPERSID":
+            numel = stack.pop()[4]
+            if not isinstance(numel, int) or not 0 <= numel <= file_size:
+                raise UnreadableWeightsError(f"{path} claims a tensor of {numel} numbers, more than it holds.")
+            stack.append(_Object("storage"))
+        elif name == "REDUCE":
+            function, arguments = _pop(stack, 2)
+            stack.append(_call(function, arguments, path))
+        elif name == "BUILD":
+            target, state = _pop(stack, 2)
+            made_by = target.made_by if isinstance(target, _Object) else type(target).__name__
+            if made_by != "collections OrderedDict" and (made_by, state) != ("numpy dtype", FLOAT64_STATE):
+                raise UnreadableWeightsError(f"{path} sets the state of a {made_by}; only float64 scalars are read.")
+            stack.append(target)
+        else:
+            stack.append(argument if opcode.arg else {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+    raise UnreadableWeightsError(f"{path} ends in the middle of its table of tensors.")
+
+
+def _pop(stack: list[Any], count: int) -> list[Any]:
+    if count > len(stack):
+        raise IndexError("the pickle takes more from its stack than it holds")
+    taken = stack[len(stack) - count :]
+    del stack[len(stack) - count :]
+    return taken
+
+
+def _admitted(name: str, path: Path) -> _Global:
+    if name not in STORAGES and name not in CALLABLES:
+        raise UnreadableWeightsError(
+            f"{path} asks for {name.replace(' ', '.')[:100]} when it is opened. Only tensors, numbers and text are "
+            "read, because anything else could run code. If you trust the file, load it where it was made and save "
+            "its state dict alone: torch.save(model.state_dict(), file)."
+        )
+    return _Global(name)
+
+
+def _call(function: Any, arguments: Any, path: Path) -> _Object:
+    if not isinstance(function, _Global) or function not in CALLABLES:
+        raise UnreadableWeightsError(f"{path} calls something that is not a function of torch or numpy.")
+    made_by = [getattr(part, "made_by", None) for part in arguments] if isinstance(arguments, tuple) else None
+    if (
+        (function == "collections OrderedDict" and arguments != ())
+        or (function == "numpy dtype" and arguments != FLOAT64_ARGUMENTS)
+        or (function.endswith(" scalar") and made_by != ["numpy dtype", "_codecs encode"])
+    ):
+        raise UnreadableWeightsError(
+            f"{path} holds a {function.split()[-1]} other than an empty dictionary or a float64 number."
+        )
+    return _Object(function)
