@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ark_hf.training.recipe import (
     CHOICES,
+    QUIRKS,
     UNCERTAIN_POLICIES,
     PretrainingArguments,
     TaskSpec,
@@ -188,6 +189,7 @@ def test_dataset_is_a_folder_under_data_root_or_else_a_hub_id(tmp_path):
         ("min_crop_scale", 1, 1.0),
         ("ema_momentum", 0, 0.0),
         ("reproduce", ["bce_everywhere"], ["bce_everywhere"]),
+        ("reproduce", [*QUIRKS][2:], [*QUIRKS][2:]),
     ],
 )
 def test_value_becomes_the_type_of_its_setting(name, value, expected):
@@ -271,9 +273,17 @@ def test_value_that_would_fail_later_is_refused_by_name(name, value):
         arguments(**{name: value})
 
 
-def test_unknown_quirk_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"reproduce names \['all'\]; available are \('bce_everywhere',\)"):
-        arguments(reproduce=["bce_everywhere", "all"])
+@pytest.mark.parametrize("wrong", ["all", "bce_everywere", "", "BCE_everywhere"])
+def test_unknown_quirk_is_named_with_those_there_are(wrong):
+    with pytest.raises(ValueError) as caught:
+        arguments(reproduce=["bce_everywhere", wrong])
+    assert str(caught.value) == f"reproduce names [{wrong!r}]; available are {tuple(QUIRKS)}."
+
+
+def test_quirk_that_the_ema_mode_leaves_without_effect_is_refused():
+    with pytest.raises(ValueError, match="ema_index_by_pass needs ema_mode: iteration"):
+        arguments(reproduce=["ema_index_by_pass"])
+    assert arguments(reproduce=[*QUIRKS], ema_mode="iteration").reproduce == [*QUIRKS]
 
 
 def test_settings_survive_their_own_dictionary():
@@ -306,7 +316,7 @@ def test_any_settings_give_arguments_or_a_refusal(values):
         args = PretrainingArguments(**{"output_dir": "run", **values})
     except ValueError:
         return
-    assert args.image_size > 0
+    assert args.image_size is None or args.image_size > 0
     assert isinstance(args.backbone_kwargs, dict | None)
     assert all(math.isfinite(value) for value in args.to_dict().values() if isinstance(value, float))
 

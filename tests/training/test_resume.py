@@ -8,9 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from ark_hf.training.pretrain_ark import CyclicPretrainer
+from ark_hf.training.recipe import QUIRKS, PretrainingArguments, TaskSpec
+from ark_hf.training.tasks import load_tasks
 
 from .conftest import TINY
 
@@ -70,8 +75,50 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites):
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
 
 
-def test_two_processes_train_as_one(tmp_path, sites):
-    recipe = write_recipe(tmp_path, sites, cycles=1, drop_path_rate=0.0)
+class Killed(Exception):
+    pass
+
+
+class MortalPretrainer(CyclicPretrainer):
+    """Dies at the end of a step, in the middle of a pass, and writes nothing more."""
+
+    dies_at: int | None = None
+
+    def log_step(self, data, losses, momentum):
+        super().log_step(data, losses, momentum)
+        if self.state.step == self.dies_at:
+            raise Killed
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, optim):
+    # A warm-up of one epoch: the learning rate of every cycle but the first is in proportion to the validation loss.
+    # Without the small layer scale stochastic depth matters
+    settings = {**TINY, "cycles": 3, "save_steps": 2, "warmup_steps": 1, "optim": optim, "weight_decay": 0.01}
+    settings["backbone_kwargs"] = {**TINY["backbone_kwargs"], "ls_init_value": 1.0}
+
+    def pretrainer(name: str) -> MortalPretrainer:
+        args = PretrainingArguments(output_dir=str(tmp_path / name), reproduce=[*QUIRKS], **settings)
+        return MortalPretrainer(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."))
+
+    whole = pretrainer("whole")
+    whole.train()
+    for step in (5, 13, 21):  # cycles of 9 steps: a teacher in train mode, and two rates from a loss read back
+        mortal = pretrainer("killed")
+        mortal.dies_at = step
+        with pytest.raises(Killed):
+            mortal.train()
+    resumed = pretrainer("killed")
+    resumed.train()
+    assert resumed.schedules.learning_rate(resumed.state) == whole.schedules.learning_rate(whole.state) > 1e-3
+    for model in ("ark-cxr", "student"):
+        assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
+
+
+@pytest.mark.parametrize("reproduce", [[], pytest.param([*QUIRKS], marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(tmp_path, sites, reproduce):
+    cycles = 2 if reproduce else 1  # lr_by_val_loss trains from the second on
+    recipe = write_recipe(tmp_path, sites, cycles=cycles, drop_path_rate=0.0, warmup_steps=1, reproduce=reproduce)
     finish(start(recipe, tmp_path / "one"))
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli")
     finish(start(recipe, tmp_path / "two", *launcher))

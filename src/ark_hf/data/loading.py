@@ -128,7 +128,7 @@ class InferenceSamples(TorchDataset):
         return {"image": image, "target": resolve_labels(labels, self.task)}
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        """`pixel_values` (batch, 3, size, size) and `labels`."""
+        """`pixel_values` (batch, 3, size, size), or (batch, 10, 3, size, size) of ten crops, and `labels`."""
         pixel_values = self.processor([sample["image"] for sample in samples], return_tensors="pt")["pixel_values"]
         return {
             "pixel_values": pixel_values,

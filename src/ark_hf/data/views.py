@@ -19,6 +19,15 @@ def sample_generator(seed: int, cycle: int, task: str, sample: int) -> np.random
     return np.random.default_rng([seed, cycle, zlib.crc32(task.encode()), sample])
 
 
+def resize_side(size: int) -> int:
+    """
+    Side to which a radiograph is resized before a crop of `size`: 8/7 of it, which is the originals' 256 for 224.
+
+    For 768 the originals' instructions name 896, a little more than this.
+    """
+    return (8 * size + 3) // 7
+
+
 def student_view(
     image: torch.Tensor, resize: int, size: int, min_crop_scale: float, generator: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:

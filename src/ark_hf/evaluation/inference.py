@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.dicom import UnreadableImageError, read_radiograph
 from ..data.loading import InferenceSamples, iterate
+from ..data.views import resize_side
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
@@ -41,28 +42,53 @@ def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProc
     return model.eval().to(Accelerator().device), processor
 
 
-def head_probabilities(logits: torch.Tensor, task: ArkTask) -> torch.Tensor:
-    """(batch, labels) raw logits of the task's head to probabilities: a sigmoid a label, or a softmax."""
-    return logits.sigmoid() if task.problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:
+    """
+    The processor with one of the original's views (specification of the originals, section 4).
+
+    Args:
+        image_size: Side of the model's input.
+        crops: "whole": what the processor itself does, as a rule one resize to `image_size`, the view of the
+            zero-shot notebook and of pretraining's teacher; "center": a resize to [`resize_side`] and the centre crop,
+            the validation view; "ten": the same resize and the ten crops, the test view.
+
+    Raises:
+        ValueError: `crops` is something else.
+    """
+    if crops not in ("whole", "center", "ten"):
+        raise ValueError(f"crops must be 'whole', 'center' or 'ten', not {crops!r}.")
+    if crops == "whole":
+        return processor
+    return type(processor).from_dict(
+        processor.to_dict(),
+        do_resize=True,
+        intermediate_size=None,
+        size=resize_side(image_size),
+        crop_size=image_size,
+        do_center_crop=crops == "center",
+        do_ten_crop=crops == "ten",
+    )
 
 
 @torch.no_grad()
-def predict_task(
+def predict_logits(
     model: ArkForImageClassification,
     samples: InferenceSamples,
     accelerator: Accelerator,
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
+    all_heads: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Runs one head over all samples; every process gets all rows.
+    Runs the head of the samples' task over all samples, or all heads; every process gets all rows.
 
     Returns:
-        Probabilities, float64 (samples, labels), and targets: float (samples, labels) with NaN unknown, or int
-        (samples,) with -100 unknown.
+        The head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples' processor gives
+        several crops an image; with `all_heads` those that the model gives without a task, whatever the samples' task
+        is; and targets: float (samples, labels) with NaN unknown, or int (samples,) with -100 unknown.
     """
-    task = samples.task
+    head = None if all_heads else samples.task.name
     rows = np.arange(len(samples))[accelerator.process_index :: accelerator.num_processes]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     was_training = model.training
@@ -77,8 +103,8 @@ def predict_task(
     )
     for batch in progress:
         with accelerator.autocast():
-            logits = model(batch["pixel_values"].to(accelerator.device), task=task.name).logits
-        parts.append((head_probabilities(logits.double(), task).cpu().numpy(), batch["labels"].numpy()))
+            logits = _logits(model, batch["pixel_values"].to(accelerator.device), head)
+        parts.append((logits.cpu().numpy(), batch["labels"].numpy()))
     model.train(was_training)
 
     mine = (
@@ -89,6 +115,35 @@ def predict_task(
     return np.stack([row[1] for row in gathered]), np.stack([row[2] for row in gathered])
 
 
+def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndarray:
+    """
+    Probabilities of the task's head: a sigmoid a label, or a softmax, of each crop, and then the mean over the crops.
+
+    For the logits of all heads, pass the model's config in place of the task.
+
+    The original averages probabilities, not logits (specification of the originals, section 8, item 8).
+
+    Args:
+        logits: (samples, labels), or (samples, crops, labels), as [`predict_logits`] gives them.
+
+    Returns:
+        float64 (samples, labels) in [0, 1].
+    """
+    multi_label = task.problem_type == "multi_label_classification"
+    return _mean_probabilities(torch.as_tensor(logits, dtype=torch.float64), multi_label)
+
+
+def _logits(model: ArkForImageClassification, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
+    """float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W)."""
+    logits = model(pixel_values.flatten(0, -4), task=task).logits.double()
+    return logits.unflatten(0, pixel_values.shape[:-3])
+
+
+def _mean_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
+    probabilities = (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).cpu().numpy()
+    return probabilities.mean(axis=1) if probabilities.ndim == 3 else probabilities
+
+
 @torch.no_grad()
 def predict_files(
     model: ArkForImageClassification, processor: ArkImageProcessor, paths: list[Path], batch_size: int = 16
@@ -96,9 +151,12 @@ def predict_files(
     """
     Probabilities of all labels, in `id2label` order, for image files of any kind that [`read_radiograph`] reads.
 
+    If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`].
+
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
+    multi_label = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
     for start in tqdm(range(0, len(paths), batch_size), desc="predicting", unit="batch"):
         images: list[np.ndarray] = []
         results: list[int | str] = []
@@ -111,9 +169,7 @@ def predict_files(
                 results.append(str(error))
         if images:
             pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(model.device)
-            logits = model(pixel_values).logits.double()
-            sigmoid = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
-            probabilities = (logits.sigmoid() if sigmoid else logits.softmax(dim=-1)).cpu().numpy()
+            probabilities = _mean_probabilities(_logits(model, pixel_values), multi_label)
         for path, result in zip(batch, results, strict=True):
             yield path, result if isinstance(result, str) else probabilities[result]
 

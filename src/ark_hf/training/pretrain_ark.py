@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,20 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
-from ..evaluation.inference import predict_task
-from ..evaluation.metrics import auroc, one_vs_rest
+from ..data.task_dataset import has_known_label
+from ..data.views import resize_side
 from ..files import replace_folder, write_json
+from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
 from .checkpoint import load_newest_checkpoint, save_checkpoint
-from .ema import consistency_coefficient, cosine_schedule, update_teacher
+from .ema import update_teacher
 from .initial_weights import build_student
+from .quirks import bce_everywhere, independent_teacher, teacher_train_until_test, zero_idle_grads
 from .recipe import PretrainingArguments
+from .schedules import Schedules, TrainerState
 from .tasks import TaskData
+from .validation import validate
 
 # May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
 RUN_TIME_SETTINGS = (
@@ -37,28 +40,12 @@ RUN_TIME_SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass
-class TrainerState:
-    """Where the run is, and what it has measured: saved with every checkpoint."""
-
-    cycle: int = 0
-    task_index: int = 0
-    step_in_pass: int = 0
-    step: int = 0
-    pass_losses: dict[str, list[float]] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-
-
 class CyclicPretrainer:
     """
     Trains a student on one task after another, in cycles, and an EMA teacher that the student is held close to.
+
+    A cycle is one pass over every task, then a validation. The teacher starts as a copy of the student and is always
+    in eval mode. What the releases do otherwise is off unless `args.reproduce` names it; see quirks.py.
 
     Args:
         args: The settings.
@@ -66,6 +53,10 @@ class CyclicPretrainer:
         student: The model to train; by default the one that `args.init` asks for.
         processor: Makes the teacher's view and normalises the student's; by default a resize to the model's size.
         accelerator: For a tracker or plugin of your own; by default made from `args`.
+        teacher: With `reproduce: [independent_teacher]` and a `student` of your own, the teacher beside it.
+
+    Raises:
+        ValueError: Settings, models and tasks do not fit each other.
     """
 
     def __init__(
@@ -75,6 +66,7 @@ class CyclicPretrainer:
         student: ArkForImageClassification | None = None,
         processor: ArkImageProcessor | None = None,
         accelerator: Accelerator | None = None,
+        teacher: ArkForImageClassification | None = None,
     ):
         self.args, self.tasks = args, tasks
         self.output_dir = Path(args.output_dir)
@@ -86,62 +78,49 @@ class CyclicPretrainer:
         )
         if args.log_with != "none" and accelerator is None and not self.accelerator.log_with:
             raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
-        if student is None:
-            student, saved_processor = build_student(args, [data.task for data in tasks])
-            processor = processor or saved_processor
+        if "lr_by_val_loss" in args.reproduce and not any(
+            data.validation is not None and has_known_label(data.task, data.validation) for data in tasks
+        ):
+            raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
+        student, self.teacher, saved_processor = self._initial_models(student, teacher)
+        processor = processor or saved_processor
         size = student.config.image_size
         self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})
-        resize = args.resize_size or (8 * size + 3) // 7
+        resize = args.resize_size or resize_side(size)
         if resize < size:
             raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")
-        self.views = ViewSettings(
-            resize=resize,
-            size=size,
-            min_crop_scale=args.min_crop_scale,
-            teacher_view=args.teacher_view,
-        )
+        self.views = ViewSettings(resize, size, args.min_crop_scale, args.teacher_view)
         if args.channels_last:
             student.to(memory_format=torch.channels_last)
-        self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
+            self.teacher.to(memory_format=torch.channels_last)
+        self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.activation_checkpointing_enable()
         self.optimizer: Any
         self.student: Any
         self.student, self.optimizer = self.accelerator.prepare(student, self._create_optimizer(student))
         self.state = TrainerState()
+        self.schedules = Schedules(args, len(tasks), sum(self.steps_in_pass(data) for data in tasks))
         self.accelerator.register_for_checkpointing(self.teacher, self.state)
 
-    # The plan of the run ------------------------------------------------------------------------------------------
-
-    def steps_in_pass(self, data: TaskData) -> int:
-        return math.ceil(len(data.train) / self.args.batch_size)
-
-    @property
-    def steps_in_cycle(self) -> int:
-        return sum(self.steps_in_pass(data) for data in self.tasks)
-
-    @property
-    def total_steps(self) -> int:
-        return self.args.cycles * self.steps_in_cycle
-
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of step number `step`, from 0."""
-        warmup = self.args.warmup_steps
-        warmup = round(warmup * self.total_steps) if warmup < 1 else int(warmup)
-        peak = self.args.learning_rate
-        end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
-        return cosine_schedule(peak, end, step, self.total_steps, warmup, peak / max(warmup, 1))
-
-    def teacher_momentum(self) -> float:
-        """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""
-        if self.args.ema_mode == "epoch":
-            index, length = (
-                self.state.cycle * len(self.tasks) + self.state.task_index,
-                self.args.cycles * len(self.tasks),
+    def _initial_models(
+        self, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None
+    ) -> tuple[ArkForImageClassification, ArkForImageClassification, ArkImageProcessor | None]:
+        independent, processor = "independent_teacher" in self.args.reproduce, None
+        if (teacher is not None) != (independent and student is not None):
+            raise ValueError(
+                "With reproduce: [independent_teacher] a `student` of your own needs a `teacher`; in every other case "
+                "the trainer makes the teacher."
             )
-        else:
-            index, length = self.state.step, self.total_steps
-        return cosine_schedule(self.args.ema_momentum, 1.0, index, length)
+        if student is None:
+            tasks = [data.task for data in self.tasks]
+            student, processor = build_student(self.args, tasks)
+            teacher = independent_teacher(self.args, tasks) if independent else None
+        if teacher is None:
+            teacher = copy.deepcopy(student)
+        if _shapes(teacher) != _shapes(student):
+            raise ValueError("The teacher's architecture and heads must be the student's.")
+        return student, teacher, processor
 
     def _create_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         decayed: list[nn.Parameter] = []
@@ -155,6 +134,9 @@ class CyclicPretrainer:
         if self.args.optim == "adamw":
             return torch.optim.AdamW(groups, lr=self.args.learning_rate)
         return torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
+
+    def steps_in_pass(self, data: TaskData) -> int:
+        return math.ceil(len(data.train) / self.args.batch_size)
 
     # Running ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +155,7 @@ class CyclicPretrainer:
         if self.accelerator.log_with:
             self.accelerator.init_trackers("ark-hf", config=_flat(self.args.to_dict()))
         with tqdm(
-            total=self.total_steps,
+            total=self.schedules.total_steps,
             initial=self.state.step,
             desc="pretraining",
             unit="step",
@@ -190,10 +172,12 @@ class CyclicPretrainer:
     def _run_pass(self, data: TaskData) -> None:
         due = False
         self.student.train()
+        if "teacher_train_until_test" in self.args.reproduce:
+            teacher_train_until_test(self.teacher, self.state.cycle)
         self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.task.name}")
         for batches in self.train_batches(data, self.state.step_in_pass):
-            momentum = self.teacher_momentum()
-            losses = self._train_step(data, batches, momentum)
+            momentum = self.schedules.teacher_momentum(self.state)
+            losses = self._train_step(data, batches)
             if self.args.ema_mode == "iteration":
                 self._update_teacher(momentum)
             self.log_step(data, losses, momentum)
@@ -204,7 +188,7 @@ class CyclicPretrainer:
             if due and self.state.step_in_pass < self.steps_in_pass(data):
                 self._save_checkpoint()
         if self.args.ema_mode == "epoch":
-            self._update_teacher(self.teacher_momentum())
+            self._update_teacher(self.schedules.teacher_momentum(self.state))
         self.state.task_index += 1
         self.state.step_in_pass = 0
         if due and self.state.task_index < len(self.tasks):
@@ -228,18 +212,18 @@ class CyclicPretrainer:
         for groups in plan:
             yield [next(loaded) for _ in groups]
 
-    def _train_step(self, data: TaskData, batches: list[dict[str, torch.Tensor]], momentum: float) -> dict[str, float]:
+    def criterion(self, labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:
+        """The labels and the problem type that the loss is computed with, in training and in validation."""
+        return bce_everywhere(labels, task) if "bce_everywhere" in self.args.reproduce else (labels, task.problem_type)
+
+    def _train_step(self, data: TaskData, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         """One optimiser step; returns the global means of the losses before it."""
-        coefficient = consistency_coefficient(momentum, self.args.ema_momentum, self.args.consistency)
+        coefficient = self.schedules.consistency_coefficient(self.state)
         device = self.accelerator.device
         batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
-        problem_type = data.task.problem_type
-        if "bce_everywhere" in self.args.reproduce and problem_type == "single_label_classification":
-            problem_type = "multi_label_classification"
-            for batch in batches:
-                batch["labels"] = _one_hot(batch["labels"], len(data.task.labels))
         for batch in batches:
-            batch["labels"] = _without_padding(batch["labels"], batch["weight"])
+            labels, problem_type = self.criterion(batch["labels"], data.task)
+            batch["labels"] = _without_padding(labels, batch["weight"])
         counts = torch.zeros(2, device=device)
         for batch in batches:
             known = known_elements(batch["labels"], problem_type).sum()
@@ -247,7 +231,7 @@ class CyclicPretrainer:
         num_known, num_samples = self.accelerator.reduce(counts, "sum").unbind()
 
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.state.step)
+            group["lr"] = self.schedules.learning_rate(self.state)
         totals = torch.zeros(2, device=device)
         for number, batch in enumerate(batches):
             self._seed_step(number)
@@ -265,6 +249,8 @@ class CyclicPretrainer:
             totals += torch.stack([task_loss.detach(), consistency.detach()])
         if self.args.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm)
+        if "zero_idle_grads" in self.args.reproduce:
+            zero_idle_grads(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task_loss, consistency = self.accelerator.reduce(totals, "sum").tolist()
@@ -295,12 +281,13 @@ class CyclicPretrainer:
             self.state.pass_losses.setdefault(f"{data.task.name}/{key}", []).append(losses[key])
         if self.state.step % self.args.logging_steps == 0:
             values = {f"{data.task.name}/{key}": value for key, value in losses.items()}
-            values |= {"learning_rate": self.learning_rate(self.state.step), "teacher_momentum": momentum}
+            values |= {"learning_rate": self.schedules.learning_rate(self.state), "teacher_momentum": momentum}
             self.accelerator.log(values, step=self.state.step)
 
     # The end of a cycle -------------------------------------------------------------------------------------------
 
     def _finish_cycle(self, started: float) -> None:
+        self.teacher.eval()  # until here, teacher_train_until_test may have had it in train mode
         validation = {
             "student": self.validate(self.accelerator.unwrap_model(self.student), "student"),
             "teacher": self.validate(self.teacher, "teacher"),
@@ -322,7 +309,11 @@ class CyclicPretrainer:
         if improved:
             self.state.best = {"cycle": self.state.cycle, "mean_auroc": mean}
         self.accelerator.log(
-            {f"validation/{name}_mean_auroc": values["mean_auroc"] for name, values in validation.items()},
+            {
+                f"validation/{name}_{figure}": values[figure]
+                for name, values in validation.items()
+                for figure in ("mean_loss", "mean_auroc")
+            },
             step=self.state.step,
         )
         self.progress.write(
@@ -335,30 +326,24 @@ class CyclicPretrainer:
         self._save_checkpoint()
 
     def validate(self, model: ArkForImageClassification, name: str) -> dict[str, Any]:
-        """Validation AUROC a label and task; labels whose AUROC is undefined are NaN and left out of the means."""
-        tasks: dict[str, dict[str, Any]] = {}
-        for data in self.tasks:
-            if data.validation is None:
-                continue
-            samples = InferenceSamples(data.validation, data.task, self.processor)
-            scores, targets = predict_task(
-                model,
-                samples,
-                self.accelerator,
-                self.args.eval_batch_size or self.args.batch_size,
-                self.args.dataloader_num_workers,
-                description=f"validating {name}, {data.task.name}",
-            )
-            if targets.ndim == 1:
-                targets = one_vs_rest(targets, len(data.task.labels))
-            aurocs = [auroc(targets[:, i], scores[:, i]) for i in range(scores.shape[1])]
-            tasks[data.task.name] = {
-                "mean_auroc": _mean_of_defined(aurocs),
-                "auroc": dict(zip(data.task.labels, aurocs, strict=True)),
-                "positives": dict(zip(data.task.labels, np.nansum(targets, axis=0).astype(int).tolist(), strict=True)),
-                "samples": len(samples),
-            }
-        return {"mean_auroc": _mean_of_defined([task["mean_auroc"] for task in tasks.values()]), "tasks": tasks}
+        """Loss and AUROC on the validation splits; [`validation.validate`] says which."""
+        return validate(
+            model,
+            self.validation_samples(),
+            self.criterion,
+            self.accelerator,
+            self.args.eval_batch_size or self.args.batch_size,
+            self.args.dataloader_num_workers,
+            name,
+        )
+
+    def validation_samples(self) -> list[InferenceSamples]:
+        """The validation split of each task that has one."""
+        return [
+            InferenceSamples(data.validation, data.task, self.processor)
+            for data in self.tasks
+            if data.validation is not None
+        ]
 
     def _save_models(self, improved: bool) -> None:
         student = self.accelerator.unwrap_model(self.student)
@@ -396,21 +381,13 @@ class CyclicPretrainer:
         )
 
 
-def _one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    if labels.is_floating_point():
-        return labels
-    one_hot = F.one_hot(labels.clamp(min=0), num_classes).float()
-    return one_hot.masked_fill((labels == -100)[:, None], torch.nan)
-
-
 def _without_padding(labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     padding = (weight == 0).reshape(-1, *[1] * (labels.ndim - 1))
     return labels.masked_fill(padding, torch.nan if labels.is_floating_point() else -100)
 
 
-def _mean_of_defined(values: list[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in model.state_dict().items()}
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

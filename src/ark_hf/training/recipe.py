@@ -21,7 +21,16 @@ CHOICES = {
     "teacher_view": ("resize", "student"),
     "mixed_precision": ("no", "fp16", "bf16"),
 }
-REPRODUCIBLE_QUIRKS = ("bce_everywhere",)
+# What the releases do otherwise; each is off unless `reproduce` names it
+QUIRKS = {
+    "lr_by_val_loss": "the learning rate is a cosine of 200 epochs, read each cycle at the student's last validation "
+    "loss in place of the epoch",
+    "ema_index_by_pass": "with ema_mode iteration, the momentum's index is the number of the pass plus the step in it",
+    "zero_idle_grads": "momentum and weight decay also move a head during other tasks' passes, as under torch 1.13",
+    "independent_teacher": "the teacher's weights are drawn apart from the student's where init does not cover them",
+    "teacher_train_until_test": "stochastic depth in the teacher until the releases' first test: in the first cycle",
+    "bce_everywhere": "binary cross-entropy for single-label tasks too, as in MICCAI 2023",
+}
 
 
 def _help(text: str) -> dict[str, str]:
@@ -65,12 +74,17 @@ class PretrainingArguments:
         default="none",
         metadata=_help(
             "none, imagenet (timm's weights, downloaded), a local weights file of the encoder, or a folder or Hub id "
-            "of an ark-cxr to continue; its architecture then replaces backbone, image_size and projector settings."
+            "of an ark-cxr to continue; its architecture then replaces backbone and projector settings."
         ),
     )
     backbone: str = field(default="swin_base_patch4_window7_224", metadata=_help("timm name of the encoder."))
     backbone_kwargs: dict | str | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
-    image_size: int = field(default=224, metadata=_help("Side of the input in pixels."))
+    image_size: int | None = field(
+        default=None,
+        metadata=_help(
+            "Side of the input in pixels: 224 unless set, or that of the ark-cxr in init, which it changes."
+        ),
+    )
     resize_size: int | None = field(
         default=None, metadata=_help("Side to which the student's image is resized before cropping; 8/7 image_size.")
     )
@@ -86,8 +100,16 @@ class PretrainingArguments:
     learning_rate: float = field(default=0.3, metadata=_help("Highest learning rate."))
     weight_decay: float = field(default=0.0, metadata=_help("Not applied to biases and norms."))
     max_grad_norm: float | None = field(default=None, metadata=_help("Clip gradients to this norm; null for never."))
-    lr_scheduler_type: str = field(default="cosine", metadata=_help("cosine (to 0 over the run) or constant."))
-    warmup_steps: float = field(default=0.1, metadata=_help("Linear warm-up: steps, or below 1 a share of the run."))
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata=_help("cosine (to 0 over the run) or constant; without effect if reproduce names lr_by_val_loss."),
+    )
+    warmup_steps: float = field(
+        default=0.1,
+        metadata=_help(
+            "Linear warm-up: steps, or below 1 a share of the run; with lr_by_val_loss epochs, or a share of its 200."
+        ),
+    )
     ema_mode: str = field(
         default="epoch", metadata=_help("Update the teacher after each pass (epoch) or step (iteration).")
     )
@@ -120,7 +142,10 @@ class PretrainingArguments:
     logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
     seed: int = field(default=0, metadata=_help("Seed of weights, order, views and label smoothing."))
     reproduce: list[str] = field(
-        default_factory=list, metadata=_help(f"Quirks of the releases to switch on: {', '.join(REPRODUCIBLE_QUIRKS)}.")
+        default_factory=list,
+        metadata=_help(
+            f"Quirks of the releases to switch on. {'; '.join(f'{name}: {text}' for name, text in QUIRKS.items())}."
+        ),
     )
 
     def __post_init__(self):
@@ -144,9 +169,13 @@ class PretrainingArguments:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.min_crop_scale <= 1:
             raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
-        unknown = [quirk for quirk in self.reproduce if quirk not in REPRODUCIBLE_QUIRKS]
+        unknown = [quirk for quirk in self.reproduce if quirk not in tuple(QUIRKS)]
         if unknown:
-            raise ValueError(f"reproduce names {unknown}; available are {REPRODUCIBLE_QUIRKS}.")
+            raise ValueError(f"reproduce names {unknown}; available are {tuple(QUIRKS)}.")
+        if "ema_index_by_pass" in self.reproduce and self.ema_mode == "epoch":
+            raise ValueError(
+                "reproduce: ema_index_by_pass needs ema_mode: iteration; with epoch the index is the pass's already."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

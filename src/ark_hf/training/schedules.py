@@ -1,0 +1,120 @@
+"""Where a run is, and what follows: learning rate, momentum of the teacher, weight of the consistency loss."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .recipe import PretrainingArguments
+
+# The releases' defaults of --epochs, --warmup-lr and --min-lr, which the published commands leave alone
+RELEASE_EPOCHS, RELEASE_WARMUP_RATE, RELEASE_LOWEST_RATE = 200, 1e-6, 1e-5
+
+
+@dataclass
+class TrainerState:
+    """Where the run is, and what it has measured: saved with every checkpoint."""
+
+    cycle: int = 0
+    task_index: int = 0
+    step_in_pass: int = 0
+    step: int = 0
+    pass_losses: dict[str, list[float]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    @property
+    def validation_loss(self) -> float:
+        """The student's mean loss after the last cycle; 0 in the first."""
+        return self.history[-1]["validation"]["student"]["mean_loss"] if self.history else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The values that a run's settings ask for, at any state of it."""
+
+    args: PretrainingArguments
+    num_tasks: int
+    steps_in_cycle: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.args.cycles * self.steps_in_cycle
+
+    def pass_number(self, state: TrainerState) -> int:
+        """Number of the present pass, counted from 0 over the whole run."""
+        return state.cycle * self.num_tasks + state.task_index
+
+    def learning_rate(self, state: TrainerState) -> float:
+        """Learning rate of the present step."""
+        peak = self.args.learning_rate
+        if "lr_by_val_loss" in self.args.reproduce:
+            return lr_by_val_loss(peak, self.args.warmup_steps, state.validation_loss)
+        warmup = warmup_length(self.args.warmup_steps, self.total_steps)
+        end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
+        return cosine_schedule(peak, end, state.step, self.total_steps, warmup, peak / max(warmup, 1))
+
+    def teacher_momentum(self, state: TrainerState) -> float:
+        """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""
+        if self.args.ema_mode == "epoch":
+            index, length = self.pass_number(state), self.args.cycles * self.num_tasks
+        elif "ema_index_by_pass" in self.args.reproduce:
+            index, length = self.pass_number(state) + state.step_in_pass, self.total_steps
+        else:
+            index, length = state.step, self.total_steps
+        return cosine_schedule(self.args.ema_momentum, 1.0, index, length)
+
+    def consistency_coefficient(self, state: TrainerState) -> float:
+        """Weight of the consistency loss in the present step: it rises with the teacher's momentum."""
+        momentum = self.teacher_momentum(state)
+        if "ema_index_by_pass" in self.args.reproduce:  # the releases read it once a pass
+            momentum = cosine_schedule(self.args.ema_momentum, 1.0, self.pass_number(state), self.total_steps)
+        return consistency_coefficient(momentum, self.args.ema_momentum, self.args.consistency)
+
+
+def cosine_schedule(
+    start: float, end: float, index: int, length: int, warmup: int = 0, warmup_start: float = 0.0
+) -> float:
+    """
+    Value number `index` (from 0) of `length` values: the first `warmup` rise in a line from `warmup_start` to `start`,
+    the others follow a cosine from `start` to `end`, which is never reached.
+    """
+    if index < warmup:
+        return warmup_start + (start - warmup_start) * index / max(warmup - 1, 1)
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (index - warmup) / (length - warmup)))
+
+
+def warmup_length(warmup_steps: float, length: int) -> int:
+    """Length of the warm-up: `warmup_steps`, or below 1 that share of the `length` of the schedule."""
+    return round(warmup_steps * length) if warmup_steps < 1 else int(warmup_steps)
+
+
+def consistency_coefficient(momentum: float, initial_momentum: float, maximum: float) -> float:
+    """Weight of the consistency loss: rises from 0 to `maximum` as the momentum rises from its start to 1."""
+    return maximum * (momentum - initial_momentum) / (1 - initial_momentum)
+
+
+def lr_by_val_loss(peak: float, warmup_steps: float, validation_loss: float) -> float:
+    """
+    Learning rate of a cycle under the quirk of that name: timm 0.5.4's cosine over 200 epochs, given the validation
+    loss in place of the epoch (specification of the originals, section 6).
+
+    A loss seldom reaches the length of the warm-up, so the rate follows the loss, stays low and never decays.
+
+    Args:
+        peak: Rate at the end of the warm-up.
+        warmup_steps: Epochs of the warm-up, or below 1 a share of the 200; the cosine is not shifted by it.
+        validation_loss: Not negative; 0 in the first cycle.
+    """
+    warmup = warmup_length(warmup_steps, RELEASE_EPOCHS)
+    if validation_loss < warmup:
+        return RELEASE_WARMUP_RATE + validation_loss * (peak - RELEASE_WARMUP_RATE) / warmup
+    if validation_loss < RELEASE_EPOCHS:
+        cosine = math.cos(math.pi * validation_loss / RELEASE_EPOCHS)
+        return RELEASE_LOWEST_RATE + 0.5 * (peak - RELEASE_LOWEST_RATE) * (1 + cosine)
+    return RELEASE_LOWEST_RATE
