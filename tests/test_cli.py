@@ -5,14 +5,18 @@ import json
 import shutil
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from ark_hf.cli import main
+from ark_hf.cli import Transfers, main
 from ark_hf.data.build import build_phantom_sites
+from ark_hf.evaluation.zeroshot import PUBLISHED_TRANSFERS
+from tests.models.ark.original_files import swin_state_dict
 from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
 
 
@@ -36,7 +40,8 @@ def error_of(capsys, *argv) -> str:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["demo"], ["pretrain"], ["evaluate"], ["predict"], ["data"], ["data", "build", "generic"]]
+    "verb",
+    [[], ["demo"], ["pretrain"], ["evaluate"], ["predict"], ["convert"], ["data"], ["data", "build", "generic"]],
 )
 def test_help_loads_no_torch(verb):
     code = (
@@ -100,6 +105,130 @@ def test_predict_writes_a_row_an_image_and_lists_unreadable_files(trained, tmp_p
         assert float(rows["sixteen.png"][name]) == pytest.approx(float(rows["eight_bright.png"][name]), abs=2e-3)
     (unreadable,) = csv.DictReader((tmp_path / "predictions.unreadable.csv").open())
     assert unreadable["image"].endswith("text.png") and unreadable["reason"]
+
+
+def test_crops_change_the_view(trained, tmp_path, capsys):
+    model, city = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_city")
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 50), np.uint8)).save(picture)
+    predictions, aurocs = set(), set()
+    for crops in ("whole", "center", "ten"):
+        out = tmp_path / f"{crops}.csv"
+        assert main(["predict", model, str(picture), "--out", str(out), "--crops", crops]) == 0
+        predictions.add(out.read_text().splitlines()[1])
+        arguments = ["--out", str(tmp_path / crops), "--bootstrap", "0", "--crops", crops]
+        assert main(["evaluate", model, city, *arguments]) == 0
+        report = json.loads((tmp_path / crops / "report.json").read_text())
+        assert report["crops"] == crops
+        aurocs.add(tuple(label["auroc"] for label in report["tasks"][0]["labels"]))
+    assert len(predictions) == 3 and len(aurocs) > 1
+    with pytest.raises(SystemExit):
+        main(["predict", model, str(picture), "--crops", "five"])
+    assert "invalid choice: 'five'" in capsys.readouterr().err
+
+
+CITY = {"Pleural Effusion": ["phantom_city/Effusion"], "Enlarged Heart": ["phantom_city/Cardiomegaly"]}
+SPOTS = {"Enlarged Heart": [], "Pneumothorax": ["phantom_city/Nodule", "phantom_coast/viral"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], CITY | {"Pneumothorax": []}),
+        (["--heads", "phantom_city"], CITY | {"Pneumothorax": []}),
+        (["--synonyms", "names.yaml"], CITY | {"Enlarged Heart": [], "Pneumothorax": []}),
+        (["--synonyms", "names.yaml", "--related"], CITY | SPOTS),
+    ],
+)
+def test_zero_shot_evaluation_of_a_site_without_a_head(trained, tmp_path, capsys, monkeypatch, options, expected):
+    model, lake = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_lake")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.yaml").write_text(
+        "findings: {Effusion: [Pleural Effusion], Air: [Pneumothorax], Spot: [Nodule], Cold: [viral]}\n"
+        "related: {Air: [Spot, Cold]}\n"
+    )
+    assert main(["evaluate", model, lake, "--out", "out", "--bootstrap", "20", "--zero_shot", *options]) == 0
+    printed = capsys.readouterr().out
+    (report,) = json.loads((tmp_path / "out/report.json").read_text())["tasks"]
+    used = {
+        label: [f"{match['task']}/{match['label']}" for match in matches]
+        for label, matches in report["matches"].items()
+    }
+    assert used == expected
+    aurocs = {result["label"]: result["auroc"] for result in report["labels"]}
+    assert aurocs == pytest.approx(mean_column_aurocs(model, lake, used), abs=1e-9)
+    without_baseline = [result["label"] for result in report["baseline_labels"] if result["auroc"] is None]
+    assert without_baseline == [label for label, names in used.items() if not names]
+    for label, names in used.items():
+        line = next(line for line in printed.splitlines() if line.startswith(f"- {label}: "))
+        assert all(name in line for name in names) if names else "nothing matches" in line
+
+
+def mean_column_aurocs(model_dir, dataset, used) -> dict[str, float | None]:
+    """AUROC of the mean of the named columns over the dataset's test split, None without columns."""
+    from ark_hf.data.task_dataset import load_task_dataset
+    from ark_hf.evaluation.inference import load_ark
+    from ark_hf.evaluation.metrics import auroc
+
+    model, processor = load_ark(model_dir)
+    rows = load_task_dataset(dataset, "test")
+    with torch.no_grad():
+        logits = model(processor(list(rows["image"]), return_tensors="pt").pixel_values).logits
+    columns = dict(zip(model.config.id2label.values(), logits.double().sigmoid().T.numpy(), strict=True))
+    return {
+        label: auroc(target, np.mean([columns[name] for name in used[label]], axis=0)) if used[label] else None
+        for label, target in zip(used, np.array(rows["labels"]).T, strict=True)
+    }
+
+
+def test_zero_shot_options_that_make_no_sense(trained, tmp_path, capsys):
+    model, sites = str(trained / "run/ark-cxr"), trained / "sites"
+    lake, hill, city = (str(sites / f"phantom_{name}") for name in ("lake", "hill", "city"))
+    assert "--heads is for zero-shot transfer" in error_of(capsys, "evaluate", model, lake, "--heads", "phantom_city")
+    assert "--synonyms is for zero-shot transfer" in error_of(capsys, "evaluate", model, lake, "--synonyms", "x.yaml")
+    assert "--related is for zero-shot transfer" in error_of(capsys, "evaluate", model, lake, "--related")
+    transfer = ["evaluate", model, lake, "--transfer", "node21"]
+    assert "leave out --heads" in error_of(capsys, *transfer, "--heads", "phantom_city")
+    assert "leave out --related" in error_of(capsys, *transfer, "--related")
+    assert "scores with chestxray14/Nodule, which the model lacks" in error_of(capsys, *transfer)
+    named = f"phantom_city={lake}"
+    assert "name heads by --heads" in error_of(capsys, "evaluate", model, named, "--zero_shot")
+    assert "'phantom_city' is not new to it" in error_of(capsys, "evaluate", model, city, "--zero_shot")
+    assert "stands for 'Tuberculosis'" in error_of(capsys, "evaluate", model, hill, "--zero_shot")
+    unknown = ["--zero_shot", "--heads", "phantom_town"]
+    assert "no head 'phantom_town'" in error_of(capsys, "evaluate", model, lake, *unknown)
+    missing = ["--zero_shot", "--synonyms", str(tmp_path / "none.yaml")]
+    assert "Cannot read the synonym table" in error_of(capsys, "evaluate", model, lake, *missing)
+
+
+def test_the_transfers_on_offer_are_the_published_ones():
+    assert list(typing.get_args(Transfers)) == list(PUBLISHED_TRANSFERS)
+
+
+def test_convert(tmp_path, capsys):
+    checkpoint, out = tmp_path / "Ark6.pth.tar", tmp_path / "ark-cxr"
+    torch.save(swin_state_dict(), checkpoint)
+    assert main(["convert", str(checkpoint), "--out", str(out), "--image_size", "64"]) == 0
+    printed = capsys.readouterr().out
+    assert "image size: 32 (from attention masks and windows), changed to 64" in printed
+    assert "heads: mimic_cxr (14), chexpert (14), chestxray14 (14), rsna (3), vindr_cxr (6), shenzhen (1)" in printed
+    assert "none missing, none left over" in printed
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 50), np.uint8)).save(picture)
+    assert main(["predict", str(out), str(picture), "--out", str(tmp_path / "predictions.csv")]) == 0
+    (row,) = csv.DictReader((tmp_path / "predictions.csv").open())
+    assert len(row) == 53 and "vindr_cxr/Tuberculosis" in row
+
+    before = (out / "config.json").read_bytes()
+    assert "exists and is not empty" in error_of(capsys, "convert", str(checkpoint), "--out", str(out))
+    assert (out / "config.json").read_bytes() == before
+    other = ["convert", str(checkpoint), "--out", str(tmp_path / "other")]
+    assert "is not a file" in error_of(capsys, "convert", "missing.pth", *other[2:])
+    assert "holds no student" in error_of(capsys, *other, "--key", "student")
+    assert "Cannot read the tasks" in error_of(capsys, *other, "--tasks", str(tmp_path / "missing.yaml"))
+    assert "use a multiple of 16" in error_of(capsys, *other, "--image_size", "40")
+    assert "--image_size must be at least 1" in error_of(capsys, *other, "--image_size", "0")
+    assert not (tmp_path / "other").exists()
 
 
 def test_data_build_generic(tmp_path, capsys):

@@ -5,13 +5,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transformers import HfArgumentParser
 
 from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
 
 Arguments = TypeVar("Arguments")
+Crops = Literal["whole", "center", "ten"]
+CROPS_HELP = (
+    "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
+    "model's size; ten: probabilities averaged over its centre, its corners and their mirror images, the originals' "
+    "test (ten times the work and memory)."
+)
+Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 
@@ -32,11 +39,34 @@ class EvaluateArguments:
     )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
     batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+    zero_shot: bool = field(
+        default=False,
+        metadata={
+            "help": "For datasets that the model was not trained on: a label is scored by the mean probability of all "
+            "the model's labels that stand for it, by name or through the synonym table."
+        },
+    )
+    heads: list[str] = field(default_factory=list, metadata={"help": "With --zero_shot: use these heads only."})
+    related: bool = field(
+        default=False, metadata={"help": "With --zero_shot: findings that the table calls related count too."}
+    )
+    synonyms: str | None = field(
+        default=None, metadata={"help": "With --zero_shot: YAML table of names in place of the package's own."}
+    )
+    transfer: Transfers | None = field(
+        default=None, metadata={"help": "Zero-shot with the one label of one head that the Ark papers use there."}
+    )
 
     def __post_init__(self):
         _check_at_least(1, batch_size=self.batch_size)
         _check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
+        given = [name for name in ("heads", "related", "synonyms") if getattr(self, name)]
+        if given and not self.zero_shot and self.transfer is None:
+            raise ValueError(f"--{given[0]} is for zero-shot transfer: add --zero_shot.")
+        if self.transfer is not None and (self.heads or self.related):
+            raise ValueError(f"--transfer names its head and label itself: leave out --{given[0]}.")
 
 
 @dataclass
@@ -45,9 +75,30 @@ class PredictArguments:
         default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
+    crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
 
     def __post_init__(self):
         _check_at_least(1, batch_size=self.batch_size)
+
+
+@dataclass
+class ConvertArguments:
+    out: str = field(default="ark-cxr", metadata={"help": "New folder of the converted model."})
+    key: Literal["teacher", "student"] | None = field(
+        default=None,
+        metadata={"help": "Which model of a training checkpoint; the teacher, if there is one, unless said."},
+    )
+    tasks: str | None = field(
+        default=None,
+        metadata={"help": "YAML list of the heads' names and labels, in order; known for the released models."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the input in pixels; the file's own unless set, 224 for a ConvNeXt."}
+    )
+
+    def __post_init__(self):
+        if self.image_size is not None:
+            _check_at_least(1, image_size=self.image_size)
 
 
 @dataclass
@@ -147,23 +198,47 @@ def evaluate(argv: list[str]) -> int:
         },
     )
     _quiet()
-    from .evaluation.inference import load_ark
-    from .evaluation.report import evaluate_task, load_evaluation_data, report_text, write_report
+    from .evaluation.inference import load_ark, with_crops
+    from .evaluation.report import (
+        evaluate_task,
+        load_evaluation_data,
+        load_zero_shot_data,
+        report_text,
+        write_report,
+    )
+    from .evaluation.zeroshot import PUBLISHED_TRANSFERS
+    from .labels import read_synonyms
 
+    datasets = [_head_and_dataset(dataset) for dataset in given.datasets]
+    zero_shot = args.zero_shot or args.transfer is not None
+    if zero_shot and any(head is not None for head, _ in datasets):
+        raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
+    synonyms = read_synonyms(args.synonyms)
     model, processor = load_ark(given.model)
+    processor = with_crops(processor, model.config.image_size, args.crops)
     loaded = []
-    for dataset in given.datasets:
-        head, separator, path = dataset.partition("=")
-        named = separator and not Path(dataset).exists()
-        loaded.append(load_evaluation_data(model, path if named else dataset, args.split, head if named else None))
+    for head, dataset in datasets:
+        if zero_shot:
+            transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
+            heads = args.heads or None
+            data = load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
+        else:
+            data = load_evaluation_data(model, dataset, args.split, head)
+        loaded.append(data)
     reports = [
         evaluate_task(model, processor, data, args.batch_size, num_bootstrap=args.bootstrap, seed=args.seed)
         for data in loaded
     ]
     print(report_text(reports))
     if args.out is not None:
-        print(f"The report is in {write_report(reports, Path(args.out), {'model': Path(given.model).name})}.")
+        facts = {"model": Path(given.model).name, "crops": args.crops}
+        print(f"The report is in {write_report(reports, Path(args.out), facts)}.")
     return 0
+
+
+def _head_and_dataset(text: str) -> tuple[str | None, str]:
+    head, separator, dataset = text.partition("=")
+    return (head, dataset) if separator and not Path(text).exists() else (None, text)
 
 
 def predict(argv: list[str]) -> int:
@@ -177,9 +252,10 @@ def predict(argv: list[str]) -> int:
     )
     paths = _image_files(given.paths)
     _quiet()
-    from .evaluation.inference import load_ark, predict_files, write_predictions
+    from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
 
     model, processor = load_ark(given.model)
+    processor = with_crops(processor, model.config.image_size, args.crops)
     results = predict_files(model, processor, paths, args.batch_size)
     read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
     print(f"{read} images are in {args.out}.")
@@ -200,6 +276,26 @@ def _image_files(paths: list[str]) -> list[Path]:
     if not files:
         raise ValueError(f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)} in {', '.join(paths)}.")
     return files
+
+
+def convert(argv: list[str]) -> int:
+    args, given = parse(
+        ConvertArguments,
+        "convert",
+        argv,
+        "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package.",
+        checkpoint={"help": "The file. It is read without running any code in it."},
+    )
+    _quiet()
+    from .hub import check_new_folder, save_conversion
+    from .models.ark.convert_ark_checkpoint import convert_checkpoint, read_tasks
+
+    check_new_folder(Path(args.out))
+    tasks = None if args.tasks is None else read_tasks(args.tasks)
+    conversion = convert_checkpoint(given.checkpoint, args.key, tasks, args.image_size)
+    save_conversion(conversion, Path(args.out))
+    print(f"{conversion.summary()}\nThe model is in {args.out}.")
+    return 0
 
 
 def data(argv: list[str]) -> int:
@@ -249,6 +345,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "pretrain": (pretrain, "cyclic pretraining from a recipe"),
     "evaluate": (evaluate, "test a model on task datasets"),
     "predict": (predict, "probabilities for image files"),
+    "convert": (convert, "turn an original checkpoint into a model of this package"),
     "data": (data, "build task datasets"),
 }
 

@@ -54,7 +54,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         ValueError: shapes that differ, labels outside {0, 1, NaN}, or non-finite scores.
     """
-    labels, scores = _check_column(labels, scores)
+    labels, scores = check_column(labels, scores)
     return float(weighted_auroc(labels, scores, np.ones(len(labels))))
 
 
@@ -64,7 +64,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     Returns:
         A number in (0, 1], or NaN if only one class is known: with positives alone it would be 1 for any scores.
     """
-    labels, scores = _check_column(labels, scores)
+    labels, scores = check_column(labels, scores)
     known = ~np.isnan(labels)
     if len(np.unique(labels[known])) < 2:
         return float("nan")
@@ -91,7 +91,7 @@ def weighted_auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> 
     Raises:
         ValueError: as in `auroc`, or weights of another length, negative or not finite.
     """
-    labels, scores = _check_column(labels, scores)
+    labels, scores = check_column(labels, scores)
     weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim not in (1, 2) or len(weights) != len(labels):
         raise ValueError(f"weights must be ({len(labels)},) or ({len(labels)}, m) like labels, not {weights.shape}")
@@ -320,7 +320,8 @@ def _number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[n
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64), len(numbers)
 
 
-def _check_column(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_column(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of one label as float64 (n,); the arguments and errors are those of `auroc`."""
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(f"labels and scores must both be (n,), not {labels.shape} and {scores.shape}")
