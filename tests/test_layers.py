@@ -19,7 +19,7 @@ LAYERS = [
     "pipelines.py",
     "demo.py",
 ]
-LAYERS += ["auto.py", "__init__.py", "cli.py"]
+LAYERS += ["auto.py", "__init__.py", "cli_parse.py", "cli_data.py", "cli.py"]
 MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py")
 
 

@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from transformers import HfArgumentParser
-
+from .cli_data import data
+from .cli_parse import check_at_least, make_parser, parse, quiet
 from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
 
-Arguments = TypeVar("Arguments")
 Crops = Literal["whole", "center", "ten"]
 CROPS_HELP = (
     "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
@@ -60,8 +59,8 @@ class EvaluateArguments:
     )
 
     def __post_init__(self):
-        _check_at_least(1, batch_size=self.batch_size)
-        _check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
+        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
         given = [name for name in ("heads", "related", "synonyms") if getattr(self, name)]
         if given and not self.zero_shot and self.transfer is None:
             raise ValueError(f"--{given[0]} is for zero-shot transfer: add --zero_shot.")
@@ -78,7 +77,7 @@ class PredictArguments:
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
 
     def __post_init__(self):
-        _check_at_least(1, batch_size=self.batch_size)
+        check_at_least(1, batch_size=self.batch_size)
 
 
 @dataclass
@@ -98,27 +97,7 @@ class ConvertArguments:
 
     def __post_init__(self):
         if self.image_size is not None:
-            _check_at_least(1, image_size=self.image_size)
-
-
-@dataclass
-class BuildGenericArguments:
-    raw: str = field(metadata={"help": "Folder with labels.csv and the images that its `image` column names."})
-    out: str = field(metadata={"help": "New folder of the task dataset."})
-    name: str | None = field(default=None, metadata={"help": "Name of the task; the folder's name unless set."})
-    labels: list[str] = field(
-        default_factory=list, metadata={"help": "Columns of 0, 1, -1 or blank: a multi-label task."}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Or one column of class names: a single-label task."}
-    )
-    classes: list[str] = field(
-        default_factory=list, metadata={"help": "Class names in order; those that occur, sorted, unless set."}
-    )
-    size: int = field(default=1024, metadata={"help": "Longer side to which larger images are shrunk."})
-    skip_unreadable: bool = field(
-        default=False, metadata={"help": "Leave unreadable images out (they are listed in build_report.json)."}
-    )
+            check_at_least(1, image_size=self.image_size)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,33 +116,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _check_at_least(lowest: int, **options: int) -> None:
-    for name, value in options.items():
-        if value < lowest:
-            raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
-
-
-def parse(
-    kind: type[Arguments], verb: str, argv: list[str], description: str, **positionals: dict[str, Any]
-) -> tuple[Arguments, argparse.Namespace]:
-    """The verb's options as its dataclass, and its positional arguments."""
-    parser = _parser(kind, verb, description, positionals)
-    namespace = parser.parse_args(argv)
-    options = {name: value for name, value in vars(namespace).items() if name not in positionals}
-    return kind(**options), namespace
-
-
-def _parser(kind: type, verb: str, description: str, positionals: dict[str, dict[str, Any]]) -> HfArgumentParser:
-    parser = HfArgumentParser(kind, prog=f"ark-hf {verb}", description=description)
-    for name, settings in positionals.items():
-        parser.add_argument(name, **settings)
-    return parser
-
-
 def pretrain(argv: list[str]) -> int:
     recipe = {"recipe": {"metavar": "RECIPE", "help": "YAML or JSON file of the options below and a list `tasks`."}}
     description = "Cyclic pretraining. Options given here replace the recipe's."
-    parser = _parser(PretrainingArguments, "pretrain", description, recipe)
+    parser = make_parser(PretrainingArguments, "pretrain", description, recipe)
     for action in parser._actions:  # what is not given must stay unset, or defaults would replace the recipe's values
         if action.dest not in ("help", "recipe"):
             action.default, action.required = argparse.SUPPRESS, False
@@ -175,7 +131,7 @@ def pretrain(argv: list[str]) -> int:
         raise ValueError(f"{path} lacks `output_dir`; set it there or pass --output_dir.")
     args = PretrainingArguments(**values)
 
-    _quiet()
+    quiet()
     from .training.pretrain_ark import CyclicPretrainer
     from .training.tasks import load_tasks
 
@@ -197,7 +153,7 @@ def evaluate(argv: list[str]) -> int:
             "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",
         },
     )
-    _quiet()
+    quiet()
     from .evaluation.inference import load_ark, with_crops
     from .evaluation.report import (
         evaluate_task,
@@ -251,7 +207,7 @@ def predict(argv: list[str]) -> int:
         paths={"nargs": "+", "help": "Files, or folders that are searched for them."},
     )
     paths = _image_files(given.paths)
-    _quiet()
+    quiet()
     from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
 
     model, processor = load_ark(given.model)
@@ -286,7 +242,7 @@ def convert(argv: list[str]) -> int:
         "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package.",
         checkpoint={"help": "The file. It is read without running any code in it."},
     )
-    _quiet()
+    quiet()
     from .hub import check_new_folder, save_conversion
     from .models.ark.convert_ark_checkpoint import convert_checkpoint, read_tasks
 
@@ -298,46 +254,13 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
-def data(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="ark-hf data", description="Builds task datasets.")
-    parser.add_argument("action", choices=["build"], help="build: from a release on disk")
-    parser.add_argument("source", choices=["generic"], help="generic: a folder with images and labels.csv")
-    parser.parse_args(argv[:2])
-    args, _ = parse(
-        BuildGenericArguments, "data build generic", argv[2:], "Builds a task dataset from a folder with labels.csv."
-    )
-    _quiet()
-    from .data.build import GenericSource, build_generic
-
-    source = GenericSource(
-        folder=Path(args.raw),
-        name=args.name or Path(args.raw).resolve().name,
-        labels=args.labels,
-        label_column=args.label_column,
-        classes=args.classes,
-    )
-    report = build_generic(source, Path(args.out), args.size, args.skip_unreadable)
-    rows = ", ".join(f"{count} {split}" for split, count in report["rows"].items())
-    print(f"{args.out}: {rows}; {len(report['unreadable'])} images left out. See build_report.json there.")
-    return 0
-
-
 def demo(argv: list[str]) -> int:
     args, _ = parse(DemoArguments, "demo", argv, "Trains on the built-in phantom sites, without network, in minutes.")
-    _quiet()
+    quiet()
     from .demo import run_demo
 
     run_demo(Path(args.output_dir), Path(args.model_dir), args.seed)
     return 0
-
-
-def _quiet() -> None:
-    """The libraries' own progress bars (loading, saving, converting) would drown ours."""
-    import datasets
-    from transformers.utils import logging
-
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
 
 
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
