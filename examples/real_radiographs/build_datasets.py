@@ -9,7 +9,8 @@ The same as one `ark-hf data build generic --raw RAW_ROOT/... --out DATA_ROOT/..
 import sys
 from pathlib import Path
 
-from ark_hf.data.build import GenericSource, build_generic
+from ark_hf.data.build import build_dataset
+from ark_hf.data.generic import GenericSource, read_generic
 
 NIH_FINDINGS = [
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -38,4 +39,4 @@ def sources(raw: Path) -> list[GenericSource]:
 if __name__ == "__main__":
     raw_root, data_root = map(Path, sys.argv[1:3])
     for source in sources(raw_root):
-        print(source.name, build_generic(source, data_root / source.name)["rows"])
+        print(source.name, build_dataset(read_generic(source), data_root / source.name)["rows"])

@@ -1,6 +1,7 @@
 """What the verbs of `ark-hf` share: options from dataclasses, checks, and silence of the libraries' own bars."""
 
 import argparse
+import sys
 from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
@@ -19,10 +20,34 @@ def parse(
 
 
 def make_parser(kind: type, verb: str, description: str, positionals: dict[str, dict[str, Any]]) -> HfArgumentParser:
-    parser = HfArgumentParser(kind, prog=f"ark-hf {verb}", description=description)
+    parser = _Parser(kind, prog=f"ark-hf {verb}", description=description)
+    for action in parser._actions:
+        if action.nargs == "?":
+            action.metavar = "true|false"
     for name, settings in positionals.items():
         parser.add_argument(name, **settings)
     return parser
+
+
+class _Parser(HfArgumentParser):
+    """A boolean option alone is true, and takes `true` or `false` if that follows: nothing else, such as a path."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        booleans = {name for name, action in self._option_string_actions.items() if action.nargs == "?"}
+        words: list[str] = []
+        for word in map(self._in_full, sys.argv[1:] if args is None else args):
+            if words and words[-1] in booleans and word.lower() in ("true", "false"):
+                words[-1] += f"={word}"
+            else:
+                words.append(word)
+        return super().parse_known_args([f"{word}=true" if word in booleans else word for word in words], namespace)
+
+    def _in_full(self, word: str) -> str:
+        """An abbreviated option, as argparse allows it, in full."""
+        options = self._option_string_actions
+        named = [name for name in options if name.startswith(word)]
+        unique = word.startswith("--") and len({options[name].dest for name in named}) == 1
+        return named[0] if unique and word not in options else word
 
 
 def check_at_least(lowest: int, **options: int) -> None:
@@ -32,9 +57,14 @@ def check_at_least(lowest: int, **options: int) -> None:
 
 
 def quiet() -> None:
-    """The libraries' own progress bars (loading, saving, converting) would drown ours."""
+    """
+    What a verb does before its work: registers Ark, so that the code is saved beside the weights, and silences the
+    libraries' own progress bars (loading, saving, converting), which would drown ours.
+    """
     import datasets
     from transformers.utils import logging
+
+    from . import auto  # noqa: F401
 
     datasets.disable_progress_bars()
     logging.disable_progress_bar()

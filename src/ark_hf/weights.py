@@ -1,7 +1,9 @@
 """Reading the weights files of strangers: tensors, numbers and text come in, code never runs."""
 
+import math
 import pickle
 import pickletools
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -10,8 +12,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file saved by torch before 1.6
 MAX_PICKLE_BYTES = 2**21  # the table of a training checkpoint of Swin-L with its optimiser takes a tenth of that
+MAX_HEADER_BYTES = 2**23  # likewise of a safetensors file
+MAX_NAME = 300  # characters of a tensor's name
+DTYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 
 STORAGES = {
     f"torch {kind}Storage"
@@ -45,7 +52,7 @@ def read_weights_file(path: str | Path) -> dict[str, Any]:
     Reads a file that `torch.save` or safetensors wrote; every checksum is verified, and no code of the file runs.
 
     Args:
-        path: A zip file of torch, an older torch file (before 1.6), or a safetensors file, whatever its suffix.
+        path: A file of torch 1.6 or newer, or a safetensors file, whatever its suffix.
 
     Returns:
         The dictionary that the file holds. Tensors of zip files are mapped from the file, not yet read.
@@ -82,8 +89,10 @@ def check_tensors(weights: dict[str, Any], where: str) -> None:
             (a few bytes can claim to be terabytes).
     """
     for key, value in weights.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+        if not isinstance(key, str) or len(key) > MAX_NAME or not isinstance(value, torch.Tensor):
             raise UnreadableWeightsError(f"{where}: entry {str(key)[:80]!r} is a {type(value).__name__}, no tensor.")
+        if value.dtype not in DTYPES:
+            raise UnreadableWeightsError(f"{where}: tensor {key!r} has the unusual type {value.dtype}.")
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UnreadableWeightsError(f"{where}: tensor {key!r} of shape {tuple(value.shape)} is not stored whole.")
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -98,14 +107,19 @@ def _read(path: Path) -> Any:
     if not start:
         raise UnreadableWeightsError(f"{path} is empty (0 bytes).")
     if start[8:9] == b"{":  # after eight bytes of length, a safetensors file begins with its JSON header
+        if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES:
+            raise UnreadableWeightsError(f"{path}: its table of tensors is larger than any checkpoint's.")
         return load_file(path)
-    is_zip = start.startswith(b"PK")
-    if is_zip:
-        _check_zip(path)
-    else:
-        _check_legacy(path)
+    if start[:1] == b"\x80":
+        raise UnreadableWeightsError(
+            f"{path} is a bare pickle, or was saved by torch before 1.6. If you trust it, load it where it was made "
+            "and save it again with torch.save."
+        )
+    if not start.startswith(b"PK"):
+        raise UnreadableWeightsError(f"{path} is not a weights file of torch or safetensors.")
+    _check_zip(path)
     with torch.serialization.safe_globals(_numpy_scalars()):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _numpy_scalars() -> list[Any]:
@@ -117,36 +131,38 @@ def _numpy_scalars() -> list[Any]:
 def _check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        names = [entry.filename for entry in entries]
-        tables = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
         size = path.stat().st_size
         # torch stores without compression; what is compressed or overlaps can unpack to more than memory holds
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > size or len(set(names)) < len(names):
-            raise UnreadableWeightsError(
-                f"{path} is a zip file, but none that torch wrote (packed or repeated parts)."
-            )
+        if packed or sum(entry.file_size for entry in entries) > size or not _is_as_torch_sees(archive, path):
+            raise UnreadableWeightsError(f"{path} is a zip file that torch did not write (packed or repeated parts).")
+        tables = [entry for entry in entries if entry.filename.partition("/")[2] == "data.pkl"]
         if len(tables) != 1:
             raise UnreadableWeightsError(f"{path} is a zip file without torch's table of tensors, data.pkl.")
         if tables[0].file_size > MAX_PICKLE_BYTES:
             raise UnreadableWeightsError(f"{path}: its table of tensors is larger than any checkpoint's.")
         damaged = archive.testzip()
         if damaged is not None:
-            raise UnreadableWeightsError(f"{path} is damaged: the checksum of {damaged} is wrong. Copy it again.")
+            raise UnreadableWeightsError(f"{path} is damaged: the checksum of {damaged[:80]} is wrong. Copy it again.")
         with archive.open(tables[0]) as file:
             _check_pickle(file, path, size)
 
 
-def _check_legacy(path: Path) -> None:
-    size = path.stat().st_size
+def _is_as_torch_sees(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether torch's own zip reader, which differs in odd files, finds the same parts at the same places."""
+    entries = archive.infolist()
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        return True  # refused for that; torch would only say that it failed
+    places = {}
     with open(path, "rb") as file:
-        if file.read(1) != b"\x80":
-            raise UnreadableWeightsError(f"{path} is not a weights file of torch or safetensors.")
-        file.seek(0)
-        if _check_pickle(file, path, size) != LEGACY_MAGIC:
-            raise UnreadableWeightsError(f"{path} is a pickle file, not a checkpoint that torch wrote.")
-        for _ in range(4):  # protocol version, system, the object, the keys of its storages
-            _check_pickle(file, path, size)
+        for entry in entries:
+            file.seek(entry.header_offset + 26)
+            start = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+            places[entry.filename.partition("/")[2]] = (start, entry.file_size)
+    reader = torch._C.PyTorchFileReader(str(path))
+    names = reader.get_all_records()
+    found = {name: (reader.get_record_offset(name), reader.get_record_size(name)) for name in names}
+    return len(entries) == len(names) and places == found
 
 
 class _Global(str):
@@ -154,10 +170,11 @@ class _Global(str):
 
 
 class _Object:
-    """What calling `made_by` gave: known by its origin only."""
+    """What calling `made_by` gave: known by its origin, a storage also by its length, a dictionary by its keys."""
 
-    def __init__(self, made_by: str):
-        self.made_by = made_by
+    def __init__(self, made_by: str, numel: int = 0):
+        self.made_by, self.numel = made_by, numel
+        self.keys: set[str | int] = set()
 
 
 def _check_pickle(file: IO[bytes], path: Path, file_size: int) -> Any:
@@ -171,6 +188,7 @@ def _check_pickle(file: IO[bytes], path: Path, file_size: int) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    total = 0
     argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
@@ -202,24 +220,33 @@ def _check_pickle(file: IO[bytes], path: Path, file_size: int) -> Any:
             stack.append(())
         elif name in ("EMPTY_LIST", "EMPTY_DICT"):
             stack.append(_Object(name))
-        elif name in ("SETITEM", "SETITEMS", "APPEND", "APPENDS"):
-            single = {"SETITEM": 2, "APPEND": 1}
-            items = _pop(stack, single[name] if name in single else len(stack) - marks.pop())
-            if name.startswith("SETITEM") and not all(isinstance(key, (str, int)) for key in items[::2]):
-                raise UnreadableWeightsError(f"{path} holds a dictionary whose keys are neither text nor numbers.")
+        elif name in ("APPEND", "APPENDS"):
+            _pop(stack, 1 if name == "APPEND" else len(stack) - marks.pop())
+        elif name in ("SETITEM", "SETITEMS"):
+            keys = _pop(stack, 2 if name == "SETITEM" else len(stack) - marks.pop())[::2]
+            if not all(type(key) is int or type(key) is str and len(key) <= MAX_NAME for key in keys):
+                raise UnreadableWeightsError(
+                    f"{path} holds a dictionary whose keys are neither numbers nor names up to {MAX_NAME} characters."
+                )
+            if isinstance(stack[-1], _Object):
+                stack[-1].keys.update(keys)
         elif name == "BINPERSID":
-            numel = stack.pop()[4]
-            if not isinstance(numel, int) or not 0 <= numel <= file_size:
-                raise UnreadableWeightsError(f"{path} claims a tensor of {numel} numbers, more than it holds.")
-            stack.append(_Object("storage"))
+            stack.append(_storage(stack.pop(), path, file_size))
         elif name == "REDUCE":
             function, arguments = _pop(stack, 2)
             stack.append(_call(function, arguments, path))
+            total += stack[-1].numel
+            if total > file_size:
+                raise UnreadableWeightsError(f"{path} claims more tensors than it stores.")
         elif name == "BUILD":
             target, state = _pop(stack, 2)
-            made_by = target.made_by if isinstance(target, _Object) else type(target).__name__
-            if made_by != "collections OrderedDict" and (made_by, state) != ("numpy dtype", FLOAT64_STATE):
-                raise UnreadableWeightsError(f"{path} sets the state of a {made_by}; only float64 scalars are read.")
+            made_by = getattr(target, "made_by", None)
+            metadata = isinstance(state, _Object) and state.made_by == "EMPTY_DICT" and state.keys <= {"_metadata"}
+            if (made_by, metadata) != ("collections OrderedDict", True) and (made_by, state) != (
+                "numpy dtype",
+                FLOAT64_STATE,
+            ):
+                raise UnreadableWeightsError(f"{path} sets the state of an object; only float64 scalars are read.")
             stack.append(target)
         else:
             stack.append(argument if opcode.arg else {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
@@ -244,16 +271,47 @@ def _admitted(name: str, path: Path) -> _Global:
     return _Global(name)
 
 
+def _storage(description: Any, path: Path, file_size: int) -> _Object:
+    kinds = [type(part) for part in description] if isinstance(description, tuple) else []
+    if kinds != [str, _Global, str, str, int] or description[0] != "storage" or description[1] not in STORAGES:
+        raise UnreadableWeightsError(f"{path} describes a storage in a way that torch does not.")
+    if not 0 <= description[4] <= file_size:
+        raise UnreadableWeightsError(f"{path} claims a storage of {description[4]} numbers, more than it holds.")
+    return _Object("storage", description[4])
+
+
 def _call(function: Any, arguments: Any, path: Path) -> _Object:
-    if not isinstance(function, _Global) or function not in CALLABLES:
+    if not isinstance(function, _Global) or function not in CALLABLES or not isinstance(arguments, tuple):
         raise UnreadableWeightsError(f"{path} calls something that is not a function of torch or numpy.")
-    made_by = [getattr(part, "made_by", None) for part in arguments] if isinstance(arguments, tuple) else None
-    if (
-        (function == "collections OrderedDict" and arguments != ())
-        or (function == "numpy dtype" and arguments != FLOAT64_ARGUMENTS)
-        or (function.endswith(" scalar") and made_by != ["numpy dtype", "_codecs encode"])
-    ):
+    made_by = [getattr(part, "made_by", None) for part in arguments]
+    kinds = [type(part) for part in arguments]
+    if function == "torch._utils _rebuild_tensor_v2":
+        return _Object(function, _stored_numel(arguments, path))
+    fits = {
+        "torch._utils _rebuild_parameter": kinds == [_Object, bool, _Object],
+        "collections OrderedDict": arguments == (),
+        "numpy dtype": arguments == FLOAT64_ARGUMENTS,
+        "_codecs encode": kinds == [str, str] and arguments[1] == "latin1" and len(arguments[0]) <= 8,
+    }
+    if not fits.get(function, made_by == ["numpy dtype", "_codecs encode"]):
         raise UnreadableWeightsError(
-            f"{path} holds a {function.split()[-1]} other than an empty dictionary or a float64 number."
+            f"{path} holds a {function.split()[-1]} other than what a tensor or a float64 number is made of."
         )
     return _Object(function)
+
+
+def _stored_numel(arguments: tuple, path: Path) -> int:
+    """Elements of the tensor that `_rebuild_tensor_v2` makes of these; all must lie in its storage, each once."""
+    storage, offset, size, stride = (*arguments, None, None, None, None)[:4]
+    if (
+        [type(part) for part in arguments] != [_Object, int, tuple, tuple, bool, _Object]
+        or storage.made_by != "storage"
+        or len(size) != len(stride)
+        or not all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
+    ):
+        raise UnreadableWeightsError(f"{path} describes a tensor in a way that torch does not.")
+    numel = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if numel else 0
+    if numel > storage.numel or last >= max(storage.numel, 1):
+        raise UnreadableWeightsError(f"{path}: a tensor of shape {size[:8]} is not stored whole.")
+    return numel

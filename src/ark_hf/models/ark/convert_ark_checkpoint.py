@@ -61,6 +61,8 @@ IGNORED_BESIDE_ENCODER = {
     },
     "encoder.": {"SimMIM's decoder": r"decoder\.0\.(weight|bias)"},
 }
+# Other originals use ImageNet's; what SimMIM and fine-tuned files were trained with stands nowhere in them
+PEAC_NORMALISATION = {"image_mean": [0.5056] * 3, "image_std": [0.252] * 3}
 CONVNEXT_NAMES = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -73,7 +75,9 @@ CONVNEXT_NAMES = (
 
 @dataclass
 class Conversion:
-    """A converted checkpoint and how it came about; `ignored` counts the unused tensors by reason."""
+    """A converted checkpoint and how it came about; `ignored` counts the unused tensors by reason, and `interpolated`
+    says whether a change of image size resized relative position tables.
+    """
 
     model: ArkForImageClassification | ArkModel
     processor: ArkImageProcessor
@@ -82,17 +86,21 @@ class Conversion:
     architecture: Architecture
     num_used: int
     ignored: dict[str, int]
+    interpolated: bool = False
 
     def summary(self) -> str:
         """What was found, used and ignored, as lines of text."""
         config = self.model.config
         resized = "" if config.image_size == self.architecture.image_size else f", changed to {config.image_size}"
+        resized += " (position tables interpolated)" * self.interpolated
         projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
-        heads = ", ".join(f"{task.name} ({len(task.labels)})" for task in config.tasks or []) or "none"
+        heads = ", ".join(f"{task.name} ({len(task.labels)})" for task in config.tasks or [])
+        heads = heads or "none (a fine-tuned classifier is kept if --tasks names its classes)"
         lines = [
             f"weights: {self.section} of {self.source}",
             f"encoder: {self.architecture.description}",
             f"image size: {self.architecture.image_size} (from {self.architecture.image_size_source}){resized}",
+            f"pixels: minus {self.processor.image_mean}, by {self.processor.image_std}",
             f"projector: {projector}",
             f"heads: {heads}",
             f"used: {self.num_used} tensors, none missing, none left over",
@@ -137,7 +145,10 @@ def read_tasks(path: str | Path) -> list[ArkTask]:
         ValueError: The file cannot be read, or an entry is not a task; the message names it.
     """
     try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # which can unfold without end
+            raise ValueError("YAML aliases (*name) are not read")
+        entries = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot read the tasks in {path}: {error}") from None
     if not isinstance(entries, list) or not entries:
@@ -193,6 +204,11 @@ def _select_weights(loaded: dict[str, Any], key: str | None, path: str | Path) -
     }
     present = {role: loaded[name] for role, name in sections.items() if isinstance(loaded.get(name), dict)}
     if not present:
+        nested = [name for name, value in loaded.items() if isinstance(value, dict)]
+        if nested:
+            raise ValueError(
+                f"{path} holds {nested[:5]}, none of which is `teacher`, `state_dict`, `student` or `model`."
+            )
         if key == "student":
             raise ValueError(f"{path} is a flat file of one model; it holds no student beside it. Leave --key out.")
         return "the only model", loaded
@@ -234,12 +250,18 @@ def _convert(
     kind = ArkForImageClassification if config.tasks else ArkModel
     model = _load(kind, config, encoder | beside)
     _check_buffers(model.base_model.encoder, encoder)
+    shapes = _shapes(model)
     if image_size is not None and image_size != config.image_size:
         model.set_image_size(image_size)
-    side = model.config.image_size
-    processor = ArkImageProcessor(size={"height": side, "width": side})
+    interpolated = _shapes(model) != shapes
+    side, normalisation = model.config.image_size, PEAC_NORMALISATION if prefix == "swin_model." else {}
+    processor = ArkImageProcessor(size={"height": side, "width": side}, **normalisation)
     num_used = len(model.state_dict())
-    return Conversion(model.eval(), processor, source, section, architecture, num_used, dict(ignored))
+    return Conversion(model.eval(), processor, source, section, architecture, num_used, dict(ignored), interpolated)
+
+
+def _shapes(model: torch.nn.Module) -> list[torch.Size]:
+    return [value.shape for value in model.state_dict().values()]
 
 
 def _encoder_prefix(weights: dict[str, torch.Tensor]) -> str:
@@ -347,6 +369,9 @@ def check_fit(kind: Any, config: ArkConfig, original: dict[str, torch.Tensor]) -
     if left_over:
         raise ValueError(_left_over_message([_short(key) for key in left_over]))
     missing = [_short(key) for key in expected if key not in converted]
+    exact = [_short(key) for key, value in converted.items() if not value.is_floating_point()]
+    if exact:
+        raise ValueError(f"tensors hold no floating-point numbers: {len(exact)}, such as {exact[:3]}.")
     misshapen = [
         f"{_short(key)} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
         for key, value in converted.items()

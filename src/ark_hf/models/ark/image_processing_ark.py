@@ -198,6 +198,8 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
         return _to_channels_first(image, do_convert_rgb, input_data_format, device)
 
     def resize(self, image: torch.Tensor, size: SizeDict, resample=None, **kwargs) -> torch.Tensor:
+        if tuple(image.shape[-2:]) == (size.height, size.width):
+            return image
         planes = image[..., :1, :, :] if image.stride(-3) == 0 else image
         planes = super().resize(planes, size, resample, **kwargs)
         if planes.is_floating_point():

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +156,9 @@ class ArkPreTrainedModel(PreTrainedModel):
         reference = next(old.parameters())
         fit = getattr(sys.modules[type(new).__module__], "checkpoint_filter_fn", None)
         weights = old.state_dict()
-        new.load_state_dict(fit(weights, new) if fit else weights)
+        with warnings.catch_warnings():  # about how timm's interpolation indexes
+            warnings.simplefilter("ignore", UserWarning)
+            new.load_state_dict(fit(weights, new) if fit else weights)
         trainable = {name for name, parameter in old.named_parameters() if parameter.requires_grad}
         for name, parameter in new.named_parameters():
             parameter.requires_grad_(name in trainable)
@@ -225,7 +228,7 @@ def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
     kwargs |= config.backbone_kwargs or {}
     try:
         encoder = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"Backbone {config.backbone!r} cannot be built with {kwargs}: {error}") from error
     _check_window(encoder, config)
     return encoder

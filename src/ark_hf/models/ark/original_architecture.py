@@ -22,6 +22,7 @@ CONVNEXTS: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((3, 3, 27, 3), (128, 256, 512, 1024)): "convnext_base",
     ((3, 3, 27, 3), (192, 384, 768, 1536)): "convnext_large",
 }
+MOST_BLOCKS, MOST_STAGES = 200, 6  # more than any Swin or ConvNeXt has
 LARGEST_WINDOW = 32  # an attention index grows with the window's fourth power; known models have 6 to 24
 CONVNEXT_IMAGE_SIZE = 224
 
@@ -60,7 +61,7 @@ def _swin(encoder: dict[str, torch.Tensor]) -> Architecture:
         for stage, n in enumerate(depths)
     ]
     if any(table != stage[0] for stage in tables for table in stage):
-        raise ValueError(f"the relative position tables of a stage differ in shape: {tables}.")
+        raise ValueError("the relative position tables of a stage differ in shape.")
     num_heads = tuple(stage[0][1] for stage in tables)
     windows = [(math.isqrt(stage[0][0]) + 1) // 2 for stage in tables]
     if any((2 * w - 1) ** 2 != stage[0][0] or w > LARGEST_WINDOW for w, stage in zip(windows, tables, strict=True)):
@@ -72,8 +73,10 @@ def _swin(encoder: dict[str, torch.Tensor]) -> Architecture:
     sizes = {windows[i] * scales[i] for i in range(len(depths)) if windows[i] < window}
     for key in encoder:
         if match := re.fullmatch(r"layers\.(\d+)\.blocks\.\d+\.attn_mask", key):
-            stage = int(match[1])
-            sizes.add(math.isqrt(_shape(encoder, key, 3)[0]) * windows[stage] * scales[stage])
+            stage, (count, *tokens) = int(match[1]), _shape(encoder, key, 3)
+            if tokens != [windows[stage] ** 2] * 2:
+                raise ValueError(f"the tensor {key} is not a mask of windows of {windows[stage]} tokens.")
+            sizes.add(math.isqrt(count) * windows[stage] * scales[stage])
     if len(sizes) > 1:
         raise ValueError(f"attention masks and windows of different image sizes: {sorted(sizes)}.")
     source = "attention masks and windows" if sizes else "the window, as the file has no attention masks"
@@ -126,6 +129,8 @@ def _depths(encoder: dict[str, torch.Tensor], pattern: str) -> tuple[int, ...]:
     blocks = [sorted(found[stage]) for stage in sorted(found)]
     if not blocks or sorted(found) != list(range(len(found))) or any(b != list(range(len(b))) for b in blocks):
         raise ValueError("stages or blocks of the encoder are missing; the file is not whole.")
+    if len(blocks) > MOST_STAGES or sum(len(stage) for stage in blocks) > MOST_BLOCKS:
+        raise ValueError(f"{sum(map(len, blocks))} blocks in {len(blocks)} stages are no known Swin or ConvNeXt.")
     return tuple(len(stage) for stage in blocks)
 
 
@@ -133,6 +138,6 @@ def _shape(encoder: dict[str, torch.Tensor], key: str, dimensions: int) -> tuple
     if key not in encoder:
         raise ValueError(f"the tensor {key} is missing.")
     shape = tuple(encoder[key].shape)
-    if len(shape) != dimensions:
-        raise ValueError(f"the tensor {key} has the shape {shape}, but must have {dimensions} dimensions.")
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(f"the tensor {key} has the shape {shape}; it must have {dimensions} dimensions, none empty.")
     return shape

@@ -1,0 +1,28 @@
+"""
+Score a finding of a dataset that the model was not trained on: what `ark-hf evaluate --zero_shot` does for each label.
+
+    python examples/zero_shot.py ark-cxr data/montgomery Tuberculosis
+"""
+
+import sys
+
+from accelerate import Accelerator
+
+from ark_hf.data.loading import InferenceSamples
+from ark_hf.data.task_dataset import load_task_dataset, read_task
+from ark_hf.evaluation.inference import load_ark, mean_probabilities, predict_logits
+from ark_hf.evaluation.metrics import auroc
+from ark_hf.evaluation.zeroshot import match_label, zero_shot_scores
+from ark_hf.labels import read_synonyms
+
+if __name__ == "__main__":
+    name, dataset, finding = sys.argv[1:4]
+    model, processor = load_ark(name)
+    matches = match_label(finding, model.config.tasks, read_synonyms())
+    for match in matches:
+        print(f"{finding} is scored by {match.task}/{match.label}: {match.reason}")
+    task = read_task(dataset)
+    samples = InferenceSamples(load_task_dataset(dataset, "test"), task, processor)
+    logits, targets = predict_logits(model, samples, Accelerator(), 32, description=dataset, all_heads=True)
+    scores = zero_shot_scores(mean_probabilities(logits, model.config), matches, model.config.tasks)
+    print(f"AUROC {auroc(targets[:, task.labels.index(finding)], scores):.3f}")
