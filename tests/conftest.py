@@ -1,13 +1,22 @@
-"""Settings that must precede every import of the Hugging Face libraries, and the fixture for the golden data."""
+"""Settings that must precede every import of the Hugging Face libraries, and the fixtures that all tests share."""
 
 import os
 import shutil
+import socket
 import tempfile
 
+from tests.hub_stand_in import HUB, OWNER
+
+os.environ["HF_ENDPOINT"] = HUB.endpoint
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="ark_hf_tests_")
+os.environ["HF_DATASETS_CACHE"] = os.path.join(os.environ["HF_HOME"], "datasets")  # `datasets` copies what it loads
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HF_HUB_CACHE", None)
+os.environ.pop("HF_MODULES_CACHE", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # its protocol is not the stand-in's
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ark_hf_tests_datasets_")  # `datasets` copies what it loads
 
 from pathlib import Path
 
@@ -22,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_unconfigure():
-    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +44,47 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """
+    A Hub on this machine, empty, and the libraries online with the token of its account `someone`.
+
+    huggingface_hub and its callers read the Hub's address once, when they are imported. So `HF_ENDPOINT` names the
+    stand-in from the start (another one in every process of pytest-xdist); it answers, and the libraries are online,
+    only where a test asks for this fixture. All other tests stay offline. While it is in use no host but this machine
+    can be looked up: nothing reaches the real Hub, nor the other servers that `datasets` asks beside it.
+    """
+    import datasets
+    from huggingface_hub import HfFileSystem, constants
+
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host, *args, **kwargs):
+        if host not in ("127.0.0.1", "localhost"):
+            raise socket.gaierror(f"tests may not reach {host}")
+        return look_up(host, *args, **kwargs)
+
+    HUB.start()
+    HUB.reset()
+    for cache in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE):
+        shutil.rmtree(cache, ignore_errors=True)
+    HfFileSystem.clear_instance_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", look_up_here)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setenv("HF_HUB_OFFLINE", "0")
+        patch.setenv("HF_TOKEN", OWNER)
+        yield HUB
+
+
+@pytest.fixture
+def offline(hub, monkeypatch):
+    """The libraries without network, whatever the Hub holds."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

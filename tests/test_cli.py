@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import yaml
 from PIL import Image
 
 from ark_hf.cli import Transfers, main
+from ark_hf.cli_parse import make_parser
 from ark_hf.data.build import build_phantom_sites
 from ark_hf.evaluation.zeroshot import PUBLISHED_TRANSFERS
+from ark_hf.training.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict
 from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
 
@@ -41,7 +44,20 @@ def error_of(capsys, *argv) -> str:
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["demo"], ["pretrain"], ["evaluate"], ["predict"], ["convert"], ["data"], ["data", "build", "generic"]],
+    [
+        [],
+        ["demo"],
+        ["pretrain"],
+        ["evaluate"],
+        ["predict"],
+        ["convert"],
+        ["push"],
+        ["data"],
+        ["data", "build"],
+        ["data", "build", "generic"],
+        ["data", "build", "vindr_cxr"],
+        ["data", "report"],
+    ],
 )
 def test_help_loads_no_torch(verb):
     code = (
@@ -106,6 +122,23 @@ def test_predict_writes_a_row_an_image_and_lists_unreadable_files(trained, tmp_p
     (unreadable,) = csv.DictReader((tmp_path / "predictions.unreadable.csv").open())
     assert unreadable["image"].endswith("text.png") and unreadable["reason"]
 
+    before = out.read_bytes()
+    capsys.readouterr()
+    model, text = str(trained / "run/ark-cxr"), str(pictures / "text.png")
+    assert main(["predict", model, text, "--out", str(out)]) == 1
+    assert out.read_bytes() == before
+    assert f"No file could be read; {out} is left as it was." in capsys.readouterr().err
+    assert main(["predict", model, text, "--out", str(tmp_path / "new.csv")]) == 1
+    assert "new.csv is not written." in capsys.readouterr().err and not (tmp_path / "new.csv").exists()
+
+
+def test_predict_checks_its_output_first(tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
+    message = error_of(capsys, "predict", "no/model", str(picture), "--out", str(tmp_path))
+    assert "--out" in message and f"{tmp_path} is a folder; name a CSV file" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
 
 def test_crops_change_the_view(trained, tmp_path, capsys):
     model, city = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_city")
@@ -162,6 +195,33 @@ def test_zero_shot_evaluation_of_a_site_without_a_head(trained, tmp_path, capsys
     for label, names in used.items():
         line = next(line for line in printed.splitlines() if line.startswith(f"- {label}: "))
         assert all(name in line for name in names) if names else "nothing matches" in line
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--zero_shot"], ["--zero-shot"], ["--zero"], ["--zero", "true"], ["--zero_shot", "true"], ["--zero_shot=true"]],
+)
+def test_a_flag_does_not_swallow_the_path_after_it(trained, capsys, flag):
+    model, lake = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_lake")
+    assert main(["evaluate", model, *flag, lake, "--bootstrap", "0"]) == 0
+    assert "zero-shot" in capsys.readouterr().out
+    assert "or --zero_shot" in error_of(capsys, "evaluate", model, lake, "--zero_shot", "false")
+
+
+def test_flags_of_all_verbs():
+    parser = make_parser(PretrainingArguments, "pretrain", "", {"recipe": {}})
+    for words, expected in {
+        ("--gradient_checkpointing", "recipe.yaml"): True,
+        ("recipe.yaml", "--gradient_checkpointing"): True,
+        ("--gradient_checkpointing", "True", "recipe.yaml"): True,
+        ("--gradient-checkpointing", "false", "recipe.yaml"): False,
+        ("recipe.yaml", "--gradient_checkpointing=false"): False,
+        ("recipe.yaml",): False,
+    }.items():
+        given = parser.parse_args([*words, "--output_dir", "run"])
+        assert (given.recipe, given.gradient_checkpointing) == ("recipe.yaml", expected)
+    given = parser.parse_args(["recipe.yaml", "--streaming", "--gradient_checkpointing", "--output_dir", "true"])
+    assert given.streaming and given.gradient_checkpointing and given.output_dir == "true"
 
 
 def mean_column_aurocs(model_dir, dataset, used) -> dict[str, float | None]:
@@ -231,6 +291,24 @@ def test_convert(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("script", [["ark-hf"], ["-m", "ark_hf.cli"]])
+def test_what_the_command_writes_loads_without_the_package(tmp_path, script):
+    """Through the real command: inside the tests the package has registered itself already."""
+    torch.save(swin_state_dict(), tmp_path / "ark.pth")
+    executable = (
+        [str(Path(sys.executable).with_name("ark-hf"))] if script[0] == "ark-hf" else [sys.executable, *script]
+    )
+    command = [*executable, "convert", str(tmp_path / "ark.pth"), "--out", str(tmp_path / "ark-cxr")]
+    subprocess.run(command, check=True, capture_output=True)
+    code = (
+        "import sys; from transformers import AutoModelForImageClassification as Auto\n"
+        f"model = Auto.from_pretrained({str(tmp_path / 'ark-cxr')!r}, trust_remote_code=True)\n"
+        "assert model.config.num_labels == 52 and 'ark_hf' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 def test_data_build_generic(tmp_path, capsys):
     for index in range(4):
         Image.fromarray(np.random.RandomState(index).randint(0, 255, (20, 20), np.uint8)).save(
@@ -276,9 +354,9 @@ def test_wrong_input_is_explained(trained, tmp_path, capsys):
 
     run, model = str(trained / "run"), str(trained / "run/ark-cxr")
     assert "ark-cxr?" in error_of(capsys, "evaluate", run, str(trained / "sites/phantom_city"))
-    assert "the model has no head 'phantom_hill'" in error_of(
-        capsys, "evaluate", model, str(trained / "sites/phantom_hill")
-    )
+    message = error_of(capsys, "evaluate", model, str(trained / "sites/phantom_hill"))
+    assert "the model has no head 'phantom_hill'" in message
+    assert "HEAD=DATASET, or --zero_shot for a dataset that the model was not trained on" in message
     assert "is not a model" in error_of(capsys, "predict", str(trained / "sites"), str(trained / "recipe.yaml"))
     assert "does not exist" in error_of(capsys, "predict", model, "missing.png")
     city = str(trained / "sites/phantom_city")

@@ -33,7 +33,8 @@ VOCABULARIES = {
     "ObsoletePulmonaryTuberculosis",
     "siim_acr": "Pneumothorax",
     "node21": "Nodule",
-    "kermany": "NORMAL, PNEUMONIA, bacteria, virus, bacterial, viral",
+    "kermany": "NORMAL, PNEUMONIA, bacteria, virus, bacterial, viral, Bacterial pneumonia, Viral pneumonia",
+    "rsna_opacity": "Lung Opacity",
     "padchest": "normal, pleural effusion, pneumonia, nodule, multiple nodules, pulmonary mass, cardiomegaly, "
     "pulmonary edema, atelectasis, laminar atelectasis, consolidation, infiltrates, alveolar pattern, "
     "interstitial pattern, pneumothorax, hydropneumothorax, pulmonary fibrosis, emphysema, subcutaneous emphysema, "
@@ -51,7 +52,7 @@ def test_the_table_knows_the_vocabularies_of_the_datasets(task):
     findings = set(TABLE.names.values())
     assert [label for label in VOCABULARIES[task] if TABLE.finding(label, task) not in findings] == []
     own = [TABLE.finding(label, task) for label in VOCABULARIES[task]]
-    written_twice = {"vindr_cxr": 2, "tbx11k": 3, "kermany": 2}  # some have two spellings of a finding above
+    written_twice = {"vindr_cxr": 2, "tbx11k": 3, "kermany": 4}  # some have two spellings of a finding above
     assert len(own) - len(set(own)) == written_twice.get(task, 0), "two labels of one dataset are one finding"
 
 
@@ -76,7 +77,7 @@ def test_names_of_one_finding(names):
     ("name", "others"),
     [
         ("Nodule", ["Mass", "Nodule/Mass", "Lung tumor", "Lung Lesion"]),
-        ("Pneumonia", ["Lung Opacity", "Consolidation", "Infiltration", "bacterial", "viral"]),
+        ("Pneumonia", ["Lung Opacity", "Consolidation", "Infiltration", "Bacterial pneumonia"]),
         ("Emphysema", ["Subcutaneous emphysema", "COPD"]),
         ("Hernia", ["Hiatal hernia"]),
         ("Cardiomegaly", ["Enlarged Cardiomediastinum"]),
@@ -85,6 +86,8 @@ def test_names_of_one_finding(names):
         ("Tuberculosis", ["Latent TB", "sick but non-TB"]),
         ("Lung Opacity", ["No Lung Opacity/Not Normal"]),
         ("No Finding", ["No Lung Opacity/Not Normal"]),
+        ("Atelectasis", ["Lung collapse", "Collapsed lung"]),
+        ("Pneumothorax", ["Lung collapse", "Collapsed lung"]),
     ],
 )
 def test_kindred_is_not_the_same(name, others):
@@ -98,6 +101,19 @@ def test_what_a_name_means_in_one_dataset():
     assert TABLE.relation("Pneumonia", "pneumonia", task="covidx") is None  # there, what is not COVID-19
     assert TABLE.relation("Other diseases", "Other diseases", "padchest", "vindr_cxr") is None
     assert TABLE.relation("Other disease", "Other diseases", "vindr_cxr", "vindr_cxr") is not None
+    assert TABLE.relation("Pleural Other", "Pleural Other", "chexpert", "mimic_cxr") == "same name"
+    assert TABLE.relation("Pleural Other", "Pleural Other", "mine", "mimic_cxr") is None
+    assert TABLE.finding("virus", "kermany") == TABLE.finding("Viral pneumonia")
+    assert TABLE.relation("viral", "Viral pneumonia", "swabs", related=True) is None
+    assert TABLE.relation("viral", "Viral", "phantom_coast", "phantom_coast") == "same name"
+
+
+@pytest.mark.parametrize("task", ["rsna", "rsna_opacity"])
+def test_an_opacity_of_rsna_is_one_that_may_be_pneumonia(task):
+    assert TABLE.relation("Lung Opacity", "Lung Opacity", "chexpert", task) is None
+    assert TABLE.relation("Lung Opacity", "Lung Opacity", "rsna", task) == "same name"
+    for target in ("Lung Opacity", "Pneumonia"):
+        assert TABLE.relation(target, "Lung Opacity", "chexpert", task, related=True).startswith("related: ")
 
 
 def test_why_two_labels_match():
@@ -167,7 +183,8 @@ def test_a_table_of_ones_own_replaces_the_packages(tmp_path):
         ("findings: {Nodule: []}\ntasks: {mine: {x: [Mass]}}", "tasks, 'mine', 'x': ['Mass'] is not among"),
         ("findings: {Nodule: [", "is not valid YAML"),
         ("findings: {[a]: []}", "is not valid YAML"),
-        ("findings: &a [*a]", "is not valid YAML"),
+        ("findings: &a [*a]", "anchors and aliases (&a, *a) are refused"),
+        ("findings: {Nodule: &a [], Mass: *a}", "anchors and aliases (&a, *a) are refused"),
         ("[" * 5000, "is not valid YAML"),
         (b"\xff\xfe\xfd", "is not valid YAML"),
     ],
@@ -178,6 +195,27 @@ def test_a_wrong_table_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         read_synonyms(file)
     assert message in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_small_file_cannot_be_a_long_message(tmp_path):
+    """Nine levels of nine aliases each are 9^9 names; a long value is cut."""
+    file = tmp_path / "laughs.yaml"
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    file.write_text("\n".join(["a0: &a0 [x]", *levels, "findings: *a9"]))
+    with pytest.raises(ValueError, match="anchors and aliases") as caught:
+        read_synonyms(file)
+    assert len(str(caught.value)) < 500
+    name = "x" * 100_000
+    for text in (
+        f"findings: {name}",
+        f"findings: {{a: {name}}}",
+        f"{name}: {{}}",
+        f"findings: {{a: []}}\nrelated: {{a: [{name}]}}",
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError) as caught:
+            read_synonyms(file)
+        assert len(str(caught.value)) < 500
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -193,7 +231,7 @@ def test_unlisted_names_stand_for_themselves_alone():
 def test_the_table_is_part_of_the_package():
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
-    assert SYNONYMS_FILE.name in setup["options.package_data"]["ark_hf"].split()
+    assert SYNONYMS_FILE.name in setup["options.package_data"]["ark_hf"].replace(",", " ").split()
 
 
 def test_labels_load_no_torch():

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ark_hf"
 # From the bottom up; a path names a file or all files of a folder
 LAYERS = [
     "files.py",
+    "hub_errors.py",
     "weights.py",
     "models",
     "labels.py",
@@ -16,6 +17,7 @@ LAYERS = [
     "evaluation",
     "training",
     "hub.py",
+    "push.py",
     "pipelines.py",
     "demo.py",
 ]

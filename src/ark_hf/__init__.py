@@ -1,6 +1,7 @@
 """Ark, an open foundation model for chest radiographs, as a Hugging Face-native package."""
 
 import importlib
+import multiprocessing
 import os
 import sys
 
@@ -14,7 +15,7 @@ _EXPORTS = {
     "PretrainingArguments": ".training.recipe",
     "CyclicPretrainer": ".training.pretrain_ark",
     "load_task_dataset": ".data.task_dataset",
-    "read_radiograph": ".data.dicom",
+    "read_radiograph": ".data.radiograph",
 }
 __all__ = list(_EXPORTS)
 
@@ -26,5 +27,7 @@ def __getattr__(name: str):
 
 
 # The console script answers `--help` without loading torch; the verbs that need the models import them themselves.
-if os.path.basename(sys.argv[0] if sys.argv else "") != "ark-hf":
+# The processes that build a dataset never need them.
+_is_console_script = os.path.basename(sys.argv[0] if sys.argv else "") == "ark-hf"
+if not _is_console_script and multiprocessing.current_process().name != "ark-hf build":
     from . import auto as _auto  # noqa: F401

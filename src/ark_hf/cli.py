@@ -14,11 +14,11 @@ from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
 Crops = Literal["whole", "center", "ten"]
 CROPS_HELP = (
     "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
-    "model's size; ten: probabilities averaged over its centre, its corners and their mirror images, the originals' "
-    "test (ten times the work and memory)."
+    "model's size, or to the saved processor's size if that is larger; ten: probabilities averaged over its centre, "
+    "its corners and their mirror images, the originals' test (ten times the work and memory)."
 )
 Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha")
 
 
 @dataclass
@@ -100,6 +100,19 @@ class ConvertArguments:
             check_at_least(1, image_size=self.image_size)
 
 
+@dataclass
+class PushArguments:
+    public: bool = field(default=False, metadata={"help": "A public repository; a private one unless set."})
+    allow_patient_data: bool = field(
+        default=False,
+        metadata={
+            "help": "Needed where the card's licence does not let anybody pass the images on: says that the terms of "
+            "the source, and whoever is responsible, allow the images and columns about patients to be on the Hub."
+        },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Only check the folder, and list what would be sent."})
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
@@ -135,7 +148,7 @@ def pretrain(argv: list[str]) -> int:
     from .training.pretrain_ark import CyclicPretrainer
     from .training.tasks import load_tasks
 
-    trainer = CyclicPretrainer(args, load_tasks(specs, args.data_root))
+    trainer = CyclicPretrainer(args, load_tasks(specs, args.data_root, args.streaming))
     trainer.train()
     trainer.accelerator.print(f"The teacher is in {Path(args.output_dir, 'ark-cxr')}.")
     return 0
@@ -202,10 +215,14 @@ def predict(argv: list[str]) -> int:
         PredictArguments,
         "predict",
         argv,
-        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM; 8 to 16 bits).",
+        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM, MetaImage; 8 to 16 bits).",
         model={"help": "Folder or Hub id of an ark-cxr."},
         paths={"nargs": "+", "help": "Files, or folders that are searched for them."},
     )
+    if Path(args.out).is_dir():
+        raise ValueError(
+            f"--out {args.out} is a folder; name a CSV file, such as {Path(args.out, 'predictions.csv')}."
+        )
     paths = _image_files(given.paths)
     quiet()
     from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
@@ -214,7 +231,11 @@ def predict(argv: list[str]) -> int:
     processor = with_crops(processor, model.config.image_size, args.crops)
     results = predict_files(model, processor, paths, args.batch_size)
     read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
-    print(f"{read} images are in {args.out}.")
+    if read:
+        print(f"{read} images are in {args.out}.")
+    else:
+        kept = "left as it was" if Path(args.out).exists() else "not written"
+        print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
     if unreadable is not None:
         print(f"Files that cannot be read are listed in {unreadable}.", file=sys.stderr)
     return 0 if read else 1
@@ -254,6 +275,30 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
+def push(argv: list[str]) -> int:
+    args, given = parse(
+        PushArguments,
+        "push",
+        argv,
+        "Sends a task dataset to the Hugging Face Hub; what is there already is not sent again.",
+        folder={"help": "Folder of a task dataset, from `ark-hf data build`."},
+        repo={"help": "Repository on the Hub, such as someone/nih14."},
+    )
+    from .push import check_dataset_folder, push_dataset
+
+    folder = Path(given.folder)
+    if args.dry_run:
+        files = check_dataset_folder(folder, args.allow_patient_data)
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        print("\n".join(f"{size:14,d}  {name}" for name, size in sizes.items()))
+        kind = "public" if args.public else "private"
+        print(f"{sum(sizes.values()):14,d}  bytes in all would go to the {kind} repository {given.repo}.")
+        return 0
+    pushed = push_dataset(folder, given.repo, args.public, args.allow_patient_data)
+    print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
+    return 0
+
+
 def demo(argv: list[str]) -> int:
     args, _ = parse(DemoArguments, "demo", argv, "Trains on the built-in phantom sites, without network, in minutes.")
     quiet()
@@ -270,6 +315,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "predict": (predict, "probabilities for image files"),
     "convert": (convert, "turn an original checkpoint into a model of this package"),
     "data": (data, "build task datasets"),
+    "push": (push, "send a task dataset to the Hugging Face Hub"),
 }
 
 

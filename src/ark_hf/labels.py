@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def read_synonyms(path: str | Path | None = None) -> Synonyms:
     unknown = sorted(set(_mapping(table, str(file))) - set(SECTIONS))
     if unknown or "findings" not in table:
         raise ValueError(
-            f"{file} must have the section `findings`, and may have {SECTIONS[1:]}; it has {list(table)}."
+            f"{file} must have the section `findings`, and may have {SECTIONS[1:]}; "
+            f"it has {reprlib.repr(list(table))}."
         )
 
     names: dict[str, str] = {}
@@ -95,7 +97,7 @@ def read_synonyms(path: str | Path | None = None) -> Synonyms:
         if not isinstance(name, str) or normalise(name) not in names:
             near = difflib.get_close_matches(normalise(str(name)), names, n=1)
             hint = f"did you mean {names[near[0]]!r}?" if near else "add it there."
-            raise ValueError(f"{where}: {name!r} is not among the findings; {hint}")
+            raise ValueError(f"{where}: {reprlib.repr(name)} is not among the findings; {hint}")
         return names[normalise(name)]
 
     task_names = {}
@@ -111,7 +113,17 @@ def read_synonyms(path: str | Path | None = None) -> Synonyms:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """YAML in which every scalar is text (`No` is a name, not false) and a key that stands twice is an error."""
+    """
+    YAML in which every scalar is text (`No` is a name, not false), and a key that stands twice or an alias an error:
+    few lines of aliases of aliases are billions of names.
+    """
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            problem = "anchors and aliases (&a, *a) are refused; write the names out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in getattr(node, "value", [])]
@@ -123,11 +135,11 @@ class _TextLoader(yaml.BaseLoader):
 
 def _mapping(values: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: must be a mapping, got {values!r}.")
+        raise ValueError(f"{where}: must be a mapping, got {reprlib.repr(values)}.")
     return values
 
 
 def _list_of_names(values: Any, where: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{where}: must be a list of names, [] for none, got {values!r}.")
+        raise ValueError(f"{where}: must be a list of names, [] for none, got {reprlib.repr(values)}.")
     return values

@@ -1,520 +1,515 @@
-"""The generic builder: what it makes of a folder of radiographs, and that it refuses bad input before any work."""
+"""The engine of the builders: what it makes of a release, what it refuses, and that nothing done is ever lost."""
 
-import csv
-import io
+import errno
 import json
 import math
+import multiprocessing
 import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import filelock
 import numpy as np
-import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-from datasets.exceptions import DatasetGenerationError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from datasets import ClassLabel, Image, List, Value, load_dataset
 
-from ark_hf.data import build
-from ark_hf.data.build import GenericSource, Row, build_generic, build_phantom_sites, read_label_file
-from ark_hf.data.dicom import read_radiograph
-from ark_hf.data.task_dataset import read_task
+from ark_hf.data import build, shards, workers
+from ark_hf.data.build import build_phantom_sites
+from ark_hf.data.phantom import SITES, draw_phantom_images
+from ark_hf.data.rows import Problem, Release
+from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
 
-PATIENT = "Sentinel"
-FILES = ("images/0.png", "images/1.png", "images/2.jpg", "images/3.png", "images/4.png", "images/5.png")
-SPLITS = ("train", "train", "train", "train", "val", "test")
+from .generated import Noise, contents, noise_rows
+
+TASK = ArkTask("lungs", ["Edema", "Mass"])
+reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 
 
-def draw_pictures(folder: Path) -> None:
-    """8-bit PNG, 16-bit PNG, JPEG, a large 8-bit and a large 16-bit PNG, and one more."""
-    (folder / "images").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    shapes = [(48, 40), (40, 48), (48, 40), (120, 80), (90, 144), (33, 33)]
-    for number, (name, shape) in enumerate(zip(FILES, shapes, strict=True)):
-        top, kind = (65536, np.uint16) if number in (1, 4) else (256, np.uint8)
-        PIL.Image.fromarray(random.integers(0, top, shape, dtype=kind)).save(folder / name)
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(build, "ROWS_PER_SHARD", 8)
 
 
-def write_rows(folder: Path, rows: list[dict]) -> None:
-    with open(folder / "labels.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+def build_dataset(given: Release, out: Path, num_workers: int = 1, **options) -> dict:
+    return build.build_dataset(given, out, num_workers=num_workers, **options)
 
 
-@pytest.fixture
-def rows() -> list[dict]:
-    """Six good rows: lines 2 to 7 of the label file."""
-    return [
-        {"image": name, "split": split, "patient_id": f"{PATIENT}-{number}", "Edema": "0", "Mass": "1"}
-        for number, (name, split) in enumerate(zip(FILES, SPLITS, strict=True))
-    ]
+def release(train=30, validation=9, test=5, **noise) -> Release:
+    return Release(TASK, noise_rows(train, validation, test), read_image=Noise(**noise))
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    draw_pictures(tmp_path / "source")
-    return tmp_path / "source"
-
-
-def multi_label(folder: Path) -> GenericSource:
-    return GenericSource(folder, "lungs", labels=["Edema", "Mass"])
-
-
-def read_split(dataset: Path, split: str) -> list[dict]:
-    return pq.read_table(next((dataset / "data").glob(f"{split}-*.parquet"))).to_pylist()
-
-
-def read_dataset(dataset: Path) -> list[dict]:
-    return [row for path in sorted((dataset / "data").iterdir()) for row in pq.read_table(path).to_pylist()]
-
-
-def pixels(row: dict) -> np.ndarray:
-    return np.asarray(PIL.Image.open(io.BytesIO(row["image"]["bytes"])))
-
-
-def refusal(folder: Path, rows: list[dict] | None = None, source: GenericSource | None = None) -> str:
-    """The message of the refusal, which never quotes a patient."""
-    if rows is not None:
-        write_rows(folder, rows)
-    with pytest.raises(ValueError) as caught:
-        build_generic(source or multi_label(folder), folder.parent / "out")
-    assert not (folder.parent / "out").exists()
-    assert PATIENT not in str(caught.value)
-    return str(caught.value)
+def read_dataset(folder: Path) -> list[dict]:
+    return [row for path in sorted((folder / "data").iterdir()) for row in pq.read_table(path).to_pylist()]
 
 
 # What is built -------------------------------------------------------------------------------------------------------
 
 
-def test_multi_label_values_become_0_1_uncertain_and_unknown(folder, rows, tmp_path):
-    values = [("0", "1"), ("-1", ""), (" 1.0 ", "0.0"), ("-1.0", "1"), ("", ""), ("1", "0")]
-    for row, (edema, mass) in zip(rows, values, strict=True):
-        row |= {"Edema": edema, "Mass": mass}
-    write_rows(folder, rows)
-    build_generic(multi_label(folder), tmp_path / "out")
-    built = {row["image_id"]: row["labels"] for row in read_dataset(tmp_path / "out")}
-    expected = [[0, 1], [-1, math.nan], [1, 0], [-1, 1], [math.nan, math.nan], [1, 0]]
-    for name, labels in zip(FILES, expected, strict=True):
-        np.testing.assert_equal(built[name], labels)
+def test_every_row_is_stored_in_order_with_its_labels_and_metadata(tmp_path):
+    given = release()
+    given.rows[3].metadata["age"] = None
+    build_dataset(given, tmp_path / "out")
+    for split, rows in (("train", given.rows[:30]), ("validation", given.rows[30:39]), ("test", given.rows[39:])):
+        built = load_task_dataset(tmp_path / "out", split)
+        assert built.column_names == ["image", "labels", "image_id", "patient_id", "age"]
+        assert built["image_id"][:] == [row.metadata["image_id"] for row in rows]
+        assert built["age"][:] == [row.metadata["age"] for row in rows]
+        np.testing.assert_equal(built["labels"][:], [row.labels for row in rows])
+        for row, stored in zip(rows, built, strict=True):
+            np.testing.assert_array_equal(np.asarray(stored["image"]), Noise()(row)[0])
 
 
-def test_class_names_become_indices_and_blank_becomes_unknown(folder, rows, tmp_path):
-    for row, kind in zip(rows, ["viral", "normal", "", "bacterial", " viral ", "normal"], strict=True):
-        row["kind"] = kind
-    write_rows(folder, rows)
-    build_generic(GenericSource(folder, "lungs", label_column="kind"), tmp_path / "sorted")
-    given = ["normal", "bacterial", "viral", "fungal"]
-    build_generic(GenericSource(folder, "lungs", label_column="kind", classes=given), tmp_path / "given")
-    for name, classes, expected in (
-        ("sorted", ["bacterial", "normal", "viral"], [2, 1, -1, 0, 2, 1]),
-        ("given", given, [2, 0, -1, 1, 2, 0]),
-    ):
-        task = read_task(tmp_path / name)
-        assert (task.labels, task.problem_type) == (classes, "single_label_classification")
-        built = {row["image_id"]: row["labels"] for row in read_dataset(tmp_path / name)}
-        assert [built[image] for image in FILES] == expected
+def test_datasets_sees_images_and_classes(tmp_path):
+    given = release(3)
+    for number, row in enumerate(given.rows):
+        row.labels = number % 4 - 1
+    given.task = ArkTask("kinds", ["a", "b", "c"], "single_label_classification")
+    build_dataset(given, tmp_path / "out")
+    features = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")).features
+    assert features["image"] == Image() and features["labels"] == ClassLabel(names=["a", "b", "c"])
+    assert [row["labels"] for row in load_task_dataset(tmp_path / "out", "train")] == [-1, 0, 1]
+    build_dataset(release(3), tmp_path / "other")
+    assert load_task_dataset(tmp_path / "other", "train").features["labels"] == List(Value("float32"))
 
 
-def test_rows_go_to_their_split_in_the_order_of_the_file(folder, rows, tmp_path):
-    for row, split in zip(rows, ["test", "Train", " validation", "valid", "train", "VAL"], strict=True):
-        row["split"] = split
-    write_rows(folder, rows)
-    build_generic(multi_label(folder), tmp_path / "out")
-    for split, numbers in {"train": [1, 4], "validation": [2, 3, 5], "test": [0]}.items():
-        assert [row["image_id"] for row in read_split(tmp_path / "out", split)] == [FILES[i] for i in numbers]
-
-
-def test_split_without_rows_is_left_out(folder, rows, tmp_path):
-    write_rows(folder, rows[:4])
-    report = build_generic(multi_label(folder), tmp_path / "out")
-    assert report["rows"] == {"train": 4, "validation": 0, "test": 0}
-    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train-00000-of-00001.parquet"]
-
-
-def test_metadata_columns_are_kept_where_the_file_knows_them(folder, rows, tmp_path):
-    for row in rows:
-        row |= {"age": "", "sex": "", "view": "", "remark": "not kept"}
-    rows[0] |= {"age": "63", "sex": "F"}
-    rows[1] |= {"patient_id": ""}
-    write_rows(folder, rows)
-    build_generic(multi_label(folder), tmp_path / "out")
-    built = read_split(tmp_path / "out", "train")
-    assert list(built[0]) == ["image", "labels", "image_id", "patient_id", "sex", "age"]
-    assert [(row["patient_id"], row["sex"], row["age"]) for row in built[:3]] == [
-        (f"{PATIENT}-0", "F", 63.0),
-        (None, None, None),
-        (f"{PATIENT}-2", None, None),
-    ]
-
-
-def test_small_pictures_keep_every_pixel(folder, rows, tmp_path):
-    write_rows(folder, rows)
-    build_generic(multi_label(folder), tmp_path / "out", size=144)
-    for row in read_dataset(tmp_path / "out"):
-        original = read_radiograph(folder / row["image_id"])[0]
-        assert pixels(row).dtype == original.dtype
-        np.testing.assert_array_equal(pixels(row), original)
-    assert {pixels(row).dtype for row in read_dataset(tmp_path / "out")} == {np.dtype("uint8"), np.dtype("uint16")}
-
-
-def test_longer_side_is_shrunk_to_size_and_the_aspect_kept(folder, rows, tmp_path):
-    write_rows(folder, rows)
-    build_generic(multi_label(folder), tmp_path / "out", size=60)
-    built = {row["image_id"]: pixels(row) for row in read_dataset(tmp_path / "out")}
-    assert [built[name].shape for name in FILES] == [(48, 40), (40, 48), (48, 40), (60, 40), (38, 60), (33, 33)]
-    for name in (FILES[3], FILES[4]):
-        original = read_radiograph(folder / name)
-        assert built[name].dtype == original.dtype
-        assert built[name].mean() == pytest.approx(original.mean(), rel=0.01)
-
-
-def test_shrinking_never_leaves_the_range_of_the_picture():
-    image = np.full((1, 100, 100), 1000, dtype=np.uint16)
-    image[:, :, 50:] = 5000  # an edge, on which the filter rings
-    small = build.shrink(image, 50)
-    assert (small.dtype, small.min(), small.max()) == (np.uint16, 1000, 5000)
-
-
-def test_card_gives_back_the_task_whatever_its_labels_are_called(folder, rows, tmp_path):
-    names = ["No", "1", "Mass/Nodule", 'Größe: "x"', "a | b, c", "null", "- dash"]
-    for row in rows:
-        row |= dict.fromkeys(names, "0")
-    write_rows(folder, rows)
-    build_generic(GenericSource(folder, "lungs", labels=names), tmp_path / "out")
-    assert read_task(tmp_path / "out") == ArkTask("lungs", names)
-
-
-def test_report_counts_rows_and_labels(folder, rows, tmp_path):
-    rows[1] |= {"Edema": "1", "Mass": "-1"}
-    write_rows(folder, rows)
-    report = build_generic(multi_label(folder), tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "build_report.json").read_text())
-    assert report == {"unreadable": [], "rows": {"train": 4, "validation": 1, "test": 1}}
-    assert written == report | {
-        "counts": {
-            "train": {"images": 4, "Edema": 1, "Mass": 3},
-            "validation": {"images": 1, "Edema": 0, "Mass": 1},
-            "test": {"images": 1, "Edema": 0, "Mass": 1},
-        }
+def test_files_are_even_parts_of_a_split_in_small_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 3)
+    build_dataset(release(20, 8, 0), tmp_path / "out")
+    footers = {path.name: pq.read_metadata(path) for path in sorted((tmp_path / "out" / "data").iterdir())}
+    assert {name: footer.num_rows for name, footer in footers.items()} == {
+        "train-00000-of-00003.parquet": 6,
+        "train-00001-of-00003.parquet": 7,
+        "train-00002-of-00003.parquet": 7,
+        "validation-00000-of-00001.parquet": 8,
     }
+    assert max(footer.row_group(i).num_rows for footer in footers.values() for i in range(footer.num_row_groups)) == 3
 
 
-def test_two_builds_are_identical_to_the_byte(folder, rows, tmp_path):
-    write_rows(folder, rows)
-    contents = []
-    for name in ("one", "two"):
-        build_generic(multi_label(folder), tmp_path / name, size=60)
-        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
-        contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
-    assert len(contents[0]) == 5  # three splits, card, report
-    assert contents[0] == contents[1]
+def test_report_and_hashes_describe_what_is_there(tmp_path):
+    given = release(12, 4, 0)
+    given.facts = {"title": "The release", "expected": ["images: 16 found, 20 expected"]}
+    report = build_dataset(given, tmp_path / "out", size=64)
+    written = json.loads((tmp_path / "out" / "build_report.json").read_text())
+    assert written == report
+    assert report["rows"] == {"train": 12, "validation": 4, "test": 0} and list(report["splits"]) == [
+        "train",
+        "validation",
+    ]
+    assert report["splits"]["train"]["labels"]["Mass"] == {"positive": 3, "negative": 3, "uncertain": 3, "unknown": 3}
+    assert report["splits"]["train"]["patients"] == 12
+    assert (report["name"], report["size"], report["problems"]) == ("lungs", 64, [])
+    assert report["facts"] == {"title": "The release"} and report["expected"] == ["images: 16 found, 20 expected"]
+    hashes = pq.read_table(tmp_path / "out" / "image_hashes.parquet").to_pylist()
+    assert [(row["split"], row["row"]) for row in hashes] == [("train", i) for i in range(12)] + [
+        ("validation", i) for i in range(4)
+    ]
+    assert len({row["sha256"] for row in hashes}) == 16
+    assert read_task(tmp_path / "out") == TASK
 
 
-def test_real_radiographs_build_with_the_counts_of_their_readme(shared, tmp_path):
-    labels = [f"sev_{region}" for region in "ABCDEF"]
-    source = GenericSource(shared / "realdata" / "brixia_severity", "brixia", labels=labels)
-    report = build_generic(source, tmp_path / "out", size=128)
-    assert report == {"unreadable": [], "rows": {"train": 58, "validation": 8, "test": 13}}
-    assert read_task(tmp_path / "out").labels == labels
-    assert all(max(pixels(row).shape) == 128 for row in read_split(tmp_path / "out", "test"))
+def test_phantom_sites_are_the_drawn_images(tmp_path):
+    counts = {"train": 5, "test": 3}
+    folders = build_phantom_sites(tmp_path / "sites", counts, size=40, seed=3)
+    assert list(folders) == list(SITES)
+    for name, folder in folders.items():
+        for split, count in counts.items():
+            built = load_task_dataset(folder, split)
+            for stored, drawn in zip(built, draw_phantom_images(SITES[name], split, count, 40, 3), strict=True):
+                np.testing.assert_array_equal(np.asarray(stored["image"]), np.asarray(drawn["image"]))
+                np.testing.assert_equal(stored["labels"], drawn["labels"])
+                told = {key: stored[key] for key in ("patient_id", "sex", "age", "view")}
+                assert told == {key: drawn[key] for key in told} and stored["image_id"] == drawn["sample_id"]
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        build_phantom_sites(tmp_path / "sites", counts, size=40)
 
 
-# The label file ------------------------------------------------------------------------------------------------------
+# The same bytes, whatever happens ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image": "images/absent.png"}, "'images/absent.png' does not exist"),
-        ({"image": "images"}, "'images' does not exist"),
-        ({"image": "x" * 5000}, "does not exist"),
-        ({"image": "a\0b"}, "does not exist"),
-        ({"image": " "}, "image is blank"),
-        ({"image": FILES[0]}, f"'{FILES[0]}' (validation) stands in line 2 (train) too"),
-        ({"image": FILES[0], "split": "train"}, f"'{FILES[0]}' (train) stands in line 2 (train) too"),
-        ({"split": ""}, "split '': use one of ['test', 'train', 'val'"),
-        ({"split": "dev"}, "split 'dev': use one of ['test', 'train', 'val'"),
-        ({"Edema": "2"}, "Edema is '2': use 0, 1, -1 (uncertain) or blank (unknown)"),
-        ({"Mass": "0.5"}, "Mass is '0.5': use 0, 1, -1"),
-        ({"Mass": "nan"}, "Mass is 'nan': use 0, 1, -1"),
-        ({"Mass": "yes"}, "Mass is 'yes': use 0, 1, -1"),
-        ({"age": "old"}, "age is 'old': it must be a number or blank"),
-        ({"patient_id": f"{PATIENT}-0"}, "its patient (validation) stands in line 2 (train) too"),
-    ],
-)
-def test_wrong_row_is_named_by_line_with_what_is_allowed(folder, rows, change, message):
-    for row in rows:
-        row["age"] = ""
-    rows[4] |= change
-    lines = refusal(folder, rows).splitlines()
-    assert len(lines) == 2 and "labels.csv has 1 wrong rows" in lines[0]
-    assert lines[1].startswith("line 6: ") and message in lines[1]
+def test_two_processes_write_the_bytes_of_one(tmp_path):
+    for name, processes in (("one", 1), ("two", 2)):
+        report = build_dataset(release(bad=(3, 35)), tmp_path / name, num_workers=processes, skip_bad=True)
+        assert [problem["where"] for problem in report["problems"]] == ["list, line 3", "list, line 35"]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
 
-def test_unknown_class_is_named_with_the_classes(folder, rows):
-    for row in rows:
-        row["kind"] = "normal"
-    rows[2]["kind"] = "wiral"
-    source = GenericSource(folder, "lungs", label_column="kind", classes=["normal", "viral"])
-    message = refusal(folder, rows, source)
-    assert "line 4: kind 'wiral' is not a class; the classes are ['normal', 'viral']" in message
-
-
-def test_all_wrong_rows_are_counted_and_the_first_ten_shown(folder, rows):
-    message = refusal(folder, [row | {"Edema": "?", "split": "train", "patient_id": ""} for row in rows * 2])
-    assert "has 12 wrong rows" in message and "line 11:" in message and "... and 2 more" in message
-
-
-@pytest.mark.parametrize("values", [2, 6], ids=["short", "long"])
-def test_row_of_another_width_than_the_header_is_refused(folder, rows, values):
-    write_rows(folder, rows)
-    lines = (folder / "labels.csv").read_text().splitlines()
-    lines[3] = ",".join((lines[3].split(",") + ["1"])[:values])
-    (folder / "labels.csv").write_text("\n".join(lines))
-    assert f"line 4: {values} values, but the header names 5 columns" in refusal(folder)
-
-
-def test_open_quote_is_reported_where_it_opens(folder, rows):
-    write_rows(folder, rows)
-    text = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(text.replace(FILES[2], f'"{FILES[2]}'))
-    assert "line 4: 1 values, but the header names 5 columns" in refusal(folder)
-
-
-def test_lines_count_blank_lines_and_line_breaks_in_quotes(folder, rows):
-    rows[0]["remark"] = "two\nlines"
-    rows[1]["Mass"] = "?"
-    write_rows(folder, rows)
-    text = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(text.replace("\n", "\n\n", 1))
-    assert "line 5: Mass is '?'" in refusal(folder)
-
-
-@pytest.mark.parametrize("column", ["image", "split", "Mass"])
-def test_missing_column_is_named(folder, rows, column):
-    for row in rows:
-        del row[column]
-    assert f"labels.csv has no columns ['{column}']" in refusal(folder, rows)
-
-
-def test_first_row_in_place_of_the_header_is_not_quoted(folder, rows):
-    write_rows(folder, rows)
-    text = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(text.split("\n", 1)[1])
-    assert "its first line must name the columns" in refusal(folder)
-
-
-def test_column_that_stands_twice_is_refused(folder, rows):
-    write_rows(folder, rows)
-    text = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(text.replace("Mass", "Edema", 1))
-    source = GenericSource(folder, "lungs", labels=["Edema"])
-    assert "has several columns ['Edema']" in refusal(folder, source=source)
-
-
-def test_column_without_a_name_is_no_obstacle(folder, rows):
-    for number, row in enumerate(rows):
-        row[""] = str(number)  # as pandas writes its index
-    write_rows(folder, rows)
-    assert len(read_label_file(multi_label(folder))[1]) == len(FILES)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "has no columns ['image', 'split', 'Edema', 'Mass']"),
-        (b"image,split,patient_id,Edema,Mass\n", "has no rows"),
-        (b"image,split,patient_id,Edema,Mass\nimages/0.png,test,,0,1\n", "has no rows with split train"),
-        ("image,split,Edema,Mass\nimages/é.png,train,0,1\n".encode("latin-1"), "needs a UTF-8 file"),
-        ("image,split,Edema,Mass\nimages/0.png,train,0,1\n".encode("utf-16"), "needs a UTF-8 file"),
-        (b"image,split,Edema,Mass\n" + b"x" * 200_000, "field larger than field limit"),
-    ],
-    ids=["empty", "header only", "no train", "latin-1", "utf-16", "huge field"],
-)
-def test_file_that_is_no_table_is_refused_by_name(folder, content, message):
-    (folder / "labels.csv").write_bytes(content)
-    text = refusal(folder)
-    assert str(folder / "labels.csv") in text and message in text
-
-
-def test_absent_label_file_is_refused_by_name(folder):
-    assert f"Cannot read {folder / 'labels.csv'}" in refusal(folder)
-
-
-def test_byte_order_mark_and_windows_line_ends_are_read(folder, rows):
-    write_rows(folder, rows)
-    plain = read_label_file(multi_label(folder))
-    content = (folder / "labels.csv").read_bytes()
-    assert b"\r\n" in content
-    for variant in (b"\xef\xbb\xbf" + content, content.replace(b"\r\n", b"\n"), content.replace(b"\r\n", b"\r")):
-        (folder / "labels.csv").write_bytes(variant)
-        assert read_label_file(multi_label(folder)) == plain
-
-
-@pytest.mark.parametrize("kinds", [{}, {"labels": ["Edema"], "label_column": "Mass"}], ids=["neither", "both"])
-def test_labels_or_a_label_column_must_be_given(folder, rows, kinds):
-    message = refusal(folder, rows, GenericSource(folder, "lungs", **kinds))
-    assert "either --labels" in message and "or --label_column" in message
-
-
-def test_name_that_no_task_can_have_is_refused(folder, rows):
-    assert "lower-case letters" in refusal(folder, rows, GenericSource(folder, "Lungs 1", labels=["Edema"]))
-
-
-GOOD_FILE = "image,split,patient_id,age,Edema,Mass\n" + "".join(
-    f"{name},{split},p{number},{20 + number},{number % 2},{('', '-1', '1')[number % 3]}\n"
-    for number, (name, split) in enumerate(zip(FILES, SPLITS, strict=True))
-)
-PIECES = st.one_of(
-    st.binary(max_size=6),
-    st.sampled_from(
-        [b",", b'"', b"'", b"\n", b"\r", b"\0", b" ", b"\xff", b"\xef\xbb\xbf", "é".encode(), b"\n,,,,,\n", b"x" * 300]
-        + [b"-1", b"2", b"nan", b"1e999", b"train", b"p0", b"/", b"..", b"~", b"image", b"Edema", b"images/0.png"]
-    ),
-)
-
-
-@st.composite
-def damaged_files(draw) -> bytes:
-    content = GOOD_FILE.encode()
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(content)))
-        stop = draw(st.integers(start, min(start + 20, len(content))))
-        content = content[:start] + draw(PIECES) + content[stop:]
-    return content
+def _build_in_a_process(out: Path, rows: int) -> None:
+    build.ROWS_PER_SHARD = 8
+    if rows:
+        build_dataset(Release(TASK, noise_rows(rows, 20, 10), read_image=Noise(delay=0.01)), out, num_workers=2)
 
 
 @pytest.fixture(scope="module")
-def fuzz_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fuzz") / "source"
-    draw_pictures(folder)
-    return folder
+def start_build():
+    """Starts a build with two processes in a process of its own, which takes no time to import anything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ark_hf.data.build", "tests.data.test_build"])
+
+    def start(out: Path, rows: int):
+        process = context.Process(target=_build_in_a_process, args=(out, rows))
+        process.start()
+        return process
+
+    start(Path(), 0).join()
+    return start
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(content=damaged_files())
-def test_damaged_label_file_gives_good_rows_or_a_named_refusal(fuzz_folder, content):
-    (fuzz_folder / "labels.csv").write_bytes(content)
-    try:
-        task, rows = read_label_file(multi_label(fuzz_folder))
-    except ValueError as error:
-        assert "labels.csv" in str(error)
-        return
-    assert task.labels == ["Edema", "Mass"]
-    for row in rows:
-        assert isinstance(row, Row) and row.path.is_file() and row.split in ("train", "validation", "test")
-        assert len(row.labels) == 2 and all(value in (0, 1, -1) or math.isnan(value) for value in row.labels)
-        assert row.metadata["age"] is None or isinstance(row.metadata["age"], float)
+def kill_at_random(start_build, tmp_path, rows: int, kills: int, seed: int) -> int:
+    """Kills builds at random moments and lets the last end; how many of the killed had not ended by themselves."""
+    started = time.monotonic()
+    process = start_build(tmp_path / "whole", rows)
+    process.join()
+    duration = time.monotonic() - started
+    assert process.exitcode == 0
+    moments, unfinished = random.Random(seed), 0
+    for _ in range(kills):
+        process = start_build(tmp_path / "killed", rows)
+        process.join(moments.uniform(0.05, 0.6) * duration)
+        process.kill()
+        process.join()
+        unfinished += not (tmp_path / "killed").exists()
+        if (tmp_path / "killed").exists():
+            assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+            (tmp_path / "killed").rename(tmp_path / f"ended-{seed}-{unfinished}-{process.pid}")
+    process = start_build(tmp_path / "killed", rows)
+    process.join()
+    assert process.exitcode == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not (tmp_path / ".killed.building").exists()
+    return unfinished
 
 
-# The pictures --------------------------------------------------------------------------------------------------------
+def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(start_build, tmp_path):
+    assert kill_at_random(start_build, tmp_path, rows=150, kills=4, seed=0) >= 2
 
 
-def damage(folder: Path) -> None:
-    """A text named like a picture (line 3), a JPEG cut short (line 4), an empty file (line 6)."""
-    (folder / FILES[1]).write_text("no picture")
-    (folder / FILES[2]).write_bytes((folder / FILES[2]).read_bytes()[:-100])
-    (folder / FILES[4]).write_bytes(b"")
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_build_killed_twenty_times_ends_with_the_same_bytes(start_build, tmp_path, seed):
+    assert kill_at_random(start_build, tmp_path, rows=800, kills=5, seed=seed) >= 3
 
 
-def test_unreadable_pictures_stop_the_build_and_are_listed_beside_it(folder, rows):
-    damage(folder)
-    message = refusal(folder, rows)
-    report_file = folder.parent / "out.build_report.json"
-    assert "labels.csv: 3 of 6 images cannot be read" in message
-    assert str(report_file) in message and "--skip_unreadable" in message
-    for line, name in ((3, FILES[1]), (4, FILES[2]), (6, FILES[4])):
-        assert f"line {line}: {folder / name}: " in message
-    assert [entry["line"] for entry in json.loads(report_file.read_text())["unreadable"]] == [3, 4, 6]
-    assert PATIENT not in report_file.read_text()
+def test_an_error_in_the_middle_keeps_what_is_done(tmp_path, monkeypatch):
+    build_dataset(release(), tmp_path / "whole")
+    written, write = [], shards.write_parquet
 
+    def fill_the_disk(path, schema, rows):
+        if len(written) == 3:
+            next(rows)
+            path.write_bytes(b"half a file")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write(path, schema, rows)
 
-def test_unreadable_pictures_are_skipped_when_asked_and_listed_within(folder, rows, tmp_path):
-    damage(folder)
-    write_rows(folder, rows)
-    report = build_generic(multi_label(folder), tmp_path / "out", skip_unreadable=True)
-    assert report["rows"] == {"train": 2, "validation": 0, "test": 1}
-    assert {row["image_id"] for row in read_dataset(tmp_path / "out")} == {FILES[0], FILES[3], FILES[5]}
-    written = json.loads((tmp_path / "out" / "build_report.json").read_text())
-    assert [(entry["line"], entry["image"]) for entry in written["unreadable"]] == [
-        (line, str(folder / FILES[line - 2])) for line in (3, 4, 6)
-    ]
-
-
-def test_nothing_is_built_when_every_training_picture_is_skipped(folder, rows, tmp_path):
-    damage(folder)
-    write_rows(folder, [rows[1], rows[2], rows[5]])
-    with pytest.raises(ValueError, match="none of the images of split train can be read"):
-        build_generic(multi_label(folder), tmp_path / "out", skip_unreadable=True)
+    monkeypatch.setattr(shards, "write_parquet", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        build_dataset(release(), tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "ROWS_PER_SHARD", 8)
     assert not (tmp_path / "out").exists()
 
-
-def test_same_picture_under_two_names_in_two_splits_is_refused(folder, rows):
-    PIL.Image.open(folder / FILES[3]).save(folder / FILES[5], compress_level=1)
-    assert (folder / FILES[3]).read_bytes() != (folder / FILES[5]).read_bytes()
-    message = refusal(folder, rows)
-    assert "labels.csv has pictures in two splits" in message
-    assert f"line 7: '{FILES[5]}' (test) is the same picture as '{FILES[3]}' (train), line 5" in message
+    log = tmp_path / "log"
+    build_dataset(release(log=log), tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert log.stat().st_size == 44 - (7 + 7 + 8)  # three of the four shards of split train were done
 
 
-def test_same_picture_under_two_names_in_one_split_is_kept(folder, rows, tmp_path):
-    (folder / FILES[3]).write_bytes((folder / FILES[0]).read_bytes())
-    write_rows(folder, rows)
-    assert build_generic(multi_label(folder), tmp_path / "out")["rows"]["train"] == 4
+def test_a_process_that_is_killed_stops_the_build_which_then_continues(tmp_path):
+    spared = tmp_path / "spared"
+    with pytest.raises(ChildProcessError, match=r"exit code -9.*the same command continues"):
+        build_dataset(release(fatal=25, spared=spared), tmp_path / "out", num_workers=2)
+    spared.touch()
+    build_dataset(release(fatal=25, spared=spared), tmp_path / "out", num_workers=2)
+    build_dataset(release(), tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-# The output folder ---------------------------------------------------------------------------------------------------
+def test_a_fault_in_a_process_is_told(tmp_path):
+    given = release()
+    given.rows[20].path = Path("no number")
+    with pytest.raises(RuntimeError, match="ValueError: invalid literal"):
+        build_dataset(given, tmp_path / "out", num_workers=2)
+
+
+def test_other_rows_start_anew_and_say_so(tmp_path, capsys):
+    with pytest.raises(ValueError, match="it is bad"):
+        build_dataset(release(bad=(43,)), tmp_path / "out")
+    log = tmp_path / "log"
+    given = release(log=log)
+    given.rows[0].labels = [1.0, 1.0]
+    build_dataset(given, tmp_path / "out")
+    assert "had other rows or settings; starting anew" in capsys.readouterr().err
+    assert log.stat().st_size == 44
+    assert load_task_dataset(tmp_path / "out", "train")[0]["labels"] == [1.0, 1.0]
+
+
+def test_a_changed_file_is_read_again_and_a_mended_one_too(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+
+    def files(**noise) -> Release:
+        given = release(**noise)
+        for number, row in enumerate(given.rows):
+            row.path = folder / str(number)
+            if not row.path.exists():
+                row.path.write_text("")
+        return given
+
+    with pytest.raises(ValueError, match="2 rows or images cannot be used"):
+        build_dataset(files(bad=(2, 20)), tmp_path / "out")
+    (folder / "40").write_text("changed")
+    log = tmp_path / "log"
+    with pytest.raises(ValueError, match="1 rows or images cannot be used"):
+        build_dataset(files(bad=(20,), log=log), tmp_path / "out")
+    # Images 2 and 20 are tried; the shards of 2, which can be read now, and of 40 are built, 7 and 5 images
+    assert log.stat().st_size == 2 + 7 + 5
+    build_dataset(files(), tmp_path / "out")
+    build_dataset(files(), tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_second_build_to_the_same_folder_is_refused(tmp_path, start_build):
+    process = start_build(tmp_path / "out", 400)
+    try:
+        lock = tmp_path / ".out.building" / "records"  # appears after the lock is taken
+        while not lock.exists():
+            assert process.is_alive()
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match="Another build is writing .*out; wait for its end"):
+            build_dataset(release(), tmp_path / "out")
+    finally:
+        process.kill()
+        process.join()
+    build_dataset(release(), tmp_path / "out")  # the killed one holds no lock
+    assert len(read_dataset(tmp_path / "out")) == 44
+
+
+@reads_proc
+def test_a_process_that_outlives_its_parent_ends_at_its_next_image(tmp_path, start_build):
+    process = start_build(tmp_path / "out", 2000)
+    while not list((tmp_path).glob(".out.building/records/*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    process.kill()
+    process.join()
+    left = {int(pid) for pid in children.stdout.split()}
+    assert left
+    for _ in range(500):
+        left = {pid for pid in left if Path(f"/proc/{pid}").exists()}
+        if not left:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{left} live on")
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the processes of the build would import all that
+    from ark_hf.data.build import build_dataset
+    from ark_hf.data.rows import Release
+    from ark_hf.models.ark.configuration_ark import ArkTask
+    from tests.data.generated import Noise, noise_rows, peak_memory
+
+    found = []
+    for rows in (50, *map(int, sys.argv[2:])):
+        peaks = Path(f"{rows}.peaks")
+        release = Release(ArkTask("lungs", ["Edema", "Mass"]), noise_rows(rows), read_image=Noise(256, peaks=peaks))
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+        build_dataset(release, Path(f"{rows}"), num_workers=int(sys.argv[1]))
+        found.append([peak_memory(), max(map(float, peaks.read_text().split()))])
+    print(json.dumps(found[1:]))
+"""
+
+
+def measure(folder: Path, workers: int, *counts: int) -> np.ndarray:
+    """Largest memory in MB of the process that builds and of the one that reads, for each number of images."""
+    (folder / "measure.py").write_text(MEASURE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(folder / "measure.py"), *map(str, (workers, *counts))]
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, check=True)
+    return np.array(json.loads(done.stdout))
+
+
+@reads_proc
+def test_peak_memory_does_not_grow_with_the_build(tmp_path):
+    (small, _), (large, _) = measure(tmp_path, 1, 200, 800)
+    assert large - small < 12  # 600 images are 39 MB
+
+
+@pytest.mark.slow
+@reads_proc
+def test_peak_memory_of_no_process_grows_with_the_build(tmp_path):
+    small, large = measure(tmp_path, 2, 300, 3000)
+    assert (large - small < 20).all()  # 2,700 images are 177 MB
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+def refusal(given: Release, out: Path, **options) -> tuple[str, list]:
+    with pytest.raises(ValueError) as caught:
+        build_dataset(given, out, **options)
+    assert not out.exists()
+    listed = out.with_name(f"{out.name}.problems.json")
+    assert f"(list: {listed})" in str(caught.value)
+    return str(caught.value), json.loads(listed.read_text())
+
+
+def test_wrong_rows_stop_the_build_before_any_image_is_read(tmp_path):
+    given = release(log=tmp_path / "log")
+    given.problems = [Problem("list, line 99", "it is wrong")]
+    given.rows[5].metadata["image_id"] = "4.png"
+    message, listed = refusal(given, tmp_path / "out")
+    assert message.splitlines()[0].startswith("lungs: 2 rows or images cannot be used")
+    assert "list, line 5: its image (train) stands in list, line 4 (train) too" in message and "--skip_bad" in message
+    assert [problem["where"] for problem in listed] == ["list, line 99", "list, line 5"]
+    assert not (tmp_path / "log").exists()
+
+    report = build_dataset(given, tmp_path / "out", skip_bad=True)
+    assert report["problems"] == listed and report["rows"]["train"] == 29
+    assert not (tmp_path / "out.problems.json").exists()
+
+
+def test_all_unreadable_images_are_listed_and_the_first_ten_shown(tmp_path):
+    bad = tuple(range(3, 40, 3))
+    message, listed = refusal(release(bad=bad), tmp_path / "out")
+    assert len(listed) == len(bad) == 13 and "... and 3 more" in message
+    assert message.splitlines()[1] == "list, line 3: it is bad" and len(message.splitlines()) == 13
+    report = build_dataset(release(bad=bad), tmp_path / "out", skip_bad=True)
+    assert report["problems"] == listed
+    assert {row["image_id"] for row in read_dataset(tmp_path / "out")} == {
+        f"{number}.png" for number in range(44) if number not in bad
+    }
+
+
+def test_a_split_whose_images_are_all_bad_is_left_out_but_not_the_training_split(tmp_path):
+    report = build_dataset(release(bad=tuple(range(30, 39))), tmp_path / "out", skip_bad=True)
+    assert report["rows"] == {"train": 30, "validation": 0, "test": 5} and "validation" not in report["splits"]
+    assert load_task_dataset(tmp_path / "out", "test").num_rows == 5
+    with pytest.raises(ValueError, match="no image of split train can be read"):
+        build_dataset(release(bad=tuple(range(30))), tmp_path / "other", skip_bad=True)
+    with pytest.raises(ValueError, match="no image can be read"):
+        build_dataset(release(5, 0, 0, bad=tuple(range(5))), tmp_path / "none", skip_bad=True)
+    with pytest.raises(ValueError, match="there is no row to build"):
+        build_dataset(release(0, 0, 0), tmp_path / "empty", skip_bad=True)
+
+
+def test_a_shard_whose_images_are_all_bad_has_no_file(tmp_path):
+    report = build_dataset(release(16, 0, 0, bad=tuple(range(8))), tmp_path / "out", skip_bad=True)
+    assert os.listdir(tmp_path / "out" / "data") == ["train-00001-of-00002.parquet"]
+    assert load_task_dataset(tmp_path / "out", "train")["image_id"][:] == [f"{i}.png" for i in range(8, 16)]
+    assert len(report["problems"]) == 8
+
+
+def test_a_patient_in_two_splits_is_refused_by_row_unless_allowed(tmp_path):
+    given = release(log=tmp_path / "log")
+    given.rows[31].metadata["patient_id"] = given.rows[40].metadata["patient_id"] = "p7"
+    given.rows[8].metadata["patient_id"] = "p7"  # twice in one split is as it should be
+    given.rows[1].metadata["patient_id"] = given.rows[33].metadata["patient_id"] = None
+    message, listed = refusal(given, tmp_path / "out", skip_bad=True)
+    assert "patients stand in two splits, 2 times" in message and "--allow_patient_overlap" in message
+    assert "list, line 31 (validation) and list, line 7 (train)" in message and "p7" not in message
+    assert listed[1] == {"where": "list, line 40", "split": "test", "other": "list, line 7", "other_split": "train"}
+    assert not (tmp_path / "log").exists()
+    report = build_dataset(given, tmp_path / "out", allow_patient_overlap=True)
+    assert report["patient_overlap"] == listed and report["rows"] == {"train": 30, "validation": 9, "test": 5}
+
+
+def test_a_picture_in_two_splits_is_refused_by_row_unless_allowed(tmp_path):
+    given = release(log=tmp_path / "log")
+    given.rows[41].path, given.rows[2].path = Path("7"), Path("7")
+    message, listed = refusal(given, tmp_path / "out")
+    assert "pictures stand in two splits, 1 times" in message
+    assert listed == [{"where": "list, line 41", "split": "test", "other": "list, line 2", "other_split": "train"}]
+    report = build_dataset(given, tmp_path / "out", allow_patient_overlap=True)
+    assert report["duplicates"] == {"equal": listed, "near": [], "within_splits": 1}
+    assert (tmp_path / "log").stat().st_size == 44  # the refused build was not in vain
+
+
+def test_nearly_equal_pictures_in_two_splits_are_reported(tmp_path):
+    given = Release(TASK, noise_rows(6, 2), read_image=_Chests())
+    report = build_dataset(given, tmp_path / "out")
+    (near,) = report["duplicates"]["near"]
+    assert near["where"] == "list, line 7" and near["other"] == "list, line 2" and 0 <= near["distance"] <= 24
+    assert report["duplicates"]["equal"] == []
+
+
+class _Chests:
+    """Phantoms; number 7 is number 2, brighter."""
+
+    def __call__(self, row):
+        number = int(row.path.name)
+        drawn = list(draw_phantom_images(SITES["phantom_city"], "train", 8, 64))[2 if number == 7 else number]
+        return np.asarray(drawn["image"])[None] // (1 if number == 7 else 2)
 
 
 @pytest.mark.parametrize("make", ["folder", "file"])
-def test_output_that_exists_is_refused_and_untouched(folder, rows, tmp_path, make):
-    write_rows(folder, rows)
+def test_output_that_exists_is_refused_and_untouched(tmp_path, make):
     out = tmp_path / "out"
     if make == "folder":
         out.mkdir()
     kept = out / "mine.txt" if make == "folder" else out
     kept.write_text("mine")
-    for construct in (lambda: build_generic(multi_label(folder), out), lambda: build_phantom_sites(out, size=32)):
+    for construct in (lambda: build_dataset(release(), out), lambda: build_phantom_sites(out, size=32)):
         with pytest.raises(ValueError, match="out exists and is not empty; delete it or choose another --out"):
             construct()
-    assert kept.read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["out", "source"]
+    assert kept.read_text() == "mine" and os.listdir(tmp_path) == ["out"]
 
 
-def test_empty_output_folder_is_used(folder, rows, tmp_path):
-    write_rows(folder, rows)
+def test_empty_output_folder_is_used(tmp_path):
     (tmp_path / "out").mkdir()
-    build_generic(multi_label(folder), tmp_path / "out")
-    assert len(read_dataset(tmp_path / "out")) == 6
+    build_dataset(release(), tmp_path / "out")
+    assert len(read_dataset(tmp_path / "out")) == 44
 
 
-def test_size_that_shows_nothing_is_refused(folder, rows, tmp_path):
-    write_rows(folder, rows)
+def test_size_that_shows_nothing_is_refused(tmp_path):
     for construct in (
-        lambda: build_generic(multi_label(folder), tmp_path / "out", size=0),
+        lambda: build_dataset(release(), tmp_path / "out", size=0),
         lambda: build_phantom_sites(tmp_path / "out", size=31),
     ):
         with pytest.raises(ValueError, match="size must be at least 32 pixels"):
             construct()
 
 
-def test_failure_while_writing_leaves_nothing_behind(folder, rows, tmp_path, monkeypatch):
-    write_rows(folder, rows)
-    written = []
+def test_a_script_without_a_main_guard_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "name", workers.PROCESS_NAME)
+    with pytest.raises(RuntimeError, match="__name__ == '__main__'"):
+        build_dataset(release(), tmp_path / "out")
 
-    def encode(plane):
-        written.append(plane)
-        if len(written) == 5:
-            raise OSError("no space left on device")
-        return {"bytes": b"", "path": None}
 
-    monkeypatch.setattr(build, "encode_png", encode)
-    for construct in (
-        lambda: build_generic(multi_label(folder), tmp_path / "out"),
-        lambda: build_phantom_sites(tmp_path / "out", {"train": 3}, size=32),
-    ):
-        written.clear()
-        with pytest.raises(DatasetGenerationError):
-            construct()
-        assert len(written) == 5 and os.listdir(tmp_path) == ["source"]
+def test_processes_of_a_build_load_no_torch(tmp_path):
+    """They would take seconds and half a gigabyte each; the name of the process tells the package."""
+    code = (
+        "import multiprocessing, sys; multiprocessing.current_process().name = 'ark-hf build'\n"
+        "import ark_hf.data.workers; print([name for name in ('torch', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_unknown_labels_stay_unknown(tmp_path):
+    given = release(4, 0, 0)
+    given.rows[0].labels = [math.nan, -1.0]
+    build_dataset(given, tmp_path / "out")
+    labels = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")["labels"].to_pylist()
+    assert math.isnan(labels[0][0]) and labels[0][1] == -1.0
+
+
+def test_lock_file_of_a_dead_build_is_no_lock(tmp_path):
+    (tmp_path / ".out.building").mkdir()
+    (tmp_path / ".out.building" / "lock").write_text("")
+    with filelock.FileLock(tmp_path / ".out.building" / "lock"):
+        with pytest.raises(ValueError, match="Another build"):
+            build_dataset(release(), tmp_path / "out")
+    build_dataset(release(), tmp_path / "out")

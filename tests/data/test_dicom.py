@@ -1,16 +1,14 @@
-import logging
-import random
 import struct
 import warnings
-import zlib
-from importlib.util import find_spec
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom import FileMetaDataset
+from pydicom.config import IGNORE
 from pydicom.data import get_testdata_file
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -25,7 +23,9 @@ from pydicom.uid import (
 )
 
 from ark_hf.data import dicom
-from ark_hf.data.dicom import UnreadableImageError, read_radiograph
+from ark_hf.data.dicom import read_dicom_metadata
+from ark_hf.data.image_files import UnreadableImageError
+from ark_hf.data.radiograph import read_radiograph
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4)
 PATIENT = "Sentinel^Patient"
@@ -421,144 +421,6 @@ def test_deflated_data_sets_are_refused_before_they_unpack(tmp_path):
         read_radiograph(path)
 
 
-# PNG, JPEG, TIFF
-
-
-MODES = {
-    "png": ["1", "L", "LA", "P", "RGB", "RGBA"],
-    "tif": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"],
-    "jpg": ["L", "RGB", "CMYK"],
-}
-
-
-@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix in MODES for mode in MODES[suffix]])
-def test_pictures_become_eight_bit_luminance(tmp_path, suffix, mode):
-    red_green = np.zeros((16, 16, 3), np.uint8)
-    red_green[:8, :, 0] = 200
-    red_green[8:, :, 1] = 200
-    picture = Image.fromarray(red_green).convert("RGBA" if mode == "LA" else "RGB").convert(mode)
-    path = tmp_path / f"x.{suffix}"
-    picture.save(path)
-    grey = read_radiograph(path)
-    assert grey.shape == (1, 16, 16) and grey.dtype == np.uint8
-    if mode == "1":
-        assert set(np.unique(grey)) <= {0, 255}
-    else:
-        assert abs(int(grey[0, 0, 0]) - 60) <= 3 and abs(int(grey[0, -1, -1]) - 117) <= 3
-
-
-def test_grey_pictures_keep_their_values(tmp_path):
-    grey = chest_like(np.uint8, 255)
-    for mode in ("L", "RGB"):
-        Image.fromarray(grey).convert(mode).save(tmp_path / "x.png")
-        np.testing.assert_array_equal(read_radiograph(tmp_path / "x.png")[0], grey)
-
-
-@pytest.mark.parametrize("top", [200, 1023, 4095, 65535])
-def test_sixteen_bits_are_not_clipped(tmp_path, top):
-    deep = chest_like(np.uint16, top)
-    deep[0, 0] = top
-    options: dict[str, dict] = {"x.png": {}, "x.tif": {}, "lzw.tif": {"compression": "tiff_lzw"}}
-    for name, option in options.items():
-        Image.fromarray(deep).save(tmp_path / name, **option)
-    Image.fromarray(deep.astype(">u2")).save(tmp_path / "big_endian.tif")
-    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "32.tif")
-    for name in [*options, "big_endian.tif", "32.tif"]:
-        read = read_radiograph(tmp_path / name)
-        assert read.dtype == np.uint16, name
-        np.testing.assert_array_equal(read[0], deep, err_msg=name)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_white_is_zero_tiffs_are_inverted(tmp_path, dtype):
-    top = 255 if dtype == np.uint8 else 4095
-    stored = chest_like(dtype, top)
-    stored[0, :2] = 0, top
-    Image.fromarray(stored).save(tmp_path / "x.tif")
-    content = bytearray((tmp_path / "x.tif").read_bytes())
-    content[content.index(struct.pack("<HHI", 262, 3, 1)) + 8] = 0  # PhotometricInterpretation
-    (tmp_path / "x.tif").write_bytes(content)
-    np.testing.assert_array_equal(read_radiograph(tmp_path / "x.tif")[0], top - stored)
-
-
-def test_float_tiffs_in_the_unit_range_are_scaled_others_refused(tmp_path):
-    unit = chest_like(np.float32, 1)
-    Image.fromarray(unit).save(tmp_path / "x.tif")
-    np.testing.assert_array_equal(read_radiograph(tmp_path / "x.tif")[0], np.rint(unit * 65535))
-    for bad in (unit * 300, unit - 1, np.where(unit > 0.5, np.nan, unit)):
-        Image.fromarray(bad.astype(np.float32)).save(tmp_path / "x.tif")
-        with pytest.raises(UnreadableImageError, match="float values"):
-            read_radiograph(tmp_path / "x.tif")
-
-
-def test_values_beyond_sixteen_bits_are_refused(tmp_path):
-    for value in (-1, 70000):
-        Image.fromarray(np.full((4, 4), value, np.int32)).save(tmp_path / "x.tif")
-        with pytest.raises(UnreadableImageError, match="0..65535"):
-            read_radiograph(tmp_path / "x.tif")
-
-
-@pytest.mark.parametrize(
-    ("suffix", "deep"), [("jpg", False), ("png", False), ("png", True), ("tif", False), ("tif", True)]
-)
-def test_exif_orientation_is_respected(tmp_path, suffix, deep):
-    upright = np.zeros((16, 32), np.uint16 if deep else np.uint8)
-    upright[:8, :16] = 60000 if deep else 240
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise for display
-    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / f"x.{suffix}", exif=exif)
-    grey = read_radiograph(tmp_path / f"x.{suffix}")[0]
-    assert grey.shape == (16, 32)
-    np.testing.assert_array_equal(grey > grey.max() / 2, upright > 0)
-
-
-def test_several_pages_are_refused(tmp_path):
-    pages = [Image.fromarray(chest_like(np.uint8, 255)) for _ in range(2)]
-    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(UnreadableImageError, match="several pages"):
-        read_radiograph(tmp_path / "x.tif")
-
-
-# What is no image
-
-
-def test_files_that_are_no_images(tmp_path):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "empty.dcm").touch()
-    (tmp_path / "text.png").write_text("hello")
-    (tmp_path / "text.dcm").write_text("hello, this is text " * 50)
-    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "x.bmp")
-    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "png.dcm", "PNG")
-    reasons = {
-        "missing.png": "no such file",
-        "nul\0.png": "no such file",
-        "x" * 5000: "cannot be read",
-        "folder.png": "folder",
-        "empty.png": "empty",
-        "empty.dcm": "empty",
-        "text.png": "no PNG, JPEG, TIFF or DICOM",
-        "x.bmp": "no PNG, JPEG, TIFF or DICOM",
-        "text.dcm": "no pixel data",
-        "png.dcm": "no DICOM image",
-    }
-    for name, reason in reasons.items():
-        with pytest.raises(UnreadableImageError, match=reason) as caught:
-            read_radiograph(tmp_path / name)
-        assert name in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_truncated_pictures_are_refused(tmp_path, suffix):
-    path = tmp_path / f"x.{suffix}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(path)
-    content = path.read_bytes()
-    for share in (0.02, 0.3, 0.6, 0.9):
-        path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(UnreadableImageError):
-            read_radiograph(path)
-
-
 def test_truncated_dicom_is_refused(tmp_path):
     path = save(make_dicom(chest_like(np.uint16, 4095), 12), tmp_path / "x.dcm")
     content = path.read_bytes()
@@ -566,82 +428,6 @@ def test_truncated_dicom_is_refused(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(UnreadableImageError):
             read_radiograph(path)
-
-
-@pytest.mark.parametrize("side", [9000, 65000])
-def test_decompression_bombs_are_refused_unopened(tmp_path, side):
-    Image.new("1", (side, side) if side < 10000 else (64, 64)).save(tmp_path / "x.png")
-    content = bytearray((tmp_path / "x.png").read_bytes())
-    content[16:24] = struct.pack(">II", side, side)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UnreadableImageError, match="claims"):
-        read_radiograph(tmp_path / "x.png")
-
-
-def fuzz_seeds(folder) -> dict[str, bytes]:
-    """One small valid file of each kind that readers treat differently."""
-    byte, word = chest_like(np.uint8, 255), chest_like(np.uint16, 4095)
-    for name, grey in {"8.png": byte, "16.png": word, "8.jpg": byte, "16.tif": word}.items():
-        Image.fromarray(grey).save(folder / name)
-    Image.fromarray(word).save(folder / "lzw.tif", compression="tiff_lzw")
-    save(make_dicom(word, 12, WindowCenter=2000, WindowWidth=[3000], PixelPaddingValue=0), folder / "native.dcm")
-    luts = {"ModalityLUTSequence": [lut(0, 16, range(300))], "VOILUTSequence": [lut(0, 8, range(256))]}
-    save(make_dicom(word, 12, ImplicitVRLittleEndian, **luts), folder / "luts.dcm")
-    rle = make_dicom(word, 12)
-    rle.compress(RLELossless)
-    save(rle, folder / "rle.dcm")
-    save(encapsulated(byte, 8, JPEGBaseline8Bit, jpeg_stream(byte)), folder / "jpeg.dcm")
-    if find_spec("libjpeg"):
-        save(encapsulated(word, 16, JPEGLosslessSV1, lossless_jpeg(word)), folder / "lossless.dcm")
-    stream = BytesIO()
-    Image.fromarray(word).save(stream, "JPEG2000", no_jp2=True)
-    save(encapsulated(word, 16, JPEG2000Lossless, stream.getvalue()), folder / "j2k.dcm")
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def mutate(content: bytes, chance: random.Random) -> bytes:
-    mutant = bytearray(content)
-    region = chance.choice([400, 1200, len(mutant)])  # headers are where damage matters
-    for _ in range(chance.choice([1, 3, 20])):
-        mutant[chance.randrange(min(region, len(mutant)))] = chance.choice([0, 1, 127, 255, chance.randrange(256)])
-    at = chance.randrange(len(mutant))
-    match chance.randrange(5):
-        case 0:
-            del mutant[at:]
-        case 1:
-            del mutant[at : at + chance.randrange(40)]
-        case 2:
-            mutant[at:at] = chance.randbytes(chance.randrange(40))
-    return bytes(mutant)
-
-
-def test_mutated_files_are_read_or_refused_and_name_no_patient(tmp_path, caplog, capfd):
-    chance = random.Random(4)
-    folder = tmp_path / "seeds"
-    folder.mkdir()
-    seeds = fuzz_seeds(folder)
-    outcomes = {"read": 0, "refused": 0}
-    caplog.set_level(logging.DEBUG)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        dicom._silence_pydicom.cache_clear()
-        for name, content in seeds.items():
-            read_radiograph(folder / name)
-            path = tmp_path / name
-            for _ in range(50):
-                path.write_bytes(mutate(content, chance))
-                try:
-                    grey = read_radiograph(path)
-                    assert grey.ndim == 3 and grey.shape[0] == 1 and grey.dtype in (np.uint8, np.uint16) and grey.size
-                    outcomes["read"] += 1
-                except UnreadableImageError as refusal:
-                    assert str(path) in str(refusal) and len(str(refusal)) > len(str(path)) + 20
-                    assert "entinel" not in str(refusal)
-                    outcomes["refused"] += 1
-    assert min(outcomes.values()) > 50, outcomes
-    said = caplog.text + "".join(capfd.readouterr()) + " ".join(str(warning.message) for warning in caught)
-    assert "entinel" not in said
 
 
 def test_damage_that_swallows_the_patient_into_a_pixel_tag_stays_silent(tmp_path, caplog):
@@ -656,3 +442,89 @@ def test_damage_that_swallows_the_patient_into_a_pixel_tag_stays_silent(tmp_path
         with pytest.raises(UnreadableImageError) as refusal:
             read_radiograph(path)
     assert "entinel" not in caplog.text + str(refusal.value) + str([str(warning.message) for warning in caught])
+
+
+# Age, sex and view
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("045Y", 45.0),
+        ("62", 62.0),
+        ("000Y", 0.0),
+        ("006M", 0.5),
+        ("003W", 21 / 365.25),
+        ("010D", 10 / 365.25),
+        ("999D", 999 / 365.25),
+        ("120Y", 120.0),
+        ("121Y", None),
+        ("-45Y", None),
+        ("45.5", None),
+        ("Y", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_age_comes_in_years(tmp_path, text, age):
+    path = save(make_dicom(RAMP, 12, PatientAge="") if text is None else make_dicom(RAMP, 12), tmp_path / "x.dcm")
+    if text is not None:
+        dataset = make_dicom(RAMP, 12)
+        dataset.add(DataElement("PatientAge", "AS", text, validation_mode=IGNORE))
+        save(dataset, path)
+    assert read_dicom_metadata(path, ["age"]) == {"age": pytest.approx(age)}
+
+
+def test_sex_and_view_are_known_words_or_none(tmp_path):
+    for tags, expected in (
+        ({"PatientSex": "F", "ViewPosition": "PA"}, {"sex": "F", "view": "PA"}),
+        ({"PatientSex": "M", "ViewPosition": "LL"}, {"sex": "M", "view": "LL"}),
+        ({"PatientSex": "O", "ViewPosition": "POLTER"}, {"sex": None, "view": None}),
+        ({"PatientSex": "", "ViewPosition": ["PA", "AP"]}, {"sex": None, "view": None}),
+        ({}, {"sex": None, "view": None}),
+    ):
+        path = save(make_dicom(RAMP, 12, **tags), tmp_path / "x.dcm")
+        assert read_dicom_metadata(path, ("sex", "view")) == expected
+        assert read_dicom_metadata(path) == expected | {"age": None}
+        assert read_dicom_metadata(path, ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cr_mono1_10bit_440", {"age": None, "sex": None, "view": "PA"}),
+        ("siim_jpeg_mono2_1024", {"age": 62.0, "sex": "M", "view": "PA"}),
+        ("nih_raw_mono2_1024", {"age": 81.0, "sex": "M", "view": None}),
+        ("rg1_j2k_mono1_1955", {"age": None, "sex": "F", "view": "PA"}),
+    ],
+)
+def test_metadata_of_real_radiographs(shared, name, expected):
+    assert read_dicom_metadata(shared / "realdata" / "dicom_samples" / "dicom" / f"{name}.dcm") == expected
+
+
+def test_no_other_tag_can_be_asked_for(tmp_path):
+    path = save(make_dicom(RAMP, 12), tmp_path / "x.dcm")
+    for field in ("PatientName", "patient_id", "Age"):
+        with pytest.raises(ValueError, match="asked for .* alone"):
+            read_dicom_metadata(path, ["age", field])
+
+
+def test_a_name_that_stands_in_another_tag_does_not_get_out(tmp_path, caplog):
+    tags = {"PatientSex": PATIENT.upper()[:15], "ViewPosition": "SENTINEL"}
+    path = save(make_dicom(RAMP, 12, **tags), tmp_path / "x.dcm")
+    assert read_dicom_metadata(path) == {"age": None, "sex": None, "view": None}
+    assert "entinel" not in caplog.text
+
+
+def test_metadata_of_what_is_no_dicom_is_refused(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "x.png")
+    save(make_dicom(RAMP, 12, DeflatedExplicitVRLittleEndian, PatientSex="F"), tmp_path / "deflated.dcm")
+    (tmp_path / "empty.dcm").touch()
+    for name, reason in {
+        "x.png": "no DICOM",
+        "deflated.dcm": "deflated",
+        "empty.dcm": "empty",
+        "-": "no such",
+    }.items():
+        with pytest.raises(UnreadableImageError, match=f"{name}: .*{reason}"):
+            read_dicom_metadata(tmp_path / name)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from ark_hf.data.build import encode_png
 from ark_hf.data.loading import (
-    PADDING,
     InferenceSamples,
     TrainingSamples,
     ViewSettings,
+    default_num_workers,
     grey_plane,
     iterate,
     micro_batches,
@@ -69,6 +69,11 @@ def training(datasets, processor):
     return make
 
 
+def load(samples: TrainingSamples, batches, workers: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Normalised batches, as the trainer takes them."""
+    return [samples.normalise(batch, "cpu") for batch in iterate(samples, batches, workers)]
+
+
 def assert_same_batches(batches, others):
     for batch, other in zip(batches, others, strict=True):
         assert batch.keys() == other.keys()
@@ -81,14 +86,14 @@ def assert_same_batches(batches, others):
 
 @given(st.integers(0, 500), st.integers(0, 2**40), st.integers(0, 1000), st.text(max_size=10))
 def test_pass_visits_every_sample_once_in_an_order_fixed_by_its_key(length, seed, cycle, task):
-    order = pass_order(length, seed, cycle, task)
+    order = pass_order(range(length), seed, cycle, task)
     assert order.dtype == np.int64 and sorted(order.tolist()) == list(range(length))
-    np.testing.assert_array_equal(order, pass_order(length, seed, cycle, task))
+    np.testing.assert_array_equal(order, pass_order(range(length), seed, cycle, task))
 
 
 def test_order_differs_between_seeds_cycles_and_tasks():
     keys = [(0, 0, "city"), (1, 0, "city"), (0, 1, "city"), (0, 0, "coast")]
-    assert len({tuple(pass_order(50, *key)) for key in keys}) == len(keys)
+    assert len({tuple(pass_order(range(50), *key)) for key in keys}) == len(keys)
 
 
 SHARING = given(
@@ -102,23 +107,23 @@ def test_every_sample_of_a_step_is_shared_out_once_whatever_the_number_of_proces
 ):
     step = np.arange(start, start + length)
     shares = [share for group in micro_batches(step, processes, accumulation) for share in group]
-    assert [index for share in shares for index in share if index != PADDING] == step.tolist()
+    assert [index for share in shares for index in share if index >= 0] == step.tolist()
 
 
 @SHARING
 def test_every_process_runs_the_same_number_of_micro_batches_of_even_size(length, processes, accumulation, start):
     groups = micro_batches(np.arange(start, start + length), processes, accumulation)
     assert len(groups) <= accumulation and all(len(group) == processes for group in groups)
-    sizes = [sum(index != PADDING for index in share) for group in groups for share in group]
+    sizes = [sum(index >= 0 for index in share) for group in groups for share in group]
     assert not sizes or max(sizes) - min(sizes) <= 1
     assert all(any(sizes[i : i + processes]) for i in range(0, len(sizes), processes))
 
 
 @SHARING
-def test_padding_is_one_sample_for_a_process_that_has_none(length, processes, accumulation, start):
+def test_a_process_that_has_none_is_padded_with_the_steps_first_sample(length, processes, accumulation, start):
     for group in micro_batches(np.arange(start, start + length), processes, accumulation):
         for share in group:
-            assert share.tolist() == [PADDING] or (len(share) > 0 and PADDING not in share)
+            assert share.tolist() == [~start] or (len(share) > 0 and min(share) >= 0)
 
 
 # Training samples ----------------------------------------------------------------------------------------------------
@@ -126,35 +131,78 @@ def test_padding_is_one_sample_for_a_process_that_has_none(length, processes, ac
 
 @pytest.mark.parametrize(("task", "shape", "kind"), [(FINDINGS, (3, 2), torch.float32), (KINDS, (3,), torch.int64)])
 def test_batch_has_two_views_labels_and_weights(training, task, shape, kind):
-    (batch,) = iterate(training(task), [np.array([0, 2, 3])], 0)
+    (batch,) = load(training(task), [np.array([0, 2, 3])])
     for view in ("pixel_values", "teacher_pixel_values"):
         assert batch[view].shape == (3, 3, SIZE, SIZE) and batch[view].dtype == torch.float32
     assert batch["labels"].shape == shape and batch["labels"].dtype == kind
     assert batch["weight"].tolist() == [1, 1, 1] and batch["weight"].dtype == torch.float32
 
 
-def test_padding_is_the_first_sample_without_weight(training):
-    padding, first = iterate(training(), [np.array([PADDING]), np.array([0])], 0)
-    assert (padding.pop("weight").tolist(), first.pop("weight").tolist()) == ([0], [1])
-    assert_same_batches([padding], [first])
+@pytest.mark.parametrize("teacher_view", ["resize", "student"])
+def test_views_are_one_channel_of_eight_bits_until_they_are_normalised(training, teacher_view):
+    samples = training(teacher_view=teacher_view)
+    (plain,), (mixed,) = iterate(samples, [np.array([0, 1, 3])], 0), iterate(samples, [np.array([0, 2])], 0)
+    for view in ("student", "teacher"):
+        assert plain[view].shape == (3, 1, SIZE, SIZE) and plain[view].dtype == torch.uint8
+        assert mixed[view].dtype == torch.float32  # row 2 has 16 bits
+        torch.testing.assert_close(mixed[view][0], plain[view][0] / 255, rtol=0, atol=0)
+
+
+def test_padding_is_a_sample_without_weight(training):
+    padding, sample = load(training(), [np.array([~2]), np.array([2])])
+    assert (padding.pop("weight").tolist(), sample.pop("weight").tolist()) == ([0], [1])
+    assert_same_batches([padding], [sample])
 
 
 @pytest.mark.parametrize("task", [FINDINGS, KINDS], ids=["multi", "single"])
 def test_batches_are_the_same_whatever_the_number_of_workers(training, task):
-    batches = [np.array([2, 0]), np.array([3, PADDING]), np.array([1])]
-    assert_same_batches(*(list(iterate(training(task), batches, workers)) for workers in (0, 2)))
+    batches = [np.array([2, 0]), np.array([3, ~1]), np.array([1])]
+    assert_same_batches(*(load(training(task), batches, workers) for workers in (0, 2)))
+
+
+def test_a_worker_computes_in_one_thread(training, monkeypatch):
+    samples = training()
+    monkeypatch.setattr(samples, "samples", lambda *_: [torch.tensor(torch.get_num_threads())])
+    monkeypatch.setattr(samples, "collate", lambda found: {"threads": torch.stack(found)})
+    assert [batch["threads"].tolist() for batch in iterate(samples, [np.array([0]), np.array([1])], 2)] == [[1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "workers"),
+    [
+        ("cpu", 16, 1, 0),
+        ("cuda", 1, 1, 0),
+        ("cuda", 6, 1, 5),
+        ("cuda", 16, 4, 3),
+        ("cuda", 64, 2, 8),
+        ("cuda", 2, 4, 0),
+    ],
+)
+def test_workers_leave_a_core_to_each_process_and_the_cpu_to_training(monkeypatch, device, cores, processes, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_num_workers(torch.device(device)) == workers
 
 
 def test_sample_is_the_same_in_any_company(training):
-    together = list(iterate(training(), [np.array([3, 1, 0, 2])], 0))[0]
-    alone = list(iterate(training(), [np.array([index]) for index in (3, 1, 0, 2)], 0))
+    together = load(training(), [np.array([3, 1, 0, 2])])[0]
+    alone = load(training(), [np.array([index]) for index in (3, 1, 0, 2)])
     assert_same_batches([together], [{key: torch.cat([batch[key] for batch in alone]) for key in together}])
+
+
+def test_what_is_drawn_for_a_sample_hangs_on_its_image_id_and_not_on_its_row(datasets, processor):
+    rows = datasets["findings"].add_column("image_id", ["a", "b", "c", "d"])
+    views = ViewSettings(28, SIZE, 0.3, "resize")
+    batches = [
+        load(TrainingSamples(some, FINDINGS, "lsr_ones", processor, views, 0, 0), [order])[0]
+        for some, order in [(rows, np.array([3, 1])), (rows.select([1, 3]), np.array([1, 0]))]
+    ]
+    assert_same_batches([batches[0]], [batches[1]])
 
 
 def test_views_and_smoothed_labels_change_with_seed_and_cycle(training):
     batches = [
-        next(iterate(training(seed=seed, cycle=cycle), [np.arange(4)], 0))
-        for seed, cycle in [(0, 0), (1, 0), (0, 1), (0, 0)]
+        load(training(seed=seed, cycle=cycle), [np.arange(4)])[0] for seed, cycle in [(0, 0), (1, 0), (0, 1), (0, 0)]
     ]
     assert_same_batches([batches[0]], [batches[3]])
     for batch in batches[1:3]:
@@ -168,9 +216,9 @@ def test_views_and_smoothed_labels_change_with_seed_and_cycle(training):
 
 
 def test_teacher_sees_what_the_image_processor_makes_of_the_picture(training, datasets, processor):
-    (batch,) = iterate(training(), [np.arange(4)], 0)
+    (batch,) = load(training(), [np.arange(4)])
     own = processor([row["image"] for row in datasets["findings"]], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(batch["teacher_pixel_values"], own, rtol=0, atol=0)
+    torch.testing.assert_close(batch["teacher_pixel_values"], own, rtol=0, atol=1e-6)
 
 
 def test_teacher_may_see_the_crop_of_the_student_without_its_intensities(training):
@@ -178,7 +226,7 @@ def test_teacher_may_see_the_crop_of_the_student_without_its_intensities(trainin
     changed = 0
     for cycle in range(30):
         samples.cycle = cycle
-        (batch,) = iterate(samples, [np.arange(4)], 0)
+        (batch,) = load(samples, [np.arange(4)])
         for student, teacher in zip(batch["pixel_values"], batch["teacher_pixel_values"], strict=True):
             changed += not torch.equal(student, teacher)
             # A change of intensities keeps the order of grey values: the geometry is common.
@@ -186,12 +234,17 @@ def test_teacher_may_see_the_crop_of_the_student_without_its_intensities(trainin
     assert 20 < changed < 55  # three in ten of 120
 
 
-def test_student_is_normalised_as_the_image_processor_does(training, processor):
-    samples = training(uncertain="ignore")
-    (batch,) = iterate(samples, [np.arange(4)], 0)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    expected = [(samples[index]["student"] - mean) / std for index in range(4)]
-    torch.testing.assert_close(batch["pixel_values"], torch.stack(expected), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("settings", [{}, {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, {"do_normalize": False}])
+def test_views_are_normalised_as_the_image_processor_does(datasets, settings):
+    processor = ArkImageProcessor(size={"height": SIZE, "width": SIZE}, **settings)
+    samples = TrainingSamples(
+        datasets["findings"], FINDINGS, "ignore", processor, ViewSettings(28, SIZE, 0.3, "resize"), 0, 0
+    )
+    for rows in (np.array([0, 1, 3]), np.array([2, 3])):
+        (batch,) = load(samples, [rows])
+        views = [samples[row]["student"] for row in rows]
+        expected = processor(views, do_resize=False, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(batch["pixel_values"], expected, rtol=0, atol=1e-6)
 
 
 # Inference samples ---------------------------------------------------------------------------------------------------

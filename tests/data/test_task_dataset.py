@@ -361,3 +361,26 @@ def test_datasets_of_one_folder_name_and_rebuilt_ones_are_told_apart(tmp_path):
     build(tmp_path / "one" / "same", ["TB", "Other", "Third"])
     assert load_task_dataset(tmp_path / "one" / "same", "train")[0]["labels"] == [1, 1, 1]
     assert split_names(tmp_path / "one" / "same") == ["train"]
+
+
+def test_a_rebuilt_dataset_leaves_no_copy_of_the_old_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def build(folder, value):
+        row = {"image": encode_png(np.zeros((40, 40), np.uint8)), "labels": [value], "image_id": "0"}
+        write_task_dataset(folder, ArkTask("tb", ["TB"]), {"train": lambda: iter([row])}, [], {})
+
+    def copies():
+        return len(list((tmp_path / "cache").rglob("*.arrow")))
+
+    build(tmp_path / "one", 0.0)
+    build(tmp_path / "other", 1.0)
+    old = load_task_dataset(tmp_path / "one", "train")
+    load_task_dataset(tmp_path / "other", "train")
+    load_task_dataset(tmp_path / "one", "train")
+    assert copies() == 2
+    build(tmp_path / "one", 1.0)
+    monkeypatch.chdir(tmp_path)
+    assert load_task_dataset("one", "train")[0]["labels"] == [1]
+    assert copies() == 2
+    assert old[0]["labels"] == [0]  # who has it open can still read it

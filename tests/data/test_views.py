@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, ks_2samp, kstest
+from torch.nn import functional as F
 
-from ark_hf.data.views import sample_generator, student_view
+from ark_hf.data.views import Turn, View, draw_view, sample_generator, student_view
 
 SIDE, SIZE, DRAWS = 224, 24, 2000
+MANY = 20_000
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 COORDINATE = (torch.arange(SIDE) + 0.5) / SIDE  # of pixel centres, the sides being 0 and 1
+COORDINATES = [COORDINATE.expand(1, SIDE, SIDE), COORDINATE[:, None].expand(1, SIDE, SIDE)]  # across and down
 
 
 def noise(kind: torch.dtype, height: int = 40, width: int = 56) -> torch.Tensor:
@@ -23,16 +27,21 @@ def noise(kind: torch.dtype, height: int = 40, width: int = 56) -> torch.Tensor:
     return (values * 255).to(kind) if kind == torch.uint8 else values
 
 
+def show(image: torch.Tensor, resize: int, min_crop_scale: float, *key) -> tuple[torch.Tensor, torch.Tensor]:
+    return student_view(image, draw_view(resize, min_crop_scale, sample_generator(*key)), resize, SIZE)
+
+
+@functools.cache
+def draw_many(min_crop_scale: float = 0.08) -> list[View]:
+    return [draw_view(256, min_crop_scale, sample_generator(0, 0, "task", f"image {n}")) for n in range(MANY)]
+
+
 @functools.cache
 def draw_coordinates(min_crop_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of `DRAWS` views: x and y that each pixel shows before the change of intensities, and x after it."""
-    pictures = [COORDINATE.expand(1, SIDE, SIDE), COORDINATE[:, None].expand(1, SIDE, SIDE)]
     draws = []
     for sample in range(DRAWS):
-        views = [
-            student_view(picture, SIDE, SIZE, min_crop_scale, sample_generator(0, 0, "task", sample))
-            for picture in pictures
-        ]
+        views = [show(picture, SIDE, min_crop_scale, 0, 0, "task", sample) for picture in COORDINATES]
         draws.append([views[0][1], views[1][1], views[0][0]])
     return tuple(np.array(draws, dtype=np.float64).reshape(DRAWS, 3, SIZE, SIZE).swapaxes(0, 1))
 
@@ -70,42 +79,128 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("shape", [(40, 56), (300, 200), (24, 24)])
-def test_view_is_a_float_square_in_the_unit_range(kind, shape):
+def test_view_is_a_square_of_the_pictures_kind_and_range(kind, shape):
     for sample in range(20):
-        views = student_view(noise(kind, *shape), 32, SIZE, 0.08, sample_generator(0, 0, "task", sample))
-        for view in views:
-            assert view.shape == (1, SIZE, SIZE) and view.dtype == torch.float32
-            assert 0 <= view.min() and view.max() <= 1
+        for view in show(noise(kind, *shape), 32, 0.08, 0, 0, "task", sample):
+            assert view.shape == (1, SIZE, SIZE) and view.dtype == kind
+            assert view.max() > 0 and (kind == torch.uint8 or 0 <= view.min() and view.max() <= 1)
 
 
-def test_eight_bits_and_floats_give_the_same_view_to_a_few_grey_levels():
-    eight_bits = noise(torch.uint8)
-    for sample in range(20):
-        views = [
-            student_view(image, 32, SIZE, 0.08, sample_generator(0, 0, "task", sample))[1]
-            for image in (eight_bits, eight_bits / 255)
-        ]
-        assert (views[0] - views[1]).abs().max() < 4 / 255
+def test_eight_bits_and_floats_give_the_same_view_to_a_grey_level():
+    eight_bits = noise(torch.uint8, 32, 30)
+    for sample in range(40):
+        of_eight_bits, of_floats = (
+            show(image, 32, 0.08, 0, 0, "task", sample) for image in (eight_bits, eight_bits / 255)
+        )
+        for one, other in zip(of_eight_bits, of_floats, strict=True):
+            assert (one - other * 255).abs().max() <= 0.5 + 1e-3
+
+
+def test_the_whole_picture_at_its_own_size_is_the_picture():
+    picture = noise(torch.uint8, SIZE, SIZE)
+    view, before = student_view(picture, View(WHOLE), SIZE, SIZE)
+    assert torch.equal(view, picture) and torch.equal(before, picture)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.25, 0.125, 0.5, 0.75), (0.5, 0.5, 0.25, 0.25)])
+def test_a_crop_is_a_bilinear_interpolation_of_its_pixels(box):
+    picture = noise(torch.float32, 32, 32)
+    left, top, width, height = (round(32 * value) for value in box)
+    crop = picture[:, top : top + height, left : left + width]
+    expected = F.interpolate(crop[None], (SIZE, SIZE), mode="bilinear", antialias=False)[0]
+    view, _ = student_view(picture, View(box), 32, SIZE)
+    inner = slice(2, -2)  # at its border, a crop of the resized picture knows no pixels beyond
+    torch.testing.assert_close(view[:, inner, inner], expected[:, inner, inner], rtol=0, atol=1e-5)
+
+
+def test_a_larger_picture_is_resized_first_and_a_smaller_one_is_not():
+    # Shrinking without a filter would show single pixels: white lines a pixel wide, eight apart, become even grey
+    lines = torch.zeros(1, 256, 30)
+    lines[:, ::8] = 1
+    view, _ = student_view(lines, View(WHOLE), 32, SIZE)
+    assert view.std() < 0.02 and view.mean() == pytest.approx(1 / 8, abs=0.01)
 
 
 def test_view_depends_on_seed_cycle_task_and_sample_alone():
     def view(*key):
-        return student_view(noise(torch.uint8), 32, SIZE, 0.08, sample_generator(*key))[0]
+        return show(noise(torch.uint8), 32, 0.08, *key)[0]
 
-    first = view(3, 1, "city", 5)
-    torch.manual_seed(99)
-    np.random.seed(99)
-    assert torch.equal(view(3, 1, "city", 5), first)
-    for other in [(4, 1, "city", 5), (3, 2, "city", 5), (3, 1, "coast", 5), (3, 1, "city", 6)]:
-        assert not torch.equal(view(*other), first)
+    for sample, other_sample in [(5, 6), ("5.png", "6.png")]:
+        first = view(3, 1, "city", sample)
+        torch.manual_seed(99)
+        np.random.seed(99)
+        assert torch.equal(view(3, 1, "city", sample), first)
+        keys = [(4, 1, "city", sample), (3, 2, "city", sample), (3, 1, "coast", sample), (3, 1, "city", other_sample)]
+        for other in keys:
+            assert not torch.equal(view(*other), first)
 
 
 def test_stored_picture_is_left_as_it_is():
-    image = noise(torch.float32)
-    before = image.clone()
-    for sample in range(20):
-        student_view(image, 32, SIZE, 0.08, sample_generator(0, 0, "task", sample))
-    assert torch.equal(image, before)
+    for kind in (torch.float32, torch.uint8):
+        image = noise(kind)
+        before = image.clone()
+        for sample in range(20):
+            show(image, 64, 0.08, 0, 0, "task", sample)
+        assert torch.equal(image, before)
+
+
+# Many draws ----------------------------------------------------------------------------------------------------------
+
+
+def test_areas_and_ratios_of_crops_are_those_of_the_specification():
+    boxes = np.array([view.box for view in draw_many()])
+    areas, ratios = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]
+    # The specified draw: area and log ratio uniform, drawn again where the crop would not fit
+    random = np.random.default_rng(1)
+    area, ratio = random.uniform(0.08, 1, 10**6), np.exp(random.uniform(math.log(3 / 4), math.log(4 / 3), 10**6))
+    fit = (area * ratio <= 1) & (area / ratio <= 1)
+    assert ks_2samp(areas, area[fit]).pvalue > 0.001
+    assert ks_2samp(np.log(ratios), np.log(ratio[fit])).pvalue > 0.001
+    assert 0.08 - 0.003 < areas.min() < 0.081 and 0.7 < ratios.min() < 0.76 and 1.32 < ratios.max() < 1.4
+
+
+def test_crops_lie_inside_and_anywhere():
+    boxes = np.array([view.box for view in draw_many()])
+    starts, sides = boxes[:, :2], boxes[:, 2:]
+    assert starts.min() >= 0 and (starts + sides).max() <= 1
+    room = (sides < 0.9).all(axis=1)
+    across, down = (starts[room] / (1 - sides[room])).T
+    for places in (across, down):
+        # Whole pixels, so that the ends have half a bin too much: within a pixel of uniform
+        assert kstest(places, "uniform").statistic < 0.03
+    assert abs(np.corrcoef(across, down)[0, 1]) < 0.03
+
+
+def test_half_are_turned_by_angles_zooms_and_shifts_that_are_uniform_and_independent():
+    views = draw_many()
+    turns = np.array([view.turn for view in views if view.turn is not None])
+    assert_share(np.array([view.turn is not None for view in views]), 0.5)
+    for values, bound, centre in zip(turns.T, (math.radians(10), 0.1, 0.0625, 0.0625), (0, 1, 0, 0), strict=True):
+        assert_uniform(values, centre - bound, centre + bound)
+    assert np.abs(np.corrcoef(turns.T) - np.eye(4)).max() < 0.04
+
+
+def test_three_in_ten_change_intensities_half_of_them_by_gamma():
+    views = draw_many()
+    gammas = np.array([view.gamma for view in views if view.gamma != 1])
+    linear = np.array([[view.contrast, view.brightness] for view in views if view.contrast != 1])
+    assert not any(view.gamma != 1 and view.contrast != 1 for view in views)
+    assert_share(np.array([view.gamma != 1 or view.contrast != 1 for view in views]), 0.3)
+    assert_share(np.arange(len(gammas) + len(linear)) < len(gammas), 0.5)
+    assert_uniform(gammas, 0.8, 1.2)
+    assert_uniform(linear[:, 0], 0.8, 1.2)
+    assert_uniform(linear[:, 1], -0.2, 0.2)
+    turned = [view.turn is not None for view in views]
+    assert abs(np.corrcoef(turned, [view[2:] == (1, 0, 1) for view in views])[0, 1]) < 0.03
+
+
+def test_a_turn_rotates_and_magnifies_about_the_centre_and_then_shifts():
+    # What pixel of the view shows the centre of the picture, and which way from it the right side of the picture lies
+    x, y = (student_view(picture, View(WHOLE, Turn(0.15, 1.1, 0.05, -0.02)), SIDE, SIZE)[0] for picture in COORDINATES)
+    ((a, b, c), (d, e, f)) = affine_maps(x.numpy(), y.numpy())[0]
+    back = np.linalg.inv([[a, b], [d, e]])  # from the picture to the view
+    np.testing.assert_allclose(back @ [0.5 - c, 0.5 - f], [0.05, -0.02], atol=1e-4)
+    np.testing.assert_allclose(back @ [1, 0], [1.1 * math.cos(0.15), 1.1 * math.sin(0.15)], atol=1e-4)
 
 
 # Many views ----------------------------------------------------------------------------------------------------------
@@ -165,8 +260,9 @@ def test_shift_zoom_and_rotation_are_uniform_in_their_ranges():
     angle = np.degrees(np.arctan2(maps[:, 0, 1], maps[:, 0, 0]))
     assert_uniform(angle, -10, 10)
     assert_uniform(np.linalg.det(maps[:, :, :2]) ** -0.5, 0.9, 1.1)
-    assert_uniform(maps[:, 0, 2] - 0.5, -0.0625, 0.0625)
-    assert_uniform(maps[:, 1, 2] - 0.5, -0.0625, 0.0625)
+    shift = np.linalg.solve(maps[:, :, :2], 0.5 - maps[:, :, 2:])[..., 0]  # where in the view the centre is shown
+    assert_uniform(shift[:, 0], -0.0625, 0.0625)
+    assert_uniform(shift[:, 1], -0.0625, 0.0625)
 
 
 def test_border_is_filled_by_reflection():

@@ -9,10 +9,17 @@ from PIL import Image as PILImage
 
 from ark_hf.data.build import encode_png
 from ark_hf.data.loading import InferenceSamples
-from ark_hf.evaluation.inference import mean_probabilities, predict_files, predict_logits, with_crops
+from ark_hf.evaluation.inference import (
+    load_ark,
+    mean_probabilities,
+    predict_files,
+    predict_logits,
+    with_crops,
+    write_predictions,
+)
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
-from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from tests.training.conftest import TINY
 
 SIZE, RESIZED = 32, 37  # 8/7 of 32 is 36.6
@@ -187,6 +194,10 @@ def test_crops_replace_only_the_geometry(processor):
         assert changed.do_resize and changed.intermediate_size is None and list(changed.image_mean) == [0.4] * 3
         assert dict(changed.size) == {"height": RESIZED, "width": RESIZED}
         assert dict(changed.crop_size) == {"height": SIZE, "width": SIZE}
+    given = ArkImageProcessor(size=SIZE + 4, crop_size=SIZE, do_center_crop=True)  # the originals' 896 for 768
+    for crops in ("center", "ten"):
+        assert dict(with_crops(given, SIZE, crops).size) == {"height": SIZE + 4, "width": SIZE + 4}
+        assert dict(with_crops(given, SIZE, crops).crop_size) == {"height": SIZE, "width": SIZE}
     assert not other.do_resize and dict(other.intermediate_size) == {"height": 50, "width": 50}
     with pytest.raises(ValueError, match="'whole', 'center' or 'ten', not 'five'"):
         with_crops(processor, SIZE, "five")
@@ -200,3 +211,36 @@ def test_original_views(shared, crops):
     view = {"center": "valid_imagenet", "ten": "test_tencrop"}[crops]
     stride = int(golden["stride"])
     np.testing.assert_allclose(values[..., ::stride, ::stride], golden[f"{view}_strided"], atol=1e-6)
+
+
+def test_an_encoder_without_heads_is_no_classifier(processor, tmp_path):
+    """Its config names no tasks, so a classifier could be made; its weights would be random."""
+    model = tiny_model()
+    encoder = ArkModel(model.config)
+    encoder.load_state_dict(model.ark.state_dict())
+    for name, saved in {"encoder": encoder, "classifier": model}.items():
+        saved.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    loaded, _ = load_ark(str(tmp_path / "classifier"))
+    assert torch.equal(loaded.classifier.weight.cpu(), model.classifier.weight)
+    with pytest.raises(ValueError, match="holds an encoder without heads; train or fine-tune one first"):
+        load_ark(str(tmp_path / "encoder"))
+
+
+def test_a_model_that_lacks_other_tensors_is_refused_by_name(model, processor, tmp_path):
+    weights = {name: value for name, value in model.state_dict().items() if name != "heads.kinds.bias"}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's tensors, such as heads\.kinds\.bias"):
+        load_ark(str(tmp_path))
+
+
+def test_predictions_are_kept_if_nothing_can_be_read(tmp_path):
+    out, unreadable = tmp_path / "predictions.csv", tmp_path / "predictions.unreadable.csv"
+    assert write_predictions(out, ["a"], iter([(tmp_path / "x.png", "is text")])) == (0, unreadable)
+    assert not out.exists() and "is text" in unreadable.read_text()
+    assert write_predictions(out, ["a"], iter([(tmp_path / "x.png", np.array([0.5]))])) == (1, None)
+    before = out.read_bytes()
+    assert write_predictions(out, ["a"], iter([(tmp_path / "y.png", "is text")])) == (0, unreadable)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, unreadable.name]

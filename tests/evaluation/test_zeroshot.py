@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ark_hf.data.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.catalog import read_catalog
 from ark_hf.data.phantom import SITES, draw_phantom_images
 from ark_hf.data.task_dataset import load_task_dataset
 from ark_hf.evaluation.metrics import auroc, one_vs_rest
@@ -46,6 +47,7 @@ def test_the_released_models_have_52_outputs_and_with_covidx_55():
         ("tbx11k", ArkTask("tbx11k", ["healthy", "sick", "TB"], "single_label_classification"), 0),
         ("siim_acr", ArkTask("siim_acr", ["Pneumothorax"]), 1),
         ("mendeley_v2", ArkTask("kermany", ["NORMAL", "PNEUMONIA"], "single_label_classification"), 3),
+        ("mendeley_v2", ArkTask("kermany_pneumonia", ["Pneumonia"]), 3),
         ("node21", NODE21, 0),
     ],
 )
@@ -112,7 +114,8 @@ def test_the_published_ensemble_of_nodule_mass_and_lung_tumor(shared):
             ["mimic_cxr/No Finding", "chexpert/No Finding", "rsna/Normal", "vindr_cxr/No finding", "covidx/normal"],
         ),
         ("Pneumonia", ["mimic_cxr/Pneumonia", "chexpert/Pneumonia", "chestxray14/Pneumonia", "vindr_cxr/Pneumonia"]),
-        ("Opacity", ["mimic_cxr/Lung Opacity", "chexpert/Lung Opacity", "rsna/Lung Opacity"]),
+        ("Opacity", ["mimic_cxr/Lung Opacity", "chexpert/Lung Opacity"]),
+        ("rsna/Lung Opacity", ["rsna/Lung Opacity"]),
         ("covid19", ["covidx/COVID-19"]),
         ("covidx/pneumonia", ["covidx/pneumonia"]),
         ("rsna/No Lung Opacity/Not Normal", ["rsna/No Lung Opacity/Not Normal"]),
@@ -177,10 +180,37 @@ def test_a_transfer_needs_its_label_on_both_sides():
     transfer = PUBLISHED_TRANSFERS["mendeley_v2"]
     with pytest.raises(ValueError, match="vindr_cxr/Pneumonia, which the model lacks"):
         match_transfer(ArkTask("kermany", ["pneumonia"]), RELEASED_TASKS[:4], TABLE, transfer)
-    with pytest.raises(
-        ValueError, match=r"the label 'Pneumonia' or a synonym of it; 'kermany' has \['normal', 'viral'\]"
-    ):
+    with pytest.raises(ValueError) as caught:
         match_transfer(ArkTask("kermany", ["normal", "viral"]), RELEASED_TASKS, TABLE, transfer)
+    for part in (
+        "the label 'Pneumonia' or a synonym of it",
+        "'Bacterial pneumonia' and 'Viral pneumonia'",
+        "'kermany' has ['normal', 'viral']",
+        "ark-hf data build kermany_pneumonia --splits test",
+    ):
+        assert part in str(caught.value)
+
+
+def test_two_labels_that_are_the_finding_by_themselves_stay_two():
+    transfer = PUBLISHED_TRANSFERS["tbx11k"]
+    for problem_type in ("multi_label_classification", "single_label_classification"):
+        matches = match_transfer(
+            ArkTask("mine", ["TB", "PTB", "cough"], problem_type), RELEASED_TASKS, TABLE, transfer
+        )
+        assert {label: len(each) for label, each in matches.items()} == {"TB": 1, "PTB": 1, "cough": 0}
+    kinds = ArkTask("mine", ["Bacterial pneumonia", "Viral pneumonia"])
+    with pytest.raises(ValueError, match="needs a dataset with the label 'Pneumonia'"):
+        match_transfer(kinds, RELEASED_TASKS, TABLE, PUBLISHED_TRANSFERS["mendeley_v2"])
+
+
+@pytest.mark.parametrize("transfer", PUBLISHED_TRANSFERS.values(), ids=lambda transfer: transfer.dataset)
+def test_the_build_that_a_transfer_names_makes_its_dataset(transfer):
+    name, *options = transfer.build.split()
+    entry = read_catalog()[name]
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        assert value in entry.options[option.removeprefix("--")].values
+    task = ArkTask(name, entry.labels, entry.problem_type)
+    assert sum(map(len, match_transfer(task, RELEASED_TASKS, TABLE, transfer).values())) == 1
 
 
 def test_scores_are_the_mean_of_the_matched_columns():
@@ -262,7 +292,7 @@ def test_ten_crops_and_a_lone_softmax_head(lake):
 @torch.no_grad()
 def test_a_single_label_dataset_is_scored_one_class_against_the_rest(tmp_path):
     coast = build_phantom_sites(tmp_path / "sites", {"train": 9, "test": 12}, size=40)["phantom_coast"]
-    model = tiny_model(ArkTask("wards", ["Pneumothorax", "No Finding", "Virus"]))
+    model = tiny_model(ArkTask("wards", ["Pneumothorax", "No Finding", "Viral"]))
     processor = ArkImageProcessor(size=32)
     report = evaluate_task(model, processor, load_zero_shot_data(model, str(coast), TABLE), num_bootstrap=0)
     rows = load_task_dataset(str(coast), "test")
@@ -289,10 +319,47 @@ def test_a_transfer_is_reported_beside_the_published_numbers(lake):
         "Enlarged Heart": [],
         "Pneumothorax": ["chexpert/Pneumothorax"],
     }
-    assert "Published for Ark+ on SIIM-ACR: 0.9579 (0.9538 to 0.9616)." in report_text([report])
+    text = report_text([report])
+    assert "Published for Ark+ on SIIM-ACR: 0.9579 (0.9538 to 0.9616)." in text
+    assert "- Enlarged Heart: not scored by this transfer\n" in text and "nothing matches" not in text
+    assert "| Enlarged Heart | " in text and "no match" not in text
     for wrong in ({"heads": ["chexpert"]}, {"related": True}):
         with pytest.raises(ValueError, match="leave out `heads` and `related`"):
             load_zero_shot_data(model, str(lake), TABLE, transfer=PUBLISHED_TRANSFERS["siim_acr"], **wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "names", [("normal", "bacterial", "viral"), ("Viral pneumonia", "Normal", "Bacterial pneumonia")]
+)
+def test_the_transfer_to_pneumonia_takes_its_two_kinds_together(tmp_path, names):
+    """The dataset as the README builds it, and as the catalog does: either kind is a positive."""
+    task = ArkTask("kermany", list(names), "single_label_classification")
+    kinds = [0, 1, 2, 2, 1, 0, -1, 1, 2]
+    rng = np.random.default_rng(0)
+    pictures = [encode_png(rng.integers(0, 256, (40, 40), dtype=np.uint8)) for _ in kinds]
+
+    def rows(first):
+        for number, (kind, picture) in enumerate(zip(kinds, pictures, strict=True), start=first):
+            yield {"image": picture, "labels": kind, "patient_id": str(number), "image_id": None}
+
+    splits = {"train": lambda: rows(0), "test": lambda: rows(100)}
+    write_task_dataset(tmp_path / "kermany", task, splits, ["patient_id"], {})
+    model, processor = tiny_model(ArkTask("vindr_cxr", ["Pneumonia", "PE"])), ArkImageProcessor(size=32)
+    transfer = PUBLISHED_TRANSFERS["mendeley_v2"]
+    data = load_zero_shot_data(model, str(tmp_path / "kermany"), TABLE, transfer=transfer)
+    report = evaluate_task(model, processor, data, num_bootstrap=0)
+
+    known = [number for number, kind in enumerate(kinds) if kind >= 0]
+    positive = [names[kinds[number]] not in ("normal", "Normal") for number in known]
+    images = [load_task_dataset(str(tmp_path / "kermany"), "test")["image"][number] for number in known]
+    scores = model(processor(images, return_tensors="pt").pixel_values).logits.double().sigmoid()[:, 0].numpy()
+    (result,) = report.labels
+    both = " or ".join(name for name in names if name not in ("normal", "Normal"))
+    assert (result.label, result.num_positive, result.num_known) == (both, sum(positive), len(known))
+    assert result.auroc == pytest.approx(auroc(np.array(positive), scores), abs=1e-9)
+    assert report.mean.auroc == result.auroc and np.isfinite(report.baseline_mean.auroc) and report.accuracy is None
+    assert f"- {both}: vindr_cxr/Pneumonia (published transfer to Mendeley V2)" in report_text([report])
 
 
 def test_a_patient_in_train_and_test_is_refused(tmp_path):

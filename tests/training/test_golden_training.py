@@ -30,13 +30,13 @@ class RecordedSamples:
     """Recorded views (n, [crops,] 3, H, W) and targets in the place of a validation or test split."""
 
     def __init__(self, task, views, targets):
-        self.task, self.views, self.targets = task, views.astype(np.float32), targets
+        self.task, self.rows, self.targets = task, views.astype(np.float32), targets
 
     def __len__(self):
-        return len(self.views)
+        return len(self.rows)
 
     def __getitem__(self, index):
-        return self.views[index], self.targets[index]
+        return self.rows[index], self.targets[index]
 
     def collate(self, samples):
         views, targets = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))

@@ -15,10 +15,14 @@ import ark_hf  # noqa: F401
 from ark_hf import ArkTask
 from ark_hf.data.build import build_phantom_sites, encode_png, write_task_dataset
 from ark_hf.evaluation.inference import load_ark
+from ark_hf.hub import save_conversion
+from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
+from ark_hf.training.initial_weights import build_student
 from ark_hf.training.pretrain_ark import CyclicPretrainer
 from ark_hf.training.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.tasks import load_tasks
 
+from ..models.ark.original_files import swin_state_dict
 from .conftest import TINY
 
 
@@ -205,6 +209,26 @@ def test_continuing_keeps_known_heads_and_adds_new_ones(tmp_path, sites):
     assert [task.name for task in second.student.config.tasks] == [names[1], names[2], names[0]]
     old, new = first.teacher.state_dict(), second.student.state_dict()
     assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_starting_from_a_converted_encoder_or_its_original_file(tmp_path, sites):
+    """PEAC's, SimMIM's and fine-tuned encoders have no heads; an original file holds attention buffers besides."""
+    weights = swin_state_dict(projector=None, heads=[])
+    torch.save({"state_dict": weights}, tmp_path / "original.pth")
+    save_conversion(convert_checkpoint(tmp_path / "original.pth"), tmp_path / "encoder")
+    swin = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2}
+    tasks = load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+    for init in ("encoder", "original.pth"):
+        settings = {**TINY, "init": str(tmp_path / init), "projector_dim": 6}
+        settings |= {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": swin}
+        student, processor = build_student(
+            PretrainingArguments(output_dir=str(tmp_path / "run"), **settings), [data.task for data in tasks]
+        )
+        assert torch.equal(student.ark.encoder.norm.bias, weights["norm.bias"])
+        index = "layers.1.blocks.1.mlp.fc2.weight"
+        assert torch.equal(student.ark.encoder.state_dict()[index], weights[index])
+        assert [task.name for task in student.config.tasks] == ["phantom_hill"] and student.ark.embedding_dim == 6
+        assert (processor is not None) == (init == "encoder")
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(64, 64), (None, 32)])

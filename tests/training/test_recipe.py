@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_value_becomes_the_type_of_its_setting(name, value, expected):
         ("gradient_checkpointing", "yes", "bool"),
         ("gradient_checkpointing", 1, "bool"),
         ("backbone_kwargs", [1], "dict or str"),
-        ("reproduce", "bce_everywhere", "list"),
+        ("reproduce", {"bce_everywhere": True}, "list"),
     ],
 )
 def test_value_of_a_wrong_type_is_named_with_the_right_one(name, value, kinds):
@@ -273,11 +274,22 @@ def test_value_that_would_fail_later_is_refused_by_name(name, value):
         arguments(**{name: value})
 
 
-@pytest.mark.parametrize("wrong", ["all", "bce_everywere", "", "BCE_everywhere"])
-def test_unknown_quirk_is_named_with_those_there_are(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [("all", None), ("", None), ("bce_everywere", "bce_everywhere"), ("lr_by_loss", "lr_by_val_loss")],
+)
+def test_unknown_quirk_is_named_with_the_nearest_or_those_there_are(wrong, nearest):
     with pytest.raises(ValueError) as caught:
-        arguments(reproduce=["bce_everywhere", wrong])
-    assert str(caught.value) == f"reproduce names [{wrong!r}]; available are {tuple(QUIRKS)}."
+        arguments(reproduce=["zero_idle_grads", wrong])
+    hint = f"available are {tuple(QUIRKS)}." if nearest is None else f"did you mean `{nearest}`?"
+    assert str(caught.value) == f"reproduce names {wrong!r}; {hint}"
+
+
+def test_one_quirk_is_a_list_too_and_none_stands_twice():
+    with pytest.raises(ValueError, match=re.escape("must be a list: write `reproduce: [lr_by_val_loss]`.")):
+        arguments(reproduce="lr_by_val_loss")
+    with pytest.raises(ValueError, match="reproduce names 'bce_everywhere' twice"):
+        arguments(reproduce=["bce_everywhere", "zero_idle_grads", "bce_everywhere"])
 
 
 def test_quirk_that_the_ema_mode_leaves_without_effect_is_refused():

@@ -25,13 +25,13 @@ class Samples:
     """Samples whose pictures are the logits themselves."""
 
     def __init__(self, task, logits, targets):
-        self.task, self.logits, self.targets = task, logits, targets
+        self.task, self.rows, self.targets = task, logits, targets
 
     def __len__(self):
-        return len(self.logits)
+        return len(self.rows)
 
     def __getitem__(self, index):
-        return self.logits[index], self.targets[index]
+        return self.rows[index], self.targets[index]
 
     def collate(self, samples):
         logits, targets = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))

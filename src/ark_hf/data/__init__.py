@@ -1,3 +1,4 @@
-from .dicom import UnreadableImageError, read_radiograph
+from .image_files import UnreadableImageError
+from .radiograph import read_radiograph
 
 __all__ = ["UnreadableImageError", "read_radiograph"]

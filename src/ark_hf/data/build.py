@@ -1,331 +1,322 @@
-"""Builders: radiographs on disk to a task dataset, that is parquet shards and a card (layout: DESIGN, "Data")."""
+"""
+The engine of the builders: a release on disk to a task dataset, that is parquet shards and a card (DESIGN, "Data").
 
-import csv
+A build works in the hidden folder `.NAME.building` beside its output. Shards are planned from the rows alone, and each
+is there whole or not at all. So a build that was killed, that failed or was refused continues with the same command,
+and what comes out is the same to the byte, however often that happened and however many processes took part.
+"""
+
 import hashlib
-import io
 import math
+import multiprocessing
 import os
-import tempfile
+import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
-import yaml
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+import filelock
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, List, Value
 from tqdm.auto import tqdm
 
-from ..files import replace_folder, write_json
+from ..files import replace_folder, write_json, write_text
 from ..models.ark.configuration_ark import ArkTask
-from .dicom import UnreadableImageError, read_radiograph
-from .phantom import SITES, PhantomSite, draw_phantom_images
-from .task_dataset import CARD_KEY, SPLITS
+from .cards import dataset_card
+from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicates
+from .phantom import SITES, PhantomPictures, describe_phantom_image
+from .rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, encode_png, write_parquet
+from .summary import split_summary
+from .task_dataset import SPLITS
+from .workers import PROCESS_NAME, build_shards
 
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-LABEL_VALUES = {"": math.nan, "0": 0.0, "1": 1.0, "-1": -1.0, "0.0": 0.0, "1.0": 1.0, "-1.0": -1.0}
-OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
-SHOWN_PROBLEMS = 10
+__all__ = ["build_dataset", "build_phantom_sites", "check_output", "encode_png", "task_features", "write_task_dataset"]
+
+FORMAT = 1  # to be raised when the same rows come to be stored otherwise
 MIN_SIZE = 32
+SHOWN_PROBLEMS = 10
 
 
-@dataclass
-class GenericSource:
+def build_dataset(
+    release: Release,
+    output_dir: Path,
+    size: int = 1024,
+    num_workers: int | None = None,
+    skip_bad: bool = False,
+    allow_patient_overlap: bool = False,
+) -> dict[str, Any]:
     """
-    A folder with `labels.csv` and the images that its `image` column names.
+    Builds a task dataset: `data/SPLIT-*.parquet`, card, `build_report.json` and `image_hashes.parquet`.
+
+    Everything that can be checked without reading images is checked first. The folder appears whole, at the end; until
+    then, what is done is kept for the same call to continue.
 
     Args:
-        folder: The folder.
-        name: Name of the task.
-        labels: Label columns, each 0, 1, -1 (uncertain) or blank (unknown), for a multi-label task.
-        label_column: Instead of `labels`: the one column that holds a class name (or nothing: unknown).
-        classes: The class names in order; by default those that occur, sorted.
-    """
-
-    folder: Path
-    name: str
-    labels: list[str] = field(default_factory=list)
-    label_column: str | None = None
-    classes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Row:
-    """One line of a label file, checked; `line` counts from 1, the header being line 1."""
-
-    line: int
-    path: Path
-    split: str
-    labels: list[float] | int
-    metadata: dict[str, Any]
-
-
-def build_generic(source: GenericSource, output_dir: Path, size: int = 1024, skip_unreadable: bool = False) -> dict:
-    """
-    Builds a task dataset from a folder of images and a `labels.csv`.
-
-    The file has the columns `image` (path from the folder) and `split` (train, val or test), the label columns, and
-    where known `patient_id`, `study_id`, `sex`, `age`, `view`. All rows are checked before any image is read.
-
-    Args:
-        source: The folder and how its labels are read.
+        release: The rows and how their images are read.
         output_dir: New folder of the dataset.
         size: Images are shrunk, never enlarged, to this longer side, at least 32 pixels.
-        skip_unreadable: Whether to leave unreadable images out instead of stopping. Either way they are listed in
-            `build_report.json` beside (or in) the dataset.
+        num_workers: Processes that read images; as many as there are cores unless said, fewer for small datasets.
+        skip_bad: Whether to leave rows and images that cannot be used out instead of stopping.
+        allow_patient_overlap: Whether a patient or a picture may stand in two splits.
 
     Returns:
-        The report: rows per split, skipped images.
+        The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
+        see [`split_summary`]; `problems`, what was left out; `duplicates` across splits, where `equal` are the same to
+        the pixel and `near` differ in `distance` bits of their perceptual hashes, and `within_splits`, the number of
+        rows that repeat a picture of their own split; `patient_overlap`, the rows whose patient stands in an earlier
+        split too; `expected`, counts that are not the release's; and its `facts`.
 
     Raises:
-        ValueError: Rows of the file are wrong (the message names them), or images cannot be read.
+        ValueError: Rows or images cannot be used, or a patient, an image or a picture stands in two splits (the
+            message names the first ten and a file that lists all); the output exists; another build writes to it.
+        OSError: The disk is full, or a process was killed.
     """
-    _check_output(output_dir, size)
-    task, rows = read_label_file(source)
-    label_file = source.folder / "labels.csv"
-    unreadable, pictures = _check_images(rows, size)
-    kept = [row for row in rows if row.line in pictures]
-    report: dict[str, Any] = {
-        "unreadable": [{"line": row.line, "image": str(row.path), "reason": reason} for row, reason in unreadable],
-        "rows": {split: sum(row.split == split for row in kept) for split in SPLITS},
-    }
-    if unreadable and not skip_unreadable:
-        report_file = output_dir.with_name(f"{output_dir.name}.build_report.json")
-        report_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(report_file, report)
-        lines = [f"line {row.line}: {reason}" for row, reason in unreadable]
-        raise ValueError(
-            f"{label_file}: {len(unreadable)} of {len(rows)} images cannot be read (list: {report_file}):\n"
-            + _first(lines)
-            + "\nMend or remove them, or pass --skip_unreadable to leave them out."
-        )
-    if not report["rows"]["train"]:
-        raise ValueError(f"{label_file}: none of the images of split train can be read.")
-    _check_same_pictures(kept, pictures, label_file)
+    if multiprocessing.current_process().name == PROCESS_NAME:
+        raise RuntimeError("A script that builds datasets must do so under `if __name__ == '__main__':`.")
+    check_output(output_dir, size)
+    rows, problems = _without_repetitions(release)
+    overlap = _find_patient_overlap(rows)
+    columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata.get(name) is not None for row in rows)]
+    features = task_features(release.task, columns)
+    complaints = _Complaints(release.task.name, output_dir, skip_bad, allow_patient_overlap)
+    complaints.check_problems(problems)
+    complaints.check_overlap("patients", overlap)
+    if not rows:
+        raise ValueError(f"{release.task.name}: there is no row to build.")
 
-    def images(split: str) -> Iterator[dict]:
-        for row in kept:
-            if row.split == split:
-                yield {
-                    "image": encode_png(shrink(read_radiograph(row.path), size)),
-                    "labels": row.labels,
-                    **row.metadata,
-                }
+    with _work_folder(output_dir) as work:
+        builder = _open_builder(work, release, rows, size, features)
+        shards = _plan(rows)
+        _finish_shards(builder, shards, release.task.name, num_workers)
 
-    columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata[name] is not None for row in kept)]
-    readers = {split: partial(images, split) for split, count in report["rows"].items() if count}
-    write_task_dataset(output_dir, task, readers, columns, report)
+        kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        hashes = [HASH_SCHEMA.empty_table()]
+        sizes: Counter[str] = Counter()
+        for shard in shards:
+            record = builder.read_record(shard)
+            sizes[shard.name.partition("-")[0]] += record.size
+            problems += [Problem(shard.rows[number].where, reason) for number, reason in record.problems]
+            hashes.append(_collect(shard, record, kept))
+        complaints.check_problems(problems)
+        if not any(kept.values()) or not kept["train"] and any(row.split == "train" for row in rows):
+            raise ValueError(f"{release.task.name}: no image {'of split train ' * any(kept.values())}can be read.")
+        table = pa.concat_tables(hashes)
+        duplicates = _describe_duplicates(table, kept)
+        complaints.check_overlap("pictures", duplicates["equal"])
+
+        report = {
+            "name": release.task.name,
+            "rows": {split: len(kept[split]) for split in SPLITS},
+            "size": size,
+            "bytes": {split: sizes[split] for split in SPLITS if kept[split]},
+            "splits": {split: _summarise(release.task, kept[split], columns) for split in SPLITS if kept[split]},
+            "problems": [asdict(problem) for problem in problems],
+            "duplicates": duplicates,
+            "patient_overlap": overlap,
+            "expected": release.facts.get("expected", []),
+            "facts": {name: fact for name, fact in release.facts.items() if name != "expected"},
+        }
+        dataset = work / "dataset"
+        pq.write_table(table, dataset / HASH_FILE)
+        write_json(dataset / "build_report.json", report)
+        write_text(dataset / "README.md", dataset_card(release.task, features, report))
+        if output_dir.exists():
+            output_dir.rmdir()
+        dataset.rename(output_dir)
+        complaints.file.unlink(missing_ok=True)
     return report
 
 
-def read_label_file(source: GenericSource) -> tuple[ArkTask, list[Row]]:
-    """
-    Reads and checks `labels.csv`.
+def check_output(output_dir: Path, size: int) -> None:
+    """Raises `ValueError` if a dataset cannot be built there, or not at this size."""
+    if size < MIN_SIZE:
+        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
 
-    Raises:
-        ValueError: The file or a column is missing, or rows are wrong: the message names the first ten by line.
-    """
-    path = source.folder / "labels.csv"
-    if bool(source.labels) == bool(source.label_column):
-        raise ValueError("Give either --labels (0/1 columns of a multi-label task) or --label_column (class names).")
-    header, records, problems = _read_table(path)
-    needed = ["image", "split", *source.labels, *([source.label_column] if source.label_column else [])]
-    missing = [column for column in needed if column not in header]
-    if missing:
-        # A first line without `image` may be a patient's row, which must not be quoted.
-        has = f"it has {header}" if "image" in header else "its first line must name the columns"
-        raise ValueError(f"{path} has no columns {missing}; {has}.")
-    repeated = sorted({column for column in [*needed, *OPTIONAL_COLUMNS] if header.count(column) > 1})
-    if repeated:
-        raise ValueError(f"{path} has several columns {repeated}; each column needs a name of its own.")
-    if not records and not problems:
-        raise ValueError(f"{path} has no rows.")
 
-    classes = source.classes
-    if source.label_column and not classes:
-        classes = sorted({record[source.label_column].strip() for _, record in records} - {""})
-    task = ArkTask(
-        name=source.name,
-        labels=classes if source.label_column else source.labels,
-        problem_type="single_label_classification" if source.label_column else "multi_label_classification",
+def task_features(task: ArkTask, columns: Iterable[str]) -> Features:
+    """Columns of a task dataset, with those of `OPTIONAL_COLUMNS` that are named."""
+    single = task.problem_type == "single_label_classification"
+    return Features(
+        {
+            "image": Image(),
+            "labels": ClassLabel(names=task.labels) if single else List(Value("float32")),
+            "image_id": Value("string"),
+            **{name: Value("float32" if OPTIONAL_COLUMNS[name] is float else "string") for name in columns},
+        }
     )
-    rows = []
-    for line, record in records:
-        try:
-            rows.append(_read_row(line, record, source, task))
-        except ValueError as error:
-            problems.append((line, str(error)))
-    problems += _find_overlaps(rows)
-    if problems:
-        lines = [f"line {line}: {problem}" for line, problem in sorted(problems)]
-        raise ValueError(f"{path} has {len(problems)} wrong rows:\n" + _first(lines))
-    if not any(row.split == "train" for row in rows):
-        raise ValueError(f"{path} has no rows with split train.")
-    return task, rows
 
 
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[tuple[int, str]]]:
-    """The header of a CSV file; its records with the line on which each starts; the lines of another width."""
-    header, records, problems, line = None, [], [], 1
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for values in reader:
-                if header is None:
-                    header = values
-                elif values and len(values) != len(header):
-                    problems.append((line, f"{len(values)} values, but the header names {len(header)} columns"))
-                elif values:
-                    records.append((line, dict(zip(header, values, strict=True))))
-                line = reader.line_num + 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Cannot read {path}: {error}. The folder needs a UTF-8 file labels.csv.") from None
-    return header or [], records, problems
+@dataclass
+class _Complaints:
+    """Refusals to build: the first lines stand in the message, all in a file beside the output."""
+
+    name: str
+    output_dir: Path
+    skip_bad: bool
+    allow_overlap: bool
+
+    @property
+    def file(self) -> Path:
+        return self.output_dir.with_name(f"{self.output_dir.name}.problems.json")
+
+    def check_problems(self, problems: list[Problem]) -> None:
+        if problems and not self.skip_bad:
+            self._refuse(
+                f"{len(problems)} rows or images cannot be used",
+                [f"{problem.where}: {problem.reason}" for problem in problems],
+                [asdict(problem) for problem in problems],
+                "Mend or remove them, or pass --skip_bad to leave them out.",
+            )
+
+    def check_overlap(self, what: str, overlap: list[dict[str, Any]]) -> None:
+        if overlap and not self.allow_overlap:
+            self._refuse(
+                f"{what} stand in two splits, {len(overlap)} times",
+                ["{where} ({split}) and {other} ({other_split})".format(**pair) for pair in overlap],
+                overlap,
+                "Keep each in one split, or pass --allow_patient_overlap.",
+            )
+
+    def _refuse(self, fault: str, lines: list[str], entries: list[dict[str, Any]], remedy: str) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, entries)
+        more = [f"... and {len(lines) - SHOWN_PROBLEMS} more"] * (len(lines) > SHOWN_PROBLEMS)
+        raise ValueError(
+            "\n".join([f"{self.name}: {fault} (list: {self.file}):", *lines[:SHOWN_PROBLEMS], *more, remedy])
+            + " Images that are built already are kept for the next try."
+        )
 
 
-def _read_row(line: int, record: dict[str, str], source: GenericSource, task: ArkTask) -> Row:
-    split = record["split"].strip().lower()
-    if split not in SPLIT_NAMES:
-        raise ValueError(f"split {record['split']!r}: use one of {sorted(SPLIT_NAMES)}")
-    if not record["image"].strip():
-        raise ValueError("image is blank: it must be a path from the folder")
-    path = source.folder / record["image"].strip()
-    if not os.path.isfile(path):  # unlike Path.is_file, False for impossible names
-        raise ValueError(f"image {record['image']!r} does not exist in {source.folder}")
-    labels: list[float] | int
-    if source.label_column:
-        name = record[source.label_column].strip()
-        if name and name not in task.labels:
-            raise ValueError(f"{source.label_column} {name!r} is not a class; the classes are {task.labels}")
-        labels = task.labels.index(name) if name else -1
-    else:
-        labels = []
-        for label in source.labels:
-            value = record[label].strip()
-            if value not in LABEL_VALUES:
-                raise ValueError(f"{label} is {record[label]!r}: use 0, 1, -1 (uncertain) or blank (unknown)")
-            labels.append(LABEL_VALUES[value])
-    metadata: dict[str, Any] = {"image_id": record["image"].strip()}
-    for name, kind in OPTIONAL_COLUMNS.items():
-        value = (record.get(name) or "").strip()
-        try:
-            metadata[name] = kind(value) if value else None
-        except ValueError:
-            raise ValueError(f"{name} is {value!r}: it must be a number or blank") from None
-    return Row(line, path, SPLIT_NAMES[split], labels, metadata)
-
-
-def _find_overlaps(rows: list[Row]) -> list[tuple[int, str]]:
-    problems = []
-    images: dict[Path, Row] = {}
-    patients: dict[str, Row] = {}
-    for row in rows:
-        first = images.setdefault(row.path, row)
+def _without_repetitions(release: Release) -> tuple[list[Row], list[Problem]]:
+    """The rows whose image is in no earlier row, and the problems, those of the other rows included."""
+    first_rows: dict[str, Row] = {}
+    problems = list(release.problems)
+    for row in release.rows:
+        first = first_rows.setdefault(row.metadata["image_id"], row)
         if first is not row:
-            name = row.metadata["image_id"]
-            problems.append(
-                (row.line, f"image {name!r} ({row.split}) stands in line {first.line} ({first.split}) too")
-            )
-        patient = row.metadata["patient_id"]
-        first = patients.setdefault(patient, row) if patient is not None else row
-        if first.split != row.split:
-            other = f"line {first.line} ({first.split})"
-            problems.append(
-                (row.line, f"its patient ({row.split}) stands in {other} too; keep each patient in one split")
-            )
-    return problems
+            problems.append(Problem(row.where, f"its image ({row.split}) stands in {first.where} ({first.split}) too"))
+    return list(first_rows.values()), problems
 
 
-def _check_images(rows: list[Row], size: int) -> tuple[list[tuple[Row, str]], dict[int, bytes]]:
-    unreadable, pictures = [], {}
-    for row in tqdm(rows, desc="checking images", unit="image"):
-        try:
-            pictures[row.line] = hashlib.sha256(shrink(read_radiograph(row.path), size).tobytes()).digest()
-        except UnreadableImageError as error:
-            unreadable.append((row, str(error)))
-    return unreadable, pictures
-
-
-def _check_same_pictures(rows: list[Row], pictures: dict[int, bytes], label_file: Path) -> None:
-    first_rows: dict[bytes, Row] = {}
-    problems = []
+def _find_patient_overlap(rows: list[Row]) -> list[dict[str, Any]]:
+    first_rows: dict[str, Row] = {}
+    overlap = []
     for row in rows:
-        first = first_rows.setdefault(pictures[row.line], row)
+        patient = row.metadata.get("patient_id")
+        first = row if patient is None else first_rows.setdefault(patient, row)
         if first.split != row.split:
-            name, first_name = row.metadata["image_id"], first.metadata["image_id"]
-            problems.append(
-                f"line {row.line}: {name!r} ({row.split}) is the same picture as {first_name!r} ({first.split}), "
-                f"line {first.line}"
-            )
-    if problems:
-        raise ValueError(f"{label_file} has pictures in two splits; keep each in one:\n" + _first(problems))
+            overlap.append(_pair(row, first))
+    return overlap
 
 
-def _first(lines: list[str]) -> str:
-    more = f"\n... and {len(lines) - SHOWN_PROBLEMS} more" if len(lines) > SHOWN_PROBLEMS else ""
-    return "\n".join(lines[:SHOWN_PROBLEMS]) + more
+def _pair(row: Row, other: Row) -> dict[str, Any]:
+    return {"where": row.where, "split": row.split, "other": other.where, "other_split": other.split}
 
 
-def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """(1, H, W) uint8 or uint16 to (H, W) of the same kind with a longer side of at most `size`, aspect kept."""
-    plane = image[0]
-    scale = size / max(plane.shape)
-    if scale >= 1:
-        return plane
-    target = tuple(max(round(side * scale), 1) for side in plane.shape[::-1])
-    resized = PIL.Image.fromarray(plane.astype(np.float32)).resize(target, PIL.Image.Resampling.LANCZOS)
-    return np.clip(np.rint(np.asarray(resized)), plane.min(), plane.max()).astype(plane.dtype)
+@contextmanager
+def _work_folder(output_dir: Path) -> Iterator[Path]:
+    """The folder of an unfinished build, for one process at a time; removed when all has gone well."""
+    work = output_dir.with_name(f".{output_dir.name}.building")
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = filelock.FileLock(work / "lock").acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"Another build is writing {output_dir}; wait for its end or choose another --out.") from None
+    with lock:
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def encode_png(plane: np.ndarray) -> dict:
-    """(H, W) uint8 or uint16 as a lossless grey PNG, in the form of a `datasets` image."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(plane).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+def _open_builder(work: Path, release: Release, rows: list[Row], size: int, features: Features) -> ShardBuilder:
+    """A builder that continues what is in `work`, if that is of the same rows and settings."""
+    builder = ShardBuilder(
+        work / "dataset" / "data", work / "records", features.arrow_schema, size, release.read_image
+    )
+    settings = (FORMAT, PIL.__version__, pa.__version__, size, release.task.to_dict(), list(features))
+    digest = hashlib.sha256(repr(settings).encode())
+    for row in rows:
+        digest.update(repr(row).encode())
+    fingerprint = work / "fingerprint"
+    if fingerprint.is_file() and fingerprint.read_text(encoding="utf-8") != digest.hexdigest():
+        tqdm.write(
+            f"{release.task.name}: the interrupted build had other rows or settings; starting anew.", sys.stderr
+        )
+        shutil.rmtree(work / "dataset", ignore_errors=True)
+        shutil.rmtree(work / "records", ignore_errors=True)
+    write_text(fingerprint, digest.hexdigest())
+    for folder in (builder.data_dir, builder.record_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    builder.remove_unfinished()
+    return builder
 
 
-def build_phantom_sites(
-    output_dir: Path, counts: dict[str, int] | None = None, size: int = 256, seed: int = 0
-) -> dict[str, Path]:
-    """
-    Writes the built-in phantom sites as task datasets; returns their folders in the order of training.
+def _plan(rows: list[Row]) -> list[Shard]:
+    """Shards of equal length, at most `ROWS_PER_SHARD`, in the order of the rows."""
+    shards = []
+    for split in SPLITS:
+        chosen = [row for row in rows if row.split == split]
+        count = math.ceil(len(chosen) / ROWS_PER_SHARD)
+        edges = [len(chosen) * i // count for i in range(count + 1)] if count else []
+        for i, (start, stop) in enumerate(pairwise(edges)):
+            shards.append(Shard(f"{split}-{i:05d}-of-{count:05d}.parquet", chosen[start:stop]))
+    return shards
 
-    Args:
-        output_dir: New folder; each site gets a folder in it.
-        counts: Images a split and site; 300 for training, 60 for validation and 150 for test by default.
-        size: Longer side in pixels, at least 32.
-        seed: Seed of everything drawn.
-    """
-    _check_output(output_dir, size)
-    counts = counts or {"train": 300, "validation": 60, "test": 150}
 
-    def rows(site: PhantomSite, split: str) -> Iterator[dict]:
-        for drawn in tqdm(
-            draw_phantom_images(site, split, counts[split], size, seed),
-            total=counts[split],
-            desc=f"drawing {site.name}, {split}",
-            leave=False,
-        ):
-            drawn |= {"image": encode_png(np.asarray(drawn["image"])), "image_id": drawn["sample_id"]}
-            yield {key: drawn[key] for key in ("image", "labels", "image_id", "patient_id", "sex", "age", "view")}
+def _finish_shards(builder: ShardBuilder, shards: list[Shard], name: str, num_workers: int | None) -> None:
+    unfinished = [shard for shard in shards if not builder.is_finished(shard)]
+    total, left = (sum(len(shard.rows) for shard in some) for some in (shards, unfinished))
+    if num_workers is None:  # a process takes about a second to start
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        num_workers = min(cores, max(1, left // ROWS_PER_SHARD))
+    with tqdm(total=total, initial=total - left, desc=f"building {name}", unit="image") as bar:
+        build_shards(builder, unfinished, min(num_workers, len(unfinished)), bar.update)
 
-    def write(folder: Path) -> None:
-        for site in SITES.values():
-            task = ArkTask(site.name, list(site.labels), site.problem_type)
-            readers = {split: partial(rows, site, split) for split in counts}
-            columns = ["patient_id", "sex", "age", "view"]
-            write_task_dataset(folder / site.name, task, readers, columns, {"phantom": True})
 
-    replace_folder(output_dir, write)
-    return {name: output_dir / name for name in SITES}
+def _collect(shard: Shard, record: ShardRecord, kept: dict[str, list[Row]]) -> pa.Table:
+    """Adds a shard's rows to those of the shards before it; the hashes of their pictures."""
+    split = shard.name.partition("-")[0]
+    start = len(kept[split])
+    kept[split] += [shard.rows[number] for number in record.kept]
+    columns = {
+        "split": [split] * len(record.kept),
+        "row": range(start, len(kept[split])),
+        "sha256": [bytes.fromhex(content) for content, _ in record.hashes],
+        "perceptual_hash": [bytes.fromhex(look) for _, look in record.hashes],
+    }
+    return pa.table(columns, schema=HASH_SCHEMA)
+
+
+def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[str, Any]:
+    def row(place: Place) -> Row:
+        return kept[place.split][place.row]
+
+    def describe(duplicate: Duplicate) -> dict[str, Any]:
+        # Splits sort otherwise than they stand, and it is the later row that is one too many
+        first, second = sorted((duplicate.first, duplicate.second), key=lambda place: SPLITS.index(place.split))
+        return _pair(row(second), row(first))
+
+    duplicates = find_duplicates({"": table})
+    content = zip(table.column("split").to_pylist(), table.column("sha256").to_pylist(), strict=True)
+    return {
+        "equal": [describe(duplicate) for duplicate in duplicates if duplicate.equal],
+        "near": [describe(each) | {"distance": each.distance} for each in duplicates if not each.equal],
+        "within_splits": sum(count - 1 for count in Counter(content).values()),
+    }
+
+
+def _summarise(task: ArkTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
+    metadata = {name: [row.metadata.get(name) for row in rows] for name in columns}
+    return split_summary(task, [row.labels for row in rows], metadata)
 
 
 def write_task_dataset(
@@ -333,80 +324,67 @@ def write_task_dataset(
     task: ArkTask,
     rows: Mapping[str, Callable[[], Iterable[dict]]],
     optional_columns: list[str],
-    report: dict[str, Any],
+    facts: dict[str, Any],
 ) -> None:
     """
-    Writes parquet files, the card and `build_report.json` into `output_dir`, whole or not at all.
+    Writes rows that are at hand, images encoded, as a task dataset without hashes of its pictures.
 
-    Every split in `rows` must have rows.
+    Args:
+        output_dir: Folder of the dataset, replaced when the new one is whole.
+        task: Its task.
+        rows: Returns the rows of each split; each must have some.
+        optional_columns: Those of `OPTIONAL_COLUMNS` that the rows have.
+        facts: As of a [`Release`].
     """
-    single = task.problem_type == "single_label_classification"
-    features = Features(
-        {
-            "image": Image(),
-            "labels": ClassLabel(names=task.labels) if single else List(Value("float32")),
-            "image_id": Value("string"),
-            **{name: Value("float32" if OPTIONAL_COLUMNS[name] is float else "string") for name in optional_columns},
-        }
-    )
+    features = task_features(task, optional_columns)
 
     def write(folder: Path) -> None:
-        counts = {}
         (folder / "data").mkdir()
+        splits = {}
         for split, read in rows.items():
-
-            def select(read=read) -> Iterator[dict]:
-                for row in read():
-                    yield {name: row[name] for name in features}
-
-            with tempfile.TemporaryDirectory(dir=folder) as cache:
-                dataset = Dataset.from_generator(select, features=features, cache_dir=cache, split=split)
-                dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
-                counts[split] = _count_labels(task, dataset)
-        (folder / "README.md").write_text(_card(task, counts, report), encoding="utf-8")
-        write_json(folder / "build_report.json", report | {"counts": counts})
+            path = folder / "data" / f"{split}-00000-of-00001.parquet"
+            write_parquet(path, features.arrow_schema, read())
+            table = pq.read_table(path, columns=["labels", *optional_columns]).to_pydict()
+            splits[split] = split_summary(task, table.pop("labels"), table)
+        counts = {split: summary["rows"] for split, summary in splits.items()}
+        report = {"name": task.name, "rows": counts, "splits": splits, "problems": [], "facts": facts}
+        write_json(folder / "build_report.json", report)
+        write_text(folder / "README.md", dataset_card(task, features, report))
 
     replace_folder(output_dir, write)
 
 
-def _count_labels(task: ArkTask, dataset: Dataset) -> dict[str, int]:
-    labels = dataset.select_columns(["labels"])["labels"][:]
-    if task.problem_type == "single_label_classification":
-        values = {label: sum(row == i for row in labels) for i, label in enumerate(task.labels)}
-    else:
-        values = {label: sum(row[i] == 1 for row in labels) for i, label in enumerate(task.labels)}
-    return {"images": len(dataset), **values}
+def build_phantom_sites(
+    output_dir: Path, counts: dict[str, int] | None = None, size: int = 256, seed: int = 0
+) -> dict[str, Path]:
+    """
+    Builds the phantom sites as task datasets; returns their folders in the order of training.
+
+    Args:
+        output_dir: New folder; each site gets a folder in it.
+        counts: Images a split and site; 300 for training, 60 for validation and 150 for test by default.
+        size: Longer side in pixels, at least 32.
+        seed: Seed of everything drawn.
+    """
+    check_output(output_dir, size)
+    counts = counts or {"train": 300, "validation": 60, "test": 150}
+
+    def write(folder: Path) -> None:
+        for site in SITES:
+            build_dataset(phantom_release(site, counts, size, seed), folder / site, size, num_workers=1)
+
+    replace_folder(output_dir, write)
+    return {name: output_dir / name for name in SITES}
 
 
-def _card(task: ArkTask, counts: dict[str, dict[str, int]], report: dict[str, Any]) -> str:
-    header = {
-        "task_categories": ["image-classification"],
-        "tags": ["chest-x-ray", "ark"] + (["phantom"] if report.get("phantom") else []),
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts],
-            }
-        ],
-        CARD_KEY: task.to_dict(),
-    }
-    names = list(counts)
-    table = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for label in ["images", *task.labels]:
-        table.append(f"| {label} | " + " | ".join(str(counts[split][label]) for split in names) + " |")
-    notice = (
-        "Procedural phantom data for demos and tests, never evidence about patients."
-        if report.get("phantom")
-        else "Research use only. Check the licence of the source before sharing."
-    )
-    return (
-        "---\n" + yaml.safe_dump(header, sort_keys=False, allow_unicode=True) + "---\n\n"
-        f"# {task.name}\n\nA task dataset for Ark ({task.problem_type}). {notice}\n\n" + "\n".join(table) + "\n"
-    )
-
-
-def _check_output(output_dir: Path, size: int) -> None:
-    if size < MIN_SIZE:
-        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
+def phantom_release(site: str, counts: dict[str, int], size: int, seed: int) -> Release:
+    """The images of a phantom site as a release, drawn as they are read."""
+    rows = []
+    for split, count in counts.items():
+        for index in range(count):
+            described = describe_phantom_image(SITES[site], split, index, seed)
+            labels, image_id = described.pop("labels"), described.pop("sample_id")
+            where = f"{split} image {index}"
+            rows.append(Row(where, Path(str(index)), split, labels, {"image_id": image_id, **described}))
+    task = ArkTask(site, list(SITES[site].labels), SITES[site].problem_type)
+    return Release(task, rows, facts={"phantom": True}, read_image=PhantomPictures(site, size, seed))

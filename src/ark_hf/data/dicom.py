@@ -1,19 +1,18 @@
-"""Reads a radiograph from PNG, JPEG, TIFF or DICOM into the grey values that a viewer would show."""
+"""Reads the radiograph in a DICOM file as a viewer would show it, and of its other tags only what is asked for."""
 
 import logging
 import os
+import re
 import struct
 import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-# The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
-MAX_PIXELS = 2**26
+from .image_files import UnreadableImageError, check_size, open_image_file
 
 # Everything that decides a pixel's grey value. Nothing else of a DICOM file is kept, so no patient tag can get out.
 _DICOM_TAGS = """
@@ -25,90 +24,9 @@ _DICOM_TAGS = """
 # Start of frame: SOF0 to SOF15 without the three table markers among them, and SOF55 of JPEG-LS.
 _JPEG_FRAME_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 
-
-class UnreadableImageError(ValueError):
-    """An image file that cannot be read. The message names the file, the reason and what to do, never a patient."""
-
-
-def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads one greyscale picture as a viewer would show it, ready for the image processor.
-
-    PNG, JPEG and TIFF keep their values: nothing is clipped, colour becomes luminance, EXIF orientation is applied.
-    DICOM goes through the modality LUT or rescale, then the first VOI LUT or else the first window, onto the whole
-    range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
-    that occur. MONOCHROME1 is inverted; padding counts for nothing and is black. A file is DICOM by its content or by
-    a name in `.dcm` or `.dicom`.
-
-    Args:
-        path: a PNG, JPEG, TIFF or DICOM file.
-
-    Returns:
-        (1, H, W) uint8 for up to 8 stored bits, uint16 for more.
-
-    Raises:
-        UnreadableImageError: the file is absent, empty, damaged, cut short, of another kind, larger than `MAX_PIXELS`,
-            or holds several frames, DICOM colour, more than 16 bits or float values outside [0, 1].
-    """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise UnreadableImageError("this is a folder; name the files in it")
-        if not path.is_file() or not os.access(path, os.R_OK):
-            raise UnreadableImageError("there is no such file, or no permission to read it")
-        with path.open("rb") as file:
-            head = file.read(132)
-            file.seek(0)
-            if not head:
-                raise UnreadableImageError("the file is empty; fetch it again")
-            has_preamble = head[128:] == b"DICM"
-            if has_preamble or path.suffix.lower() in (".dcm", ".dicom"):
-                return _read_dicom(path, has_preamble)[None]
-            return _read_picture(file)[None]
-    except UnreadableImageError as refusal:
-        raise UnreadableImageError(f"{path}: {refusal}") from None
-    except Exception as error:
-        # The libraries' own words may quote the file, so only the kind of their complaint is passed on.
-        raise UnreadableImageError(
-            f"{path}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare kind: "
-            "fetch it again, or export it as PNG"
-        ) from None
-
-
-def _check_size(height: int, width: int) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
-        raise UnreadableImageError(f"it claims {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels can be read")
-
-
-def _read_picture(file: BinaryIO) -> np.ndarray:
-    try:
-        # Not by name: Pillow 13 maps uncompressed TIFFs that it opens by name, and garbles those with an orientation.
-        opened = Image.open(file, formats=("PNG", "JPEG", "TIFF"))
-    except UnidentifiedImageError:
-        raise UnreadableImageError("this is no PNG, JPEG, TIFF or DICOM file, or its header is damaged") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImageError(f"it claims more than the {MAX_PIXELS:,} pixels that can be read") from None
-    _check_size(opened.height, opened.width)
-    white_is_zero = False
-    if isinstance(opened, TiffImageFile):
-        if opened.n_frames > 1:
-            raise UnreadableImageError("this TIFF has several pages; save the radiograph's page alone")
-        white_is_zero = opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-
-    picture = ImageOps.exif_transpose(opened)
-    if picture.mode == "F":
-        values = np.asarray(picture)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise UnreadableImageError("its float values are not all in [0, 1]; export it with 8 or 16 bits")
-        grey = np.rint(values * 65535).astype(np.uint16)
-    elif picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadableImageError("its values are not all in 0..65535; export it with 8 or 16 bits")
-        grey = values.astype(np.uint16)
-    else:
-        return np.array(picture.convert("L"))
-    # Pillow inverts such a TIFF of 8 bits only.
-    return np.uint16((1 << int(grey.max()).bit_length()) - 1) - grey if white_is_zero else grey
+# The defined terms of View Position, PS3.3 C.8.7.1 and C.8.1.2, and two words that releases write in their place
+VIEWS = ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL")
+MAX_AGE = 120
 
 
 @cache
@@ -120,16 +38,98 @@ def _silence_pydicom() -> None:
     warnings.filterwarnings("ignore", module=pydicom.__name__)
 
 
-def _read_dicom(path: Path, has_preamble: bool) -> np.ndarray:
+def is_dicom(path: Path, head: bytes) -> bool:
+    """Whether a file is DICOM by its first 132 bytes or its name."""
+    return _has_preamble(head) or path.suffix.lower() in (".dcm", ".dicom")
+
+
+def _has_preamble(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _read_tags(path: Path, head: bytes, tags: list[str], with_pixels: bool) -> Any:
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     _silence_pydicom()
     # pydicom inflates without a limit, a thousandfold if the file wants it.
-    if has_preamble and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    if _has_preamble(head) and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise UnreadableImageError("deflated DICOM is not read; convert it to Explicit VR Little Endian")
-    dataset = dcmread(path, force=True, specific_tags=_DICOM_TAGS)
+    return dcmread(path, force=True, specific_tags=tags, stop_before_pixels=not with_pixels)
+
+
+def read_dicom_metadata(
+    path: str | os.PathLike[str], fields: Sequence[str] = ("age", "sex", "view")
+) -> dict[str, float | str | None]:
+    """
+    What a DICOM file says of age, sex and view, by the names of a task dataset's columns, and of nothing else.
+
+    Args:
+        path: A DICOM file, by its content or by a name in `.dcm` or `.dicom`.
+        fields: Which of the three to read.
+
+    Returns:
+        A value a field, None where the file does not say or says something else than
+        - age: float years, from days, weeks, months ("006M" is 0.5), years, or a number without unit, which some
+          releases write and which counts as years; no more than `MAX_AGE`, because larger ones are typing errors;
+        - sex: "M" or "F";
+        - view: one of `VIEWS`.
+
+    Raises:
+        ValueError: `fields` names something else.
+        UnreadableImageError: The file is absent, damaged or no DICOM.
+    """
+    check_fields(fields)
+    path = Path(path)
+    with open_image_file(path) as file:
+        head = file.read(132)
+        if not is_dicom(path, head):
+            raise UnreadableImageError("this is no DICOM file, so it has no tags to read")
+        dataset = _read_tags(path, head, [_METADATA[name][0] for name in fields], with_pixels=False)
+        found = {}
+        for name in fields:
+            tag, read = _METADATA[name]
+            found[name] = read(str(dataset.get(tag) or "").strip().upper())
+        return found
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Raises `ValueError` if a field is none of "age", "sex" and "view"."""
+    unknown = sorted(set(fields) - set(_METADATA))
+    if unknown:
+        raise ValueError(f"A DICOM file is asked for {sorted(_METADATA)} alone, not for {unknown}.")
+
+
+def _age_in_years(text: str) -> float | None:
+    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", text)
+    if match is None:
+        return None
+    years = int(match[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12}.get(match[2], 1)
+    return years if years <= MAX_AGE else None
+
+
+def _one_of(values: Sequence[str]) -> Callable[[str], str | None]:
+    return lambda text: text if text in values else None
+
+
+# Each column's tag, and how its text is read. Only known words pass, so that damage lets no other tag's text through.
+_METADATA: dict[str, tuple[str, Callable[[str], float | str | None]]] = {
+    "age": ("PatientAge", _age_in_years),
+    "sex": ("PatientSex", _one_of(("M", "F"))),
+    "view": ("ViewPosition", _one_of(VIEWS)),
+}
+
+
+def read_dicom(path: Path, head: bytes) -> np.ndarray:
+    """(H, W) uint8 or uint16 of a DICOM file that begins with `head`, as in [`read_radiograph`].
+
+    Raises:
+        UnreadableImageError: The file holds no radiograph that can be shown; other errors are pydicom's.
+    """
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    dataset = _read_tags(path, head, _DICOM_TAGS, with_pixels=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
@@ -146,7 +146,7 @@ def _read_dicom(path: Path, has_preamble: bool) -> np.ndarray:
         raise UnreadableImageError("it does not store 1 to 16 bits a pixel; export it with 16")
     if int(dataset.get("HighBit", bits - 1)) != bits - 1:
         raise UnreadableImageError("its stored bits are not the lowest ones (HighBit); export it with a current tool")
-    _check_size(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
+    check_size(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
 
     stored = _decode(dataset)
     if stored.ndim != 2 or stored.itemsize > 2:

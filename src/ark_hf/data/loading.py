@@ -1,29 +1,32 @@
 """Batches for training and prediction: views, targets and order, each a function of (seed, cycle, task, sample)."""
 
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from .streaming import StreamedRows, read_ahead
 from .task_dataset import resolve_labels
-from .views import sample_generator, student_view
+from .views import draw_view, sample_generator, student_view
 
-PADDING = -1
 ORDER_STREAM = 2**32 - 1  # stands where a sample's number does, so that the order shares no sample's draws
+BATCHES_AHEAD = 2  # that a stream reads before they are asked for
+PIECE = 8  # pictures that are normalised at once, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How the student sees a radiograph; see [`student_view`]."""
+    """How the student sees a radiograph; see [`draw_view`] and [`student_view`]."""
 
     resize: int
     size: int
@@ -31,9 +34,27 @@ class ViewSettings:
     teacher_view: str
 
 
-def pass_order(length: int, seed: int, cycle: int, task: str) -> np.ndarray:
-    """Order in which a pass visits the samples, int64 (length,)."""
-    return np.random.default_rng([seed, cycle, zlib.crc32(task.encode()), ORDER_STREAM]).permutation(length)
+def pass_order(rows: Dataset | StreamedRows, seed: int, cycle: int, task: str) -> np.ndarray:
+    """
+    Row numbers in the order in which a pass visits them, int64 (rows,): a permutation.
+
+    That of a stream keeps to [`StreamedRows.shuffled`], so the two kinds of rows differ in order, and in that alone.
+    """
+    generator = np.random.default_rng([seed, cycle, zlib.crc32(task.encode()), ORDER_STREAM])
+    return rows.shuffled(generator) if isinstance(rows, StreamedRows) else generator.permutation(len(rows))
+
+
+def default_num_workers(device: torch.device) -> int:
+    """
+    Loader processes where none are asked for.
+
+    On the CPU training itself needs the cores. Beside a GPU it is the process's share of them less its own, at most 8.
+    """
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which launchers of several processes set
+    return min(max(share - 1, 0), 8)
 
 
 def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: int) -> list[list[np.ndarray]]:
@@ -42,13 +63,13 @@ def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: in
 
     Returns:
         For each micro-batch one index array a process. A process without samples in a micro-batch that others have
-        gets one `PADDING` sample, which counts for nothing in the losses: all processes must run the same number of
-        passes. Micro-batches that nobody has samples for are left out.
+        gets a padding, ~n for the step's first sample n, which counts for nothing in the losses: all processes must
+        run the same number of passes. Micro-batches that nobody has samples for are left out.
     """
     shares = np.array_split(step_samples, num_processes * accumulation)
     groups = [shares[i : i + num_processes] for i in range(0, len(shares), num_processes)]
     return [
-        [share if len(share) else np.array([PADDING]) for share in group]
+        [share if len(share) else ~step_samples[:1] for share in group]
         for group in groups
         if any(len(share) for share in group)
     ]
@@ -61,41 +82,90 @@ def grey_plane(image: PIL.Image.Image, processor: ArkImageProcessor) -> torch.Te
     return processor.process_image(image, do_convert_rgb=False)
 
 
-def read_row(dataset: Dataset, index: int, task: ArkTask, processor: ArkImageProcessor) -> tuple[torch.Tensor, Any]:
-    """The picture of a row, as [`grey_plane`] gives it, and its labels; `ValueError` names a row that has none."""
-    try:
-        row = dataset[index]
-        return grey_plane(row["image"], processor), row["labels"]
-    except Exception as error:  # Pillow and its codecs raise anything on a damaged file
-        raise ValueError(
-            f"Task {task.name!r}, row {index}: the image cannot be decoded ({type(error).__name__}). Rebuild it."
-        ) from error
+class RowSamples(TorchDataset):
+    """
+    Rows of one task as the loader takes them, a batch at a time.
 
+    Each thing is done for all rows of a batch before the next: by turns, they would take a quarter longer.
 
-class TrainingSamples(TorchDataset):
-    """Samples of one task in one cycle: views and target of row `index`; `PADDING` gives row 0 with weight 0."""
+    Args:
+        rows: Loaded rows, which are asked for by number, or a stream, which hands them over.
+        task: The task.
+        processor: Makes the pictures of the right size.
+    """
 
-    def __init__(
-        self, dataset: Dataset, task: ArkTask, uncertain: str, processor, views: ViewSettings, seed: int, cycle: int
-    ):
-        self.dataset, self.task, self.uncertain = dataset, task, uncertain
-        self.processor, self.views, self.seed, self.cycle = processor, views, seed, cycle
+    def __init__(self, rows: Dataset | StreamedRows, task: ArkTask, processor: ArkImageProcessor):
+        self.rows, self.task, self.processor = rows, task, processor
+        if isinstance(rows, Dataset):
+            names = [name for name in ("image", "labels", "image_id") if name in rows.column_names]
+            self.stored = rows.select_columns(names).cast_column("image", Image(decode=False))
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
-        row = max(int(index), 0)
-        image, labels = read_row(self.dataset, row, self.task, self.processor)
-        generator = sample_generator(self.seed, self.cycle, self.task.name, row)
-        target = resolve_labels(labels, self.task, self.uncertain, generator)
-        view, crop = student_view(image, self.views.resize, self.views.size, self.views.min_crop_scale, generator)
-        teacher = crop if self.views.teacher_view == "student" else image
-        return {"student": view, "teacher": teacher, "target": target, "weight": float(index != PADDING)}
+    def __getitem__(self, number: int) -> dict:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, batch: Iterable) -> list[dict]:
+        """The samples of a batch of row numbers, or for a stream of what [`StreamedRows.read`] gives for them."""
+        if isinstance(self.rows, Dataset):
+            numbers = [int(number) for number in batch]
+            rows = self.stored.__getitems__([max(number, ~number) for number in numbers])
+        else:
+            numbers, rows = map(list, zip(*batch, strict=True))
+        pictures = [self.picture(number, row) for number, row in zip(numbers, rows, strict=True)]
+        return self.samples(numbers, rows, pictures)
+
+    def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
+        raise NotImplementedError
+
+    def picture(self, number: int, row: dict) -> torch.Tensor:
+        """The row's picture, as [`grey_plane`] gives it; `ValueError` names a row that has none."""
+        try:
+            return grey_plane(Image().decode_example(row["image"]), self.processor)
+        except Exception as error:  # Pillow and its codecs raise anything on a damaged file
+            raise ValueError(
+                f"Task {self.task.name!r}, row {max(number, ~number)}: the image cannot be decoded "
+                f"({type(error).__name__}). Rebuild it."
+            ) from error
+
+
+class TrainingSamples(RowSamples):
+    """
+    Samples of one task in one cycle: two views, target and weight, 0 for a padding (see [`micro_batches`]).
+
+    What is drawn for a sample hangs on its `image_id`, or where there is none on its row number.
+    """
+
+    def __init__(self, rows, task: ArkTask, uncertain: str, processor, views: ViewSettings, seed: int, cycle: int):
+        super().__init__(rows, task, processor)
+        self.uncertain, self.views, self.seed, self.cycle = uncertain, views, seed, cycle
+
+    def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
+        resize, size = self.views.resize, self.views.size
+        generators = [self._generator(number, row) for number, row in zip(numbers, rows, strict=True)]
+        targets = [
+            resolve_labels(row["labels"], self.task, self.uncertain, generator)
+            for row, generator in zip(rows, generators, strict=True)
+        ]
+        views = [draw_view(resize, self.views.min_crop_scale, generator) for generator in generators]
+        seen = [student_view(picture, view, resize, size) for picture, view in zip(pictures, views, strict=True)]
+        if self.views.teacher_view == "student":
+            pictures = [crop for _, crop in seen]
+        return [
+            {"student": student, "teacher": teacher, "target": target, "weight": float(number >= 0)}
+            for (student, _), teacher, target, number in zip(seen, pictures, targets, numbers, strict=True)
+        ]
+
+    def _generator(self, number: int, row: dict) -> np.random.Generator:
+        image_id = row.get("image_id")
+        sample = max(number, ~number) if image_id is None else str(image_id)
+        return sample_generator(self.seed, self.cycle, self.task.name, sample)
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """
-        `pixel_values`, `teacher_pixel_values` (batch, 3, size, size), `labels`, `weight` (batch,).
+        `student`, `teacher` (batch, 1, size, size), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
+        `labels`, `weight` (batch,).
 
         Raises:
             ValueError: A multi-label target lies outside [0, 1].
@@ -103,29 +173,34 @@ class TrainingSamples(TorchDataset):
         labels = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
         if labels.is_floating_point() and ((labels < 0) | (labels > 1)).any():
             raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {labels.tolist()}.")
-        resize = self.views.teacher_view != "student"
-        student = self.processor([sample["student"] for sample in samples], do_resize=False, return_tensors="pt")
-        teacher = self.processor([sample["teacher"] for sample in samples], do_resize=resize, return_tensors="pt")
+        teachers = [sample["teacher"] for sample in samples]
+        if self.views.teacher_view != "student":
+            unscaled: dict[str, Any] = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
+            teachers = self.processor(teachers, **unscaled)["pixel_values"]
         return {
-            "pixel_values": student["pixel_values"],
-            "teacher_pixel_values": teacher["pixel_values"],
+            "student": _stack([sample["student"] for sample in samples]),
+            "teacher": _stack(teachers),
             "labels": labels,
             "weight": torch.tensor([sample["weight"] for sample in samples]),
         }
 
+    def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
+        """
+        A collated batch on `device`, with `pixel_values` and `teacher_pixel_values`, float32 (batch, 3, size, size) as
+        the image processor normalises them, in the place of `student` and `teacher`.
+        """
+        batch = {key: value.to(device) for key, value in batch.items()}
+        batch["pixel_values"] = _normalise(batch.pop("student"), self.processor)
+        batch["teacher_pixel_values"] = _normalise(batch.pop("teacher"), self.processor)
+        return batch
 
-class InferenceSamples(TorchDataset):
+
+class InferenceSamples(RowSamples):
     """Rows of a task dataset through the image processor, with their targets; uncertain labels count as unknown."""
 
-    def __init__(self, dataset: Dataset, task: ArkTask, processor):
-        self.dataset, self.task, self.processor = dataset, task, processor
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        image, labels = read_row(self.dataset, int(index), self.task, self.processor)
-        return {"image": image, "target": resolve_labels(labels, self.task)}
+    def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
+        targets = [resolve_labels(row["labels"], self.task) for row in rows]
+        return [{"image": each, "target": target} for each, target in zip(pictures, targets, strict=True)]
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """`pixel_values` (batch, 3, size, size), or (batch, 10, 3, size, size) of ten crops, and `labels`."""
@@ -136,10 +211,34 @@ class InferenceSamples(TorchDataset):
         }
 
 
+def _normalise(pictures: torch.Tensor, processor: ArkImageProcessor) -> torch.Tensor:
+    """(batch, 1, H, W) grey to (batch, 3, H, W): what the processor's `rescale_and_normalize` gives, in one pass."""
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    normalised = torch.empty(len(pictures), len(mean), *pictures.shape[2:], device=pictures.device)
+    for some, part in zip(pictures.split(PIECE), normalised.split(PIECE), strict=True):
+        grey = _as_floats(some)
+        for channel, (centre, width) in enumerate(zip(mean, std, strict=True)):
+            torch.add(grey.new_tensor(-centre / width), grey, alpha=1 / width, out=part[:, channel : channel + 1])
+    return normalised
+
+
+def _stack(pictures: list[torch.Tensor]) -> torch.Tensor:
+    if len({picture.dtype for picture in pictures}) > 1:
+        pictures = [_as_floats(picture) for picture in pictures]
+    return torch.stack(pictures)
+
+
+def _as_floats(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures / 255 if pictures.dtype == torch.uint8 else pictures
+
+
 def iterate(
     samples: TrainingSamples | InferenceSamples, batches: list[np.ndarray], num_workers: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Loads the given index batches in order."""
+    """Loads the given index batches in order, in `num_workers` other processes of one thread each, or in this one."""
+    fed: Iterable = batches
+    if isinstance(samples.rows, StreamedRows):
+        fed = read_ahead(samples.rows.read(batches), BATCHES_AHEAD)  # this process reads, the workers decode
     return iter(
-        DataLoader(samples, batch_sampler=batches, collate_fn=samples.collate, num_workers=num_workers)  # type: ignore[arg-type]
+        DataLoader(samples, batch_sampler=fed, collate_fn=samples.collate, num_workers=num_workers)  # type: ignore[arg-type]
     )

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from PIL import Image, ImageDraw, ImageFilter
 
+from .rows import Row
+
 PREVALENCE = 0.33
 SIDES = RIGHT, LEFT = -1, 1  # of the patient, as the sign of x
 
@@ -87,16 +89,31 @@ def draw_phantom_images(site: PhantomSite, split: str, count: int, size: int = 2
     """
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, not {size}")
-    return (_draw(site, split, index, size, seed) for index in range(count))
+    return (draw_phantom_image(site, split, index, size, seed) for index in range(count))
 
 
-def _draw(site: PhantomSite, split: str, index: int, size: int, seed: int) -> dict:
+def describe_phantom_image(site: PhantomSite, split: str, index: int, seed: int = 0) -> dict:
+    """All that [`draw_phantom_images`] yields but `image` and `masks`, without drawing them."""
     stream = partial(_random, seed, site.name, split)
     number = 2 * index // 3  # patients have two images, one, two, one, ...
     patient = _Patient(site, stream("patient", number))
+    return {
+        "labels": _report(site, split, _draw_present(site, index, stream), stream("report", index)),
+        "sample_id": f"{site.name}-{split}-{index:05d}",
+        "patient_id": f"{site.name}-{split}-{number:04d}",
+        "sex": patient.sex,
+        "age": patient.age,
+        "view": _draw_view(site, stream("image", index)),
+    }
+
+
+def draw_phantom_image(site: PhantomSite, split: str, index: int, size: int = 256, seed: int = 0) -> dict:
+    """One of the images of [`draw_phantom_images`]."""
+    stream = partial(_random, seed, site.name, split)
+    patient = _Patient(site, stream("patient", 2 * index // 3))
     present = _draw_present(site, index, stream)
     random = stream("image", index)
-    view = "AP" if random.random() < site.ap_share else "PA"
+    view = _draw_view(site, random)
     large_heart = any(FINDINGS.get(label) is _large_heart for label in present)
     chest = _Chest(patient, _Frame(site, size, random), view, large_heart, random)
     density, masks = chest.density, {"lungs": chest.lungs > 0.5, "heart": chest.heart > 0.5}
@@ -104,16 +121,25 @@ def _draw(site: PhantomSite, split: str, index: int, size: int, seed: int) -> di
         if label in FINDINGS:
             change, place = FINDINGS[label](chest, stream("finding", index, label))
             density, masks[label] = density + change, place > 0.3
-    return {
-        "image": _expose(density, chest.frame, site, random),
-        "labels": _report(site, split, present, stream("report", index)),
-        "sample_id": f"{site.name}-{split}-{index:05d}",
-        "patient_id": f"{site.name}-{split}-{number:04d}",
-        "sex": patient.sex,
-        "age": patient.age,
-        "view": view,
-        "masks": masks,
-    }
+    described = describe_phantom_image(site, split, index, seed)
+    return {"image": _expose(density, chest.frame, site, random), **described, "masks": masks}
+
+
+@dataclass(frozen=True)
+class PhantomPictures:
+    """Draws the images of a site's rows, whose `path` is their index, as `Release.read_image`."""
+
+    site: str
+    size: int
+    seed: int
+
+    def __call__(self, row: Row) -> np.ndarray:
+        drawn = draw_phantom_image(SITES[self.site], row.split, int(row.path.name), self.size, self.seed)
+        return np.asarray(drawn["image"])[None]
+
+
+def _draw_view(site: PhantomSite, random: Generator) -> str:
+    return "AP" if random.random() < site.ap_share else "PA"
 
 
 def _random(*key: object) -> Generator:

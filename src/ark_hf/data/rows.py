@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.ark.configuration_ark import ArkTask
-from .dicom import read_radiograph
+from .radiograph import read_radiograph
+
+if TYPE_CHECKING:  # the builder's processes do without torch
+    from ..models.ark.configuration_ark import ArkTask
 
 # Columns beside image, labels and image_id that a task dataset may have, in this order
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
@@ -60,7 +62,7 @@ class Release:
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
     """
 
-    task: ArkTask
+    task: "ArkTask"
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from datasets import (
     config,
     get_dataset_split_names,
     load_dataset,
+    load_dataset_builder,
 )
-from datasets.exceptions import DatasetsError
-from huggingface_hub import DatasetCard
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from datasets.packaged_modules.parquet.parquet import Parquet
+from huggingface_hub import DatasetCard, hf_hub_download
 
+from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.configuration_ark import ArkTask
 
 SPLITS = ("train", "validation", "test")
@@ -34,6 +37,9 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     """
     The task that the dataset's card describes under `ark_task`.
 
+    Args:
+        name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
+
     Raises:
         ValueError: There is no such dataset, it has no card, or its card holds no task.
     """
@@ -42,15 +48,19 @@ def read_task(name_or_path: str | Path) -> ArkTask:
         raise ValueError(
             f"{name_or_path} is not a task dataset: it has no card README.md. Build one with `ark-hf data`."
         )
+    if not card_file.is_file():
+        name, revision = _split_revision(name_or_path)
+        try:
+            card_file = Path(hf_hub_download(name, "README.md", repo_type="dataset", revision=revision))
+        except HUB_ERRORS as error:
+            raise ValueError(
+                f"{str(name_or_path)!r} is neither a folder with a task dataset nor a reachable Hub dataset: "
+                f"{explain(error)} Check the path (`--data_root`) or the repository id."
+            ) from None
     try:
-        card = DatasetCard.load(card_file if card_file.is_file() else str(name_or_path))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        card = DatasetCard.load(card_file)
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"The card of {name_or_path} is not UTF-8 with a YAML header: {error}") from None
-    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{str(name_or_path)!r} is neither a folder with a task dataset nor a reachable Hub dataset: "
-            f"{type(error).__name__}. Check the path (`--data_root`) or the repository id."
-        ) from None
     values = card.data.to_dict().get(CARD_KEY)
     if values is None:
         raise ValueError(
@@ -60,28 +70,51 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     return ArkTask.from_dict(values)
 
 
+def _split_revision(name_or_path: str | Path) -> tuple[str, str | None]:
+    """`someone/nih14@v1` of the Hub to its id and the revision; a folder has none."""
+    name, _, revision = str(name_or_path).partition("@")
+    return (str(name_or_path), None) if Path(name_or_path).exists() else (name, revision or None)
+
+
 def _cache_dir(name_or_path: str | Path) -> str | None:
     """
-    A cache of its own for every state of a local folder.
+    A cache of its own for every state of a local folder, and for every revision of a Hub dataset that is named.
 
     `datasets` tells local folders apart by their last name alone: without this, a rebuilt dataset, or another of the
-    same name, would silently give the rows of the first.
+    same name, would silently give the rows of the first. Offline, it takes any revision for the one that is asked for.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
-        return None
+        name, revision = _split_revision(name_or_path)
+        return None if revision is None else str(Path(config.HF_DATASETS_CACHE) / "ark_hf" / f"revision-{revision}")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    state = [str(folder.resolve()), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
-    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-    return str(Path(config.HF_DATASETS_CACHE) / "ark_hf" / digest)
+    state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digests = [hashlib.sha256(part.encode()).hexdigest()[:16] for part in (str(folder.resolve()), repr(state))]
+    return str(Path(config.HF_DATASETS_CACHE, "ark_hf", *digests))
+
+
+def _forget_earlier_states(folder: str | Path) -> None:
+    """Deletes what `datasets` has copied of a local folder before its files changed: nothing would read it again."""
+    cache = Path(_cache_dir(folder) or "")
+    for other in cache.parent.iterdir():
+        if other != cache:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def split_names(name_or_path: str | Path) -> list[str]:
     """Names of the dataset's splits. Raises `ValueError` if it cannot be reached."""
+    name, revision = _split_revision(name_or_path)
     try:
-        return get_dataset_split_names(str(name_or_path), cache_dir=_cache_dir(name_or_path))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"Cannot read the splits of {str(name_or_path)!r}: {error}") from None
+        return get_dataset_split_names(name, revision=revision, cache_dir=_cache_dir(name_or_path))
+    except (*HUB_ERRORS, DatasetsError) as error:
+        raise ValueError(f"Cannot read the splits of {str(name_or_path)!r}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DatasetNotFoundError):
+        return f"{error} If you may read it, {LOG_IN}."
+    reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
+    return "it is empty." if "corresponds to no data" in str(reason) else explain(reason)
 
 
 def load_task_dataset(
@@ -94,7 +127,7 @@ def load_task_dataset(
     Loads one split with the same columns whatever the source.
 
     Args:
-        name_or_path: Folder or Hub id of a task dataset.
+        name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
         split: "train", "validation" or "test".
         streaming: Whether to read lazily, as `datasets.load_dataset` does.
         columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column a label.
@@ -108,22 +141,18 @@ def load_task_dataset(
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
+    name, revision = _split_revision(name_or_path)
     try:
-        dataset = load_dataset(str(name_or_path), split=split, streaming=streaming, cache_dir=_cache_dir(name_or_path))
-    except (ValueError, OSError, DatasetsError, yaml.YAMLError) as error:
-        reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
-        if "corresponds to no data" in str(reason):
-            reason = "it is empty."
-        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {reason}") from None
+        dataset = load_dataset(
+            name, split=split, revision=revision, streaming=streaming, cache_dir=_cache_dir(name_or_path)
+        )
+    except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
+        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
+    if not streaming and Path(name_or_path).is_dir():
+        _forget_earlier_states(name_or_path)
     if columns is not None:
         dataset = _rename_columns(dataset, columns, name_or_path)
-    missing = {"image", "labels"} - set(dataset.column_names)
-    if missing:
-        raise ValueError(
-            f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has "
-            f"{dataset.column_names}. "
-            "Name them in the recipe: columns: {image: ..., labels: [...]}."
-        )
+    check_has_image_and_labels(dataset.column_names, split, name_or_path)
     if not isinstance(dataset.features["image"], Image):
         dataset = dataset.cast_column("image", Image())
     if not streaming and dataset.data.column("image").null_count:
@@ -135,25 +164,80 @@ def load_task_dataset(
     return dataset
 
 
-def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
+def load_splits(name_or_path: str | Path, config_name: str | None = None) -> dict[str, Dataset]:
+    """All splits of any dataset that `datasets` can load, by name. Raises `ValueError` if it cannot."""
+    name, revision = _split_revision(name_or_path)
+    try:
+        return dict(load_dataset(name, config_name, revision=revision, cache_dir=_cache_dir(name_or_path)))
+    except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
+        raise ValueError(f"Cannot load {str(name_or_path)!r}: {_reason(error)}") from None
+
+
+def parquet_files(name_or_path: str | Path, split: str) -> list[str]:
+    """
+    The files of one split in order, as paths or URLs that fsspec opens; those of the Hub are of one revision.
+
+    Raises:
+        ValueError: The dataset cannot be reached, is not in parquet files, or lacks the split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
+    name, revision = _split_revision(name_or_path)
+    try:
+        builder = load_dataset_builder(name, revision=revision, cache_dir=_cache_dir(name_or_path))
+    except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
+        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
+    if not isinstance(builder, Parquet):
+        raise ValueError(
+            f"{str(name_or_path)!r} is not in parquet files and cannot be streamed: set streaming to false, or build "
+            "it with `ark-hf data build`."
+        )
+    files = builder.config.data_files
+    if split not in files:
+        raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: it has only {[*files]}.")
+    return list(files[split])
+
+
+def check_has_image_and_labels(column_names: list[str], split: str, name_or_path: str | Path) -> None:
+    """Raises `ValueError` if a split has not the two columns that every task dataset has."""
+    missing = {"image", "labels"} - set(column_names)
+    if missing:
+        raise ValueError(
+            f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has {column_names}. "
+            "Name them in the recipe: columns: {image: ..., labels: [...]}."
+        )
+
+
+def check_columns(columns: Mapping[str, Any], column_names: list[str], name_or_path: str | Path) -> None:
+    """Raises `ValueError` if `columns` is not as in [`load_task_dataset`] or names one that is not there."""
     labels = columns.get("labels")
     if set(columns) != {"image", "labels"} or not isinstance(labels, list) or not labels:
         raise ValueError(
             f"{str(name_or_path)!r}: columns must be {{image: COLUMN, labels: [COLUMN, ...]}}, got {dict(columns)}."
         )
-    missing = [column for column in [columns["image"], *labels] if column not in dataset.column_names]
+    missing = [column for column in [columns["image"], *labels] if column not in column_names]
     if missing:
-        raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {dataset.column_names}.")
+        raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {column_names}.")
+
+
+def gather_labels(values: Sequence, labels: list[str], name_or_path: str | Path) -> list[float]:
+    """One row's labels from a column each, NaN for nothing. Raises `ValueError` if one is no number."""
+    try:
+        return [math.nan if value is None else float(value) for value in values]
+    except (TypeError, ValueError):
+        row = dict(zip(labels, values, strict=True))
+        raise ValueError(f"{str(name_or_path)!r} has a row with {row}; use 0, 1, -1 or nothing.") from None
+
+
+def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
+    check_columns(columns, dataset.column_names, name_or_path)
+    labels = columns["labels"]
     if columns["image"] != "image":
         dataset = dataset.rename_column(columns["image"], "image")
     dataset = dataset.cast_column("image", Image())
 
     def gather(*values):
-        try:
-            return {"labels": [math.nan if value is None else float(value) for value in values]}
-        except (TypeError, ValueError):
-            row = dict(zip(labels, values, strict=True))
-            raise ValueError(f"{str(name_or_path)!r} has a row with {row}; use 0, 1, -1 or nothing.") from None
+        return {"labels": gather_labels(values, labels, name_or_path)}
 
     kept = {name: feature for name, feature in dataset.features.items() if name not in labels}
     features = Features(kept | {"labels": List(Value("float32"))})
@@ -180,7 +264,7 @@ def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
                 value is None or value != value or value in (0, 1, -1) for value in values
             )
 
-    rows = dataset.select_columns(["labels"])["labels"][:]
+    rows = dataset["labels"][:]
     wrong = [row for row, labels in enumerate(rows) if not fits(labels)]
     if wrong:
         raise ValueError(
@@ -208,7 +292,7 @@ def check_disjoint(splits: Mapping[str, Dataset], where: str) -> None:
 
 def has_known_label(task: ArkTask, dataset: Dataset) -> bool:
     """Whether any label of any row is known: 0, 1 or a class; uncertain ones count as unknown."""
-    rows = dataset.select_columns(["labels"])["labels"]
+    rows = dataset["labels"]
     targets = (resolve_labels(labels, task) for labels in rows)
     return any((target != -100).any() and not np.isnan(target.astype(float)).all() for target in targets)
 

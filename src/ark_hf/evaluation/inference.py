@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +13,25 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from ..data.dicom import UnreadableImageError, read_radiograph
+from ..data.image_files import UnreadableImageError
 from ..data.loading import InferenceSamples, iterate
+from ..data.radiograph import read_radiograph
 from ..data.views import resize_side
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 
 
-def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProcessor]:
+def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[Any, ArkImageProcessor]:
     """
     The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
 
+    Args:
+        name_or_path: Folder or Hub id of an ark-cxr.
+        kind: `ArkForImageClassification`, or `ArkModel` for the encoder alone.
+
     Raises:
-        ValueError: There is no Ark model.
+        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads.
     """
     folder = Path(name_or_path)
     if folder.exists() and not (folder / "config.json").is_file():
@@ -35,10 +41,15 @@ def load_ark(name_or_path: str) -> tuple[ArkForImageClassification, ArkImageProc
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":
             raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
-        model = ArkForImageClassification.from_pretrained(name_or_path, dtype=torch.float32)
+        model, loaded = kind.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
         processor = ArkImageProcessor.from_pretrained(name_or_path)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {error}") from None
+    missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
+    if missing and all(name.startswith("classifier.") for name in missing):
+        raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
+    if missing:
+        raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
     return model.eval().to(Accelerator().device), processor
 
 
@@ -49,8 +60,9 @@ def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> Ark
     Args:
         image_size: Side of the model's input.
         crops: "whole": what the processor itself does, as a rule one resize to `image_size`, the view of the
-            zero-shot notebook and of pretraining's teacher; "center": a resize to [`resize_side`] and the centre crop,
-            the validation view; "ten": the same resize and the ten crops, the test view.
+            zero-shot notebook and of pretraining's teacher; "center": a resize and the centre crop, the validation
+            view; "ten": the same resize and the ten crops, the test view. The resize is to the processor's `size` if
+            that is larger than `image_size`, otherwise to [`resize_side`].
 
     Raises:
         ValueError: `crops` is something else.
@@ -59,11 +71,13 @@ def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> Ark
         raise ValueError(f"crops must be 'whole', 'center' or 'ten', not {crops!r}.")
     if crops == "whole":
         return processor
+    own = processor.size
+    larger = processor.do_resize and min(own["height"], own["width"]) > image_size
     return type(processor).from_dict(
         processor.to_dict(),
         do_resize=True,
         intermediate_size=None,
-        size=resize_side(image_size),
+        size=own if larger else resize_side(image_size),
         crop_size=image_size,
         do_center_crop=crops == "center",
         do_ten_crop=crops == "ten",
@@ -180,6 +194,8 @@ def write_predictions(
     """
     Writes one row an image, one column a label; files that cannot be read go to `<name>.unreadable.csv` beside it.
 
+    If none can be read, nothing is written to `path`, and a file that is there stays.
+
     Returns:
         The number of images, and the path of the second file if there is one.
     """
@@ -195,7 +211,10 @@ def write_predictions(
             else:
                 writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
                 read += 1
-    new.replace(path)
+    if read:
+        new.replace(path)
+    else:
+        new.unlink()
     unreadable_path.unlink(missing_ok=True)
     if not unreadable:
         return read, None

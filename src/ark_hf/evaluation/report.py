@@ -27,7 +27,7 @@ from ..models.ark.modeling_ark import ArkForImageClassification
 from .inference import mean_probabilities, predict_logits
 from .metrics import LabelResult, MeanResult, label_table, mean_auroc, one_vs_rest
 from .shortcut import image_statistics, shortcut_baseline
-from .zeroshot import LabelMatch, Transfer, match_dataset, match_transfer, zero_shot_scores
+from .zeroshot import LabelMatch, Transfer, match_dataset, match_transfer, positive_classes, zero_shot_scores
 
 
 @dataclass
@@ -86,7 +86,8 @@ def load_evaluation_data(
     if task is None:
         heads = [each.name for each in model.config.tasks or []]
         raise ValueError(
-            f"{dataset}: the model has no head {head or stored.name!r}; its heads are {heads}; name one: HEAD=DATASET."
+            f"{dataset}: the model has no head {head or stored.name!r}; its heads are {heads}; "
+            "name one: HEAD=DATASET, or --zero_shot for a dataset that the model was not trained on."
         )
     if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
         raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
@@ -118,11 +119,23 @@ def load_zero_shot_data(
     if transfer is not None and (heads is not None or related):
         raise ValueError("A published transfer names its head and label itself: leave out `heads` and `related`.")
     task, tasks = read_task(dataset), model.config.tasks or []
-    if transfer is not None:
-        matches = match_transfer(task, tasks, synonyms, transfer)
-    else:
+    if transfer is None:
         matches = match_dataset(task, tasks, synonyms, heads, related)
-    return EvaluationData(dataset, task, split, *_load_splits(dataset, task, split), matches, transfer)
+    else:
+        matches = match_transfer(task, tasks, synonyms, transfer)
+    rows, train = _load_splits(dataset, task, split)
+    positives = [] if transfer is None else positive_classes(task, synonyms, transfer)
+    if positives:
+        indices = [task.labels.index(label) for label in positives]
+        rows, train = _one_label(rows, indices), None if train is None else _one_label(train, indices)
+        task = ArkTask(task.name, list(matches))
+    return EvaluationData(dataset, task, split, rows, train, matches, transfer)
+
+
+def _one_label(rows: Dataset, positives: list[int]) -> Dataset:
+    """Rows of a single-label task as those of a multi-label task of one label: whether the class is a positive one."""
+    labels = [None if index is None or index < 0 else float(index in positives) for index in rows["labels"][:]]
+    return rows.remove_columns("labels").add_column("labels", [[label] for label in labels])
 
 
 def _load_splits(dataset: str, task: ArkTask, split: str) -> tuple[Dataset, Dataset | None]:
@@ -228,11 +241,12 @@ def report_text(reports: list[TaskReport]) -> str:
             "| label | positives | AUROC | 95 % interval | shortcut baseline | 95 % interval |",
             "|---|---|---|---|---|---|",
         ]
+        unscored = "no match" if report.transfer is None else "not scored"
         for number, result in enumerate(report.labels):
             baseline = None if report.baseline_labels is None else report.baseline_labels[number]
             counts = f"{result.num_positive}/{result.num_known}"
             matched = report.matches is None or report.matches[result.label]
-            cells = f"{_cells(result)} | {_cells(baseline)}" if matched else "no match | | |"
+            cells = f"{_cells(result)} | {_cells(baseline)}" if matched else f"{unscored} | | |"
             lines.append(f"| {result.label} | {counts} | {cells} |")
         evaluated = "" if report.mean.num_labels == len(report.labels) else " evaluated"
         defined = f"mean of {report.mean.num_defined} of {report.mean.num_labels}{evaluated}"
@@ -251,9 +265,10 @@ def _provenance(report: TaskReport) -> list[str]:
     if report.matches is None:
         return []
     lines = ["", "Scores are the mean probability of the labels that stand for a label:", ""]
+    unscored = "nothing matches, not scored" if report.transfer is None else "not scored by this transfer"
     for label, matches in report.matches.items():
         named = ", ".join(f"{match.task}/{match.label} ({match.reason})" for match in matches)
-        lines.append(f"- {label}: {named or 'nothing matches, not scored'}")
+        lines.append(f"- {label}: {named or unscored}")
     if report.transfer is not None:
         low, high = report.transfer.interval
         published = f"Published for Ark+ on {report.transfer.dataset}: {report.transfer.auroc:.4f}"

@@ -40,9 +40,7 @@ def image_statistics(image: Image.Image | np.ndarray) -> np.ndarray:
     """
     pixels = _grey_pixels(image)
     height, width = pixels.shape
-    highest = int(pixels.max())
-    full_scale = 255 if pixels.dtype.itemsize == 1 else next(2**n - 1 for n in BIT_DEPTHS if highest < 2**n)
-    grey = pixels / full_scale
+    grey = pixels / full_scale(pixels)
     return np.array(
         [
             width,
@@ -55,6 +53,12 @@ def image_statistics(image: Image.Image | np.ndarray) -> np.ndarray:
             (grey > 0.9).mean(),
         ]
     )
+
+
+def full_scale(pixels: np.ndarray) -> int:
+    """The white of a uint8 or uint16 image: 255, or 2^n - 1, n the smallest of `BIT_DEPTHS` that holds the maximum."""
+    highest = int(pixels.max())
+    return 255 if pixels.dtype.itemsize == 1 else next(2**n - 1 for n in BIT_DEPTHS if highest < 2**n)
 
 
 def shortcut_baseline(train_statistics: ArrayLike, train_labels: ArrayLike, test_statistics: ArrayLike) -> np.ndarray:

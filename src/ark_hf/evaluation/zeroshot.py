@@ -30,7 +30,8 @@ class Transfer:
     """
     A published zero-shot transfer: one label of one head scores one finding of a foreign dataset.
 
-    `auroc` and `interval` are what Ark+ (Swin-L, 768 pixels) reaches, from the legends of the figures.
+    `auroc` and `interval` are what Ark+ (Swin-L, 768 pixels) reaches, from the legends of the figures. `build` is what
+    `ark-hf data build` is told for the dataset, and `kinds` are findings that together are `target`.
     """
 
     dataset: str
@@ -40,6 +41,8 @@ class Transfer:
     auroc: float
     interval: tuple[float, float]
     note: str
+    build: str
+    kinds: tuple[str, ...] = ()
 
 
 # Specification of the originals, sections 7 and 8. The originals take the sigmoid of RSNA's raw logits, where the
@@ -53,6 +56,7 @@ PUBLISHED_TRANSFERS = {
         auroc=0.9660,
         interval=(0.9585, 0.9727),
         note="Tuberculosis against healthy and otherwise sick. The release lacks the predictions.",
+        build="tbx11k --splits test",
     ),
     "siim_acr": Transfer(
         dataset="SIIM-ACR",
@@ -62,6 +66,7 @@ PUBLISHED_TRANSFERS = {
         auroc=0.9579,
         interval=(0.9538, 0.9616),
         note="12,046 of 12,047 images: the first line of the test list was lost. The release lacks the predictions.",
+        build="siim_acr --splits test",
     ),
     "mendeley_v2": Transfer(
         dataset="Mendeley V2",
@@ -71,6 +76,8 @@ PUBLISHED_TRANSFERS = {
         auroc=0.9760,
         interval=(0.9727, 0.9792),
         note="Pneumonia, bacterial or viral, against normal: all 5,856 images.",
+        build="kermany_pneumonia --splits test",
+        kinds=("Bacterial pneumonia", "Viral pneumonia"),
     ),
     "node21": Transfer(
         dataset="NODE21",
@@ -80,6 +87,7 @@ PUBLISHED_TRANSFERS = {
         auroc=0.8915,
         interval=(0.8771, 0.9064),
         note="Without the images of NODE21 that come from ChestX-ray14, on which the model was trained: 4,265 images.",
+        build="node21 --splits test --sources without_chestxray14",
     ),
 }
 
@@ -152,6 +160,8 @@ def match_transfer(
     """
     The matches of a published transfer: its one label for the dataset's label of its finding, none for the others.
 
+    If the finding is several classes, see [`positive_classes`], the one key is these, joined by "or".
+
     Raises:
         ValueError: The model lacks the transfer's label, or the dataset has no label of its finding.
     """
@@ -161,16 +171,37 @@ def match_transfer(
             f"its heads are {[task.name for task in tasks]}."
         )
     match = LabelMatch(transfer.head, transfer.label, f"published transfer to {transfer.dataset}")
+    positives = positive_classes(dataset, synonyms, transfer)
+    if positives:
+        return {" or ".join(positives): [match]}
     matches = {
         label: [match] if synonyms.relation(transfer.target, label, task=dataset.name) else []
         for label in dataset.labels
     }
     if not any(matches.values()):
+        kinds = f", or the classes {' and '.join(map(repr, transfer.kinds))}" if transfer.kinds else ""
         raise ValueError(
             f"The transfer to {transfer.dataset} needs a dataset with the label {transfer.target!r} or a synonym of "
-            f"it; {dataset.name!r} has {dataset.labels}."
+            f"it{kinds}; {dataset.name!r} has {dataset.labels}. `ark-hf data build {transfer.build}` makes such a one."
         )
     return matches
+
+
+def positive_classes(dataset: ArkTask, synonyms: Synonyms, transfer: Transfer) -> list[str]:
+    """
+    The classes of a single-label dataset that are the transfer's finding only together, one or more for each kind.
+
+    Of Kermany's classes normal, bacterial and viral the last two are pneumonia. Empty if a label is the finding by
+    itself, or a kind has no class.
+    """
+
+    def standing_for(finding: str) -> list[str]:
+        return [label for label in dataset.labels if synonyms.relation(finding, label, task=dataset.name)]
+
+    kinds = [standing_for(kind) for kind in transfer.kinds]
+    if dataset.problem_type != "single_label_classification" or standing_for(transfer.target) or not all(kinds):
+        return []
+    return [label for label in dataset.labels if label in sum(kinds, [])]
 
 
 def zero_shot_scores(probabilities: ArrayLike, matches: Sequence[LabelMatch], tasks: Sequence[ArkTask]) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import nn
 from ..evaluation.inference import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification, create_encoder
+from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
 from .recipe import PretrainingArguments
 
@@ -27,7 +27,7 @@ def build_student(
     """
     torch.manual_seed(args.seed)
     if Path(args.init, "config.json").is_file() or _is_hub_id(args.init):
-        return _continue_from(args.init, tasks, args.image_size)
+        return _continue_from(args, tasks)
     config = ArkConfig(
         backbone=args.backbone,
         backbone_kwargs=args.backbone_kwargs,
@@ -51,12 +51,25 @@ def _is_hub_id(init: str) -> bool:
 
 
 def _continue_from(
-    name_or_path: str, tasks: list[ArkTask], image_size: int | None
+    args: PretrainingArguments, tasks: list[ArkTask]
 ) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
-    student, processor = load_ark(name_or_path)
+    name_or_path, image_size = args.init, args.image_size
+    base, processor = load_ark(name_or_path, ArkModel)
+    if base.config.tasks is None:  # a converted encoder, or a fine-tuned classifier, whose head is of no use here
+        config = ArkConfig(
+            backbone=base.config.backbone,
+            backbone_kwargs=base.config.backbone_kwargs,
+            image_size=base.config.image_size,
+            projector_dim=args.projector_dim,
+            projector_type=args.projector_type,
+            drop_path_rate=args.drop_path_rate,
+            tasks=tasks,
+        )
+        student = ArkForImageClassification(config)
+        student.ark.encoder.load_state_dict(base.encoder.state_dict())
+    else:
+        student, _ = load_ark(name_or_path)
     had = {task.name: task for task in student.config.tasks or []}
-    if not had:
-        raise ValueError(f"init: {name_or_path!r} is an ordinary classifier without named tasks.")
     for task in tasks:
         if task.name in had and (task.labels, task.problem_type) != (
             had[task.name].labels,
@@ -71,7 +84,7 @@ def _continue_from(
     student.keep_tasks([task.name for task in tasks] + [name for name in had if name not in {t.name for t in tasks}])
     if image_size is not None and image_size != student.config.image_size:  # the scale-up of Ark+
         student.set_image_size(image_size)
-        processor = ArkImageProcessor(size={"height": image_size, "width": image_size})
+        processor.size = {"height": image_size, "width": image_size}
     return student, processor
 
 
@@ -95,7 +108,11 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: There is no such file, it is not a weights file, or its tensors are not this encoder's.
     """
-    weights = _read_weights(Path(path))
+    weights = {
+        key: value
+        for key, value in _read_weights(Path(path)).items()
+        if not key.endswith(("relative_position_index", "attn_mask"))  # buffers that older timm saved
+    }
     ours = encoder.state_dict()
     by_name = {key: weights[key] for key in ours if key in weights and weights[key].shape == ours[key].shape}
     if len(by_name) < len(ours):
@@ -115,7 +132,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.")
     try:
         weights = read_weights_file(path)
-        for key in ("state_dict", "model"):
+        for key in ("teacher", "state_dict", "model"):
             if isinstance(weights.get(key), dict):
                 weights = weights[key]
         check_tensors(weights, str(path))

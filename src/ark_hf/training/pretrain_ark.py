@@ -17,7 +17,16 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
+from ..data.loading import (
+    InferenceSamples,
+    TrainingSamples,
+    ViewSettings,
+    default_num_workers,
+    iterate,
+    micro_batches,
+    pass_order,
+)
+from ..data.streaming import StreamedRows
 from ..data.task_dataset import has_known_label
 from ..data.views import resize_side
 from ..files import replace_folder, write_json
@@ -78,6 +87,8 @@ class CyclicPretrainer:
         )
         if args.log_with != "none" and accelerator is None and not self.accelerator.log_with:
             raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
+        workers = args.dataloader_num_workers
+        self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         if "lr_by_val_loss" in args.reproduce and not any(
             data.validation is not None and has_known_label(data.task, data.validation) for data in tasks
         ):
@@ -195,11 +206,11 @@ class CyclicPretrainer:
             self._save_checkpoint()
 
     def train_batches(self, data: TaskData, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
-        """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.collate`]."""
+        """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.normalise`]."""
         samples = TrainingSamples(
             data.train, data.task, data.uncertain, self.processor, self.views, self.args.seed, self.state.cycle
         )
-        order = pass_order(len(samples), self.args.seed, self.state.cycle, data.task.name)
+        order = pass_order(data.train, self.args.seed, self.state.cycle, data.task.name)
         size = self.args.batch_size
         plan = [
             micro_batches(
@@ -208,9 +219,13 @@ class CyclicPretrainer:
             for start in range(first_step * size, len(order), size)
         ]
         mine = [group[self.accelerator.process_index] for groups in plan for group in groups]
-        loaded = iterate(samples, mine, self.args.dataloader_num_workers)
+        loaded = iterate(samples, mine, self.num_workers)
         for groups in plan:
-            yield [next(loaded) for _ in groups]
+            try:
+                batches = [next(loaded) for _ in groups]
+            except OSError as error:  # a stream has broken off
+                raise OSError(f"{error} The last checkpoint is intact: the same command goes on from it.") from error
+            yield [samples.normalise(batch, self.accelerator.device) for batch in batches]
 
     def criterion(self, labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:
         """The labels and the problem type that the loss is computed with, in training and in validation."""
@@ -333,7 +348,7 @@ class CyclicPretrainer:
             self.criterion,
             self.accelerator,
             self.args.eval_batch_size or self.args.batch_size,
-            self.args.dataloader_num_workers,
+            self.num_workers,
             name,
         )
 
@@ -365,7 +380,12 @@ class CyclicPretrainer:
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
         settings["tasks"] = [
-            {**data.task.to_dict(), "uncertain": data.uncertain, "train_samples": len(data.train)}
+            {
+                **data.task.to_dict(),
+                "uncertain": data.uncertain,
+                "train_samples": len(data.train),
+                **({"layout": data.train.layout} if isinstance(data.train, StreamedRows) else {}),
+            }
             for data in self.tasks
         ]
         settings["num_processes"] = self.accelerator.num_processes

@@ -70,6 +70,13 @@ class PretrainingArguments:
 
     output_dir: str = field(metadata=_help("Run folder. Running again with the same folder resumes the run."))
     data_root: str = field(default=".", metadata=_help("Folder that relative dataset paths start from."))
+    streaming: bool = field(
+        default=False,
+        metadata=_help(
+            "Read the parquet files as training goes, without a copy on disk: for datasets larger than it. A pass has "
+            "the same samples, but they are shuffled among those near them only."
+        ),
+    )
     init: str = field(
         default="none",
         metadata=_help(
@@ -128,7 +135,13 @@ class PretrainingArguments:
     channels_last: bool = field(
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
     )
-    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data; 0 loads in this one."))
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata=_help(
+            "Processes that load data, on a core each; 0 loads in this one. Unless set: 0 on the CPU, where training "
+            "needs the cores; beside a GPU its share of the cores less one, 8 at most. Results do not depend on it."
+        ),
+    )
     eval_batch_size: int | None = field(
         default=None, metadata=_help("Images a batch in validation; batch_size unless set.")
     )
@@ -149,6 +162,8 @@ class PretrainingArguments:
     )
 
     def __post_init__(self):
+        if isinstance(self.reproduce, str):
+            raise ValueError(f"reproduce must be a list: write `reproduce: [{self.reproduce}]`.")
         for name, annotation in typing.get_type_hints(type(self)).items():
             setattr(self, name, _coerce(name, annotation, getattr(self, name)))
         for name, allowed in CHOICES.items():
@@ -162,16 +177,21 @@ class PretrainingArguments:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
         for name in ("weight_decay", "warmup_steps", "dataloader_num_workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
         for name in ("ema_momentum", "consistency", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.min_crop_scale <= 1:
             raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
-        unknown = [quirk for quirk in self.reproduce if quirk not in tuple(QUIRKS)]
-        if unknown:
-            raise ValueError(f"reproduce names {unknown}; available are {tuple(QUIRKS)}.")
+        for quirk in self.reproduce:
+            if quirk not in tuple(QUIRKS):
+                near = difflib.get_close_matches(str(quirk), QUIRKS, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else f"available are {tuple(QUIRKS)}."
+                raise ValueError(f"reproduce names {quirk!r}; {hint}")
+            if self.reproduce.count(quirk) > 1:
+                raise ValueError(f"reproduce names {quirk!r} twice.")
         if "ema_index_by_pass" in self.reproduce and self.ema_mode == "epoch":
             raise ValueError(
                 "reproduce: ema_index_by_pass needs ema_mode: iteration; with epoch the index is the pass's already."

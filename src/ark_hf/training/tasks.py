@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from ..data.streaming import StreamedRows
 from ..data.task_dataset import (
     SPLITS,
     check_disjoint,
@@ -23,19 +24,22 @@ class TaskData:
     """One task with its rows; `validation` may be missing, then the task counts for no validation figure."""
 
     task: ArkTask
-    train: Dataset
-    validation: Dataset | None = None
+    train: Dataset | StreamedRows
+    validation: Dataset | StreamedRows | None = None
     uncertain: str = "ignore"
 
 
-def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
+def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -> list[TaskData]:
     """
     Loads and checks the datasets of a recipe, before any training time is spent.
+
+    With `streaming` the checks read the columns of labels, patients and images' names, and no image.
 
     Raises:
         ValueError: A dataset cannot be read, a split is empty, labels do not fit, a patient stands in two splits, or
             two tasks have one name.
     """
+    load = StreamedRows if streaming else load_task_dataset
     loaded: dict[str, TaskData] = {}
     for spec in specs:
         location = spec.location(data_root)
@@ -48,11 +52,11 @@ def load_tasks(specs: list[TaskSpec], data_root: str) -> list[TaskData]:
             raise ValueError(
                 f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
             )
-        splits = {"train": load_task_dataset(location, "train", columns=spec.columns)}
+        splits = {"train": load(location, "train", columns=spec.columns)}
         available = split_names(location)
         for name in SPLITS[1:]:
             if name in available:
-                splits[name] = load_task_dataset(location, name, columns=spec.columns)
+                splits[name] = load(location, name, columns=spec.columns)
         if "validation" not in splits:
             warnings.warn(f"{location} has no split 'validation', only {available}: not validated.", stacklevel=2)
         for split, rows in splits.items():

@@ -1,0 +1,42 @@
+"""Opening image files that others made: what each must keep to, and refusals that quote nothing of its content."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+# The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
+MAX_PIXELS = 2**26
+
+
+class UnreadableImageError(ValueError):
+    """An image file that cannot be read. The message names the file, the reason and what to do, never a patient."""
+
+
+@contextmanager
+def open_image_file(path: Path) -> Iterator[BinaryIO]:
+    """The open file; whatever goes wrong with it inside becomes an `UnreadableImageError` that names it."""
+    try:
+        if path.is_dir():
+            raise UnreadableImageError("this is a folder; name the files in it")
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise UnreadableImageError("there is no such file, or no permission to read it")
+        if not path.stat().st_size:
+            raise UnreadableImageError("the file is empty; fetch it again")
+        with path.open("rb") as file:
+            yield file
+    except UnreadableImageError as refusal:
+        raise UnreadableImageError(f"{path}: {refusal}") from None
+    except Exception as error:
+        # The libraries' own words may quote the file, so only the kind of their complaint is passed on.
+        raise UnreadableImageError(
+            f"{path}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare kind: "
+            "fetch it again, or export it as PNG"
+        ) from None
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises `UnreadableImageError` for an image without pixels or of more than `MAX_PIXELS`."""
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise UnreadableImageError(f"it claims {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels can be read")

@@ -1,0 +1,173 @@
+"""A release as it lies on disk: finds its tables and images wherever they were unpacked."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .tables import Table, stream_lines
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd")
+PACKED_SUFFIXES = ("", ".gz", ".zip")
+
+
+class MissingFileError(ValueError):
+    """A file of the release that is not in the folder."""
+
+
+class RawFolder:
+    """
+    Everything below a folder, listed once, links followed.
+
+    Hidden files and folders are left out, and folders with "mask" in their names too: segmentations bear the names of
+    the images that they belong to.
+
+    Args:
+        root: The folder.
+        ignored: Names of folders whose images are left out, not so their tables.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+
+    def __init__(self, root: Path, ignored: frozenset[str] = frozenset()):
+        self.root = root
+        if not root.is_dir():
+            raise ValueError(f"{root} is not a folder; --raw names the one that the release was unpacked into.")
+        self._path_of: dict[str, str] = {}  # by the path without suffix
+        self._parents_of: dict[str, list[str]] = {}
+        self._tables: dict[str, list[str]] = {}
+        self._images: dict[str, list[str]] = {}
+        for folder, names in _walk(root):
+            parent, _, name = folder.rpartition("/")
+            self._parents_of.setdefault(name, []).append(parent)
+            for name in names:
+                path = f"{folder}/{name}" if folder else name
+                suffix = image_suffix(name)
+                if suffix and ignored and not ignored.isdisjoint(folder.split("/")):
+                    continue
+                if suffix:
+                    self._path_of.setdefault(path.removesuffix(suffix), path)
+                    self._images.setdefault(name[: -len(suffix)], []).append(path)
+                else:
+                    self._tables.setdefault(name.lower(), []).append(path)
+
+    def images(self) -> Iterator[str]:
+        """Paths of all images from the folder, in a fixed order."""
+        yield from sorted(path for paths in self._images.values() for path in paths)
+
+    def find_image(self, name: str) -> Path:
+        """
+        An image by its name or by its path in the release.
+
+        A name (no "/") is looked for in all folders; a path in the folder, and then in any folder in it. The suffix
+        may be another, because many copies of a release are converted.
+
+        Raises:
+            ValueError: There is none, or there are several.
+        """
+        paths = self._at_path(name) if "/" in name else self._by_name(name)
+        if 1 < len(paths) < 10 and len({os.path.realpath(self.root / path) for path in paths}) == 1:
+            paths = paths[:1]
+        if len(paths) != 1:
+            found = "is not below" if not paths else f"lies in {len(paths)} folders below"
+            raise ValueError(f"image {name!r} {found} the release's folder")  # published: no path of this machine
+        return self.root / paths[0]
+
+    def _by_name(self, name: str) -> list[str]:
+        suffix = image_suffix(name)
+        paths = self._images.get(name[: len(name) - len(suffix)], [])
+        exact = [path for path in paths if path.rpartition("/")[2] == name] if len(paths) > 1 else []
+        return exact or paths
+
+    def _at_path(self, path: str) -> list[str]:
+        path = path.removesuffix(image_suffix(path))
+        if path in self._path_of:
+            return [self._path_of[path]]
+        parents = self._parents_of.get(path.partition("/")[0], [])
+        return [self._path_of[f"{parent}/{path}"] for parent in parents if f"{parent}/{path}" in self._path_of]
+
+    def has(self, *names: str) -> bool:
+        """Whether one of these tables is in the folder."""
+        return any(self._tables_named(name) for name in names)
+
+    def table(self, *names: str, needed: Sequence[str] = ()) -> Table:
+        """
+        The first of these tables that is in the folder; a name may begin with the name of a folder.
+
+        Raises:
+            MissingFileError: None of them is.
+            ValueError: It lies in several folders, or as [`Table`].
+        """
+        return Table(self.file(*names), needed)
+
+    def lines(self, *names: str) -> Iterator[tuple[str, str]]:
+        """
+        The lines of the first of these text files that is in the folder: ("FILE, line N", text without blanks around).
+
+        Raises:
+            MissingFileError, ValueError: As [`table`].
+        """
+        path = self.file(*names)
+        for number, line in stream_lines(path):
+            if line.strip():
+                yield f"{path.name}, line {number}", line.strip()
+
+    def text(self, name: str) -> str:
+        """The beginning of a text file, "" if it cannot be read; what is no UTF-8 in it becomes "?"."""
+        try:
+            with open(self.file(name), "rb") as file:
+                return file.read(4096).decode("utf-8", errors="replace")
+        except (OSError, ValueError):
+            return ""
+
+    def file(self, *names: str) -> Path:
+        """
+        The first of these files, other than images, that is in the folder, `.gz` or `.zip` or not.
+
+        Raises:
+            MissingFileError: None of them is.
+            ValueError: It lies in several folders.
+        """
+        for name in names:
+            paths = self._tables_named(name)
+            if len(paths) > 1:
+                raise ValueError(f"{name} lies several times below {self.root}: {paths[:5]}; keep one.")
+            if paths:
+                return self.root / paths[0]
+        raise MissingFileError(f"There is no {' or '.join(names)} below {self.root}, with or without .gz or .zip.")
+
+    def _tables_named(self, name: str) -> list[str]:
+        """The first of NAME, NAME.gz and NAME.zip that there is, wherever it lies; upper or lower case."""
+        ending = f"/{name.lower()}"
+        for packed in PACKED_SUFFIXES:
+            paths = self._tables.get(ending.rpartition("/")[2] + packed, [])
+            paths = [path for path in paths if f"/{path.lower()}".endswith(ending + packed)]
+            if paths:
+                return paths
+        return []
+
+
+def image_suffix(name: str) -> str:
+    """The suffix of an image's file name, "" if it has none."""
+    suffix = name[name.rfind(".") :] if "." in name else ""
+    return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders below `root`, itself being "", and the files in each, in a fixed order; linked folders once each."""
+    linked = set()
+    for path, folders, files in os.walk(root, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            folder = os.path.join(path, name)
+            if name.startswith((".", "__MACOSX")) or "mask" in name.lower():
+                continue
+            if os.path.islink(folder):
+                target = os.path.realpath(folder)
+                if target in linked or f"{os.path.realpath(path)}{os.sep}".startswith(f"{target}{os.sep}"):
+                    continue
+                linked.add(target)
+            kept.append(name)
+        folders[:] = kept
+        relative = os.path.relpath(path, root).replace(os.sep, "/")
+        yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))

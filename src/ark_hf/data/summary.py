@@ -1,0 +1,66 @@
+"""What a split holds, in numbers: labels, patients, sex, view, age."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..models.ark.configuration_ark import ArkTask
+
+
+def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:
+    """
+    Counts of one split, ready for JSON.
+
+    Args:
+        task: The task that the labels belong to.
+        labels: Stored labels of every row: (rows, labels) in 0, 1, -1 (uncertain), NaN or None (unknown); for
+            single-label tasks (rows,) class indices, -1 or None unknown.
+        metadata: The columns that are known of `patient_id`, `sex`, `view`, `age`, each with a value or None a row.
+
+    Returns:
+        `{"rows": n, "patients": n or None, "labels": {label: {"positive": n, "negative": n, "uncertain": n,
+        "unknown": n}}, "sex": {value: n}, "view": {value: n}, "age": {"known": n, "mean": x, "min": x, "max": x} or
+        None}`. Of a single-label task, a row is negative for every class but its own.
+    """
+    patients = [value for value in metadata.get("patient_id", ()) if value not in (None, "")]
+    ages = np.array([np.nan if value is None else value for value in metadata.get("age", ())], dtype=float)
+    ages = ages[np.isfinite(ages)]
+    return {
+        "rows": len(labels),
+        "patients": len(set(patients)) if patients else None,
+        "labels": _count_labels(task, labels),
+        "sex": _count_values(metadata.get("sex", ())),
+        "view": _count_values(metadata.get("view", ())),
+        "age": None
+        if not len(ages)
+        else {
+            "known": len(ages),
+            "mean": round(float(ages.mean()), 2),
+            "min": float(ages.min()),
+            "max": float(ages.max()),
+        },
+    }
+
+
+def _count_labels(task: ArkTask, labels: Sequence[Any] | np.ndarray) -> dict[str, dict[str, int]]:
+    if task.problem_type == "single_label_classification":
+        indices = np.array([-1 if index is None else index for index in labels], dtype=int)
+        values = np.where(indices[:, None] < 0, np.nan, indices[:, None] == np.arange(len(task.labels)))
+    else:
+        # A binary task's labels may be (rows,)
+        values = np.array([[np.nan if v is None else v for v in np.atleast_1d(row)] for row in labels], dtype=float)
+        values = values.reshape(-1, len(task.labels))
+    counts = {
+        "positive": values == 1,
+        "negative": values == 0,
+        "uncertain": values == -1,
+        "unknown": np.isnan(values),
+    }
+    totals = {name: where.sum(axis=0).tolist() for name, where in counts.items()}
+    return {label: {name: totals[name][i] for name in totals} for i, label in enumerate(task.labels)}
+
+
+def _count_values(values: Sequence[Any]) -> dict[str, int]:
+    return dict(sorted(Counter(str(value) for value in values if value not in (None, "")).items()))
