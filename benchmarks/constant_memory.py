@@ -40,7 +40,7 @@ TINY = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000, help="images, 4 %% of them for validation (50000)")
-    parser.add_argument("--size", type=int, default=64, help="longer side of the images in pixels (64)")
+    parser.add_argument("--size", type=int, default=96, help="longer side of the images in pixels (96)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "constant_memory.json")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
 """
 Time from stored radiographs to batches of both views, normalised: the originals' way against ours, in one run.
 
-Both read the same phantom radiographs, which compress as real ones do, in the same number of images a batch and torch
-threads (one).
+Both read the same phantom radiographs, whose PNG files are no smaller than real ones, in batches of the same size and
+in one thread.
 
 Reference (specification of the originals, section 4), an image at a time on Pillow and NumPy:
     a 1024x1024 8-bit grey PNG is decoded and converted to RGB, and resized to 256x256 (bicubic).
@@ -15,7 +15,8 @@ Reference (specification of the originals, section 4), an image at a time on Pil
 Ours: the shards that `ark-hf data build` makes of the same files at 256 pixels, through the training loader
 (`TrainingSamples`, `iterate`, `normalise`), map-style and streaming.
 
-The two take turns; a figure is the best of the turns. Run it on an otherwise idle machine.
+The two take turns, and a figure is the best of the turns: CPU time, or with loader processes the time that passes. Run
+it on an otherwise idle machine.
 """
 
 import argparse

@@ -95,7 +95,8 @@ def small_memory(monkeypatch):
 class NumberedRows(StreamedRows):
     """Rows that are their numbers, in groups of given lengths, and the groups that have been read."""
 
-    def __init__(self, lengths):
+    def __init__(self, lengths, window=1000):
+        self.window = window
         starts = np.cumsum([0, *lengths])
         self.runs = [
             Run("", [i], int(start), length, 0)
@@ -141,9 +142,8 @@ def test_order_differs_between_seeds_cycles_and_tasks():
     assert len({tuple(order_of(NumberedRows([30, 30]), *key)) for key in keys}) == len(keys)
 
 
-def test_rows_of_all_groups_come_early_and_late_and_beside_any_other(monkeypatch):
-    monkeypatch.setattr(streaming, "WINDOW", 50)
-    rows = NumberedRows([10] * 30)
+def test_rows_of_all_groups_come_early_and_late_and_beside_any_other():
+    rows = NumberedRows([10] * 30, window=50)
     places, neighbours = [], set()
     for cycle in range(200):
         order = order_of(rows, cycle=cycle)
@@ -188,9 +188,8 @@ def test_processes_share_a_pass_between_them(lengths, size, processes, accumulat
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 5))
 def test_rows_that_wait_for_their_turn_fill_no_more_than_the_window(lengths, cycle):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "WINDOW", 20)
         patch.setattr(streaming, "CHUNK", 4)
-        rows = NumberedRows(lengths)
+        rows = NumberedRows(lengths, window=20)
         given_out = 0
         for batch in rows.read(in_batches(order_of(rows, cycle=cycle), 3)):
             given_out += len(batch)
@@ -428,6 +427,14 @@ def test_a_dataset_of_the_hub_is_streamed_as_one_on_disk(on_hub, findings):
     batches = in_batches(order_of(remote), 5)
     for batch, other in zip(remote.read(batches), local.read(batches), strict=True):
         np.testing.assert_equal(batch, other)
+
+
+def test_window_is_of_rows_or_of_bytes(findings, monkeypatch):
+    assert StreamedRows(findings, "train").window == 2000
+    monkeypatch.setattr(streaming, "WINDOW_BYTES", 5000)  # a picture takes more than 500
+    assert 3 <= StreamedRows(findings, "train").window < 10
+    monkeypatch.setattr(streaming, "WINDOW_BYTES", 5)
+    assert StreamedRows(findings, "train").window == 1
 
 
 def test_what_a_pass_has_behind_it_is_not_fetched_again(hub, on_hub, monkeypatch):

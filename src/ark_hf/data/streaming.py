@@ -18,7 +18,8 @@ from datasets import Image
 from ..hub_errors import explain
 from .task_dataset import check_columns, check_has_image_and_labels, gather_labels, parquet_files
 
-WINDOW = 1000  # rows over which a pass is shuffled, and that wait in memory at most
+WINDOW = 2000  # rows over which a pass is shuffled, and that wait in memory at most
+WINDOW_BYTES = 2**28  # fewer if they would take more than this
 CHUNK = 32  # rows read at a time
 READERS = 8  # files read at once for their footers and small columns
 AT_ONCE = 2**24  # bytes: row groups of a file are read together up to this, and one that is larger in pieces
@@ -60,6 +61,8 @@ class StreamedRows:
         with ThreadPoolExecutor(READERS) as pool:
             self.footers = dict(zip(self.files, pool.map(self._read_footer, self.files), strict=True))
         self.runs, self.length = _runs(self.footers)
+        size = sum(run.size for run in self.runs)
+        self.window = max(min(WINDOW, WINDOW_BYTES * self.length // max(size, 1)), 1)
         if not self.length:
             raise ValueError(f"Cannot load {self.where}: it is empty.")
         stored = self.footers[self.files[0]].schema.to_arrow_schema().names
@@ -81,8 +84,8 @@ class StreamedRows:
 
     @property
     def layout(self) -> str:
-        """A digest of what the order of a pass hangs on beside its key: the number of rows that are read together."""
-        return f"{zlib.crc32(repr([run.rows for run in self.runs]).encode()):08x}"
+        """A digest of what the order of a pass hangs on beside its key: the rows of each run, and the window."""
+        return f"{zlib.crc32(repr(([run.rows for run in self.runs], self.window)).encode()):08x}"
 
     def __getitem__(self, column: str) -> list:
         """The values of one column other than `image`, of which alone the bytes are read."""
@@ -94,12 +97,12 @@ class StreamedRows:
         """
         The numbers of all rows in an order for one pass, int64 (rows,).
 
-        The runs of row groups come in random order, and each row at random among the [`WINDOW`] rows that follow it,
-        so that [`read`] reads every run once and keeps no more rows than that in memory.
+        The runs of row groups come in random order, and each row at random among the `window` rows that follow it, so
+        that [`read`] reads every run once and keeps no more rows than that in memory.
         """
         runs = [self.runs[number] for number in generator.permutation(len(self.runs))]
         order = np.concatenate([np.arange(run.start, run.start + run.rows) for run in runs])
-        return order[np.argsort(np.arange(len(order)) + generator.uniform(0, WINDOW, len(order)))]
+        return order[np.argsort(np.arange(len(order)) + generator.uniform(0, self.window, len(order)))]
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[list[tuple[int, dict]]]:
         """
