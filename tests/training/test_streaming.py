@@ -71,6 +71,15 @@ def test_a_run_is_validated_and_ends_as_from_loaded_datasets(tmp_path, sites):
         assert figures["samples"] == 12
 
 
+def test_a_quirk_that_needs_validation_looks_for_it_in_the_stream(tmp_path, sites):
+    trainer = pretrainer(tmp_path, sites, reproduce=["lr_by_val_loss"])
+    assert all(data.has_known_validation() for data in trainer.tasks)
+    for data in trainer.tasks:
+        data.validation = None
+    with pytest.raises(ValueError, match="lr_by_val_loss needs a task whose validation split has a known label"):
+        CyclicPretrainer(trainer.args, trainer.tasks)
+
+
 def test_a_streamed_run_resumes_in_the_middle_of_a_pass_to_the_same_weights(tmp_path, sites, monkeypatch):
     settings = {"cycles": 2, "save_steps": 1}
     pretrainer(tmp_path / "whole", sites, **settings).train()

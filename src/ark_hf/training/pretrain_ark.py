@@ -27,7 +27,6 @@ from ..data.loading import (
     pass_order,
 )
 from ..data.streaming import StreamedRows
-from ..data.task_dataset import has_known_label
 from ..data.views import resize_side
 from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
@@ -89,9 +88,7 @@ class CyclicPretrainer:
             raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
-        if "lr_by_val_loss" in args.reproduce and not any(
-            data.validation is not None and has_known_label(data.task, data.validation) for data in tasks
-        ):
+        if "lr_by_val_loss" in args.reproduce and not any(data.has_known_validation() for data in tasks):
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
         student, self.teacher, saved_processor = self._initial_models(student, teacher)
         processor = processor or saved_processor

@@ -28,6 +28,11 @@ class TaskData:
     validation: Dataset | StreamedRows | None = None
     uncertain: str = "ignore"
 
+    def has_known_validation(self) -> bool:
+        """Whether any label of a validation row is known."""
+        rows = self.validation.without_images() if isinstance(self.validation, StreamedRows) else self.validation
+        return rows is not None and has_known_label(self.task, rows)
+
 
 def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -> list[TaskData]:
     """
@@ -59,10 +64,11 @@ def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -
                 splits[name] = load(location, name, columns=spec.columns)
         if "validation" not in splits:
             warnings.warn(f"{location} has no split 'validation', only {available}: not validated.", stacklevel=2)
-        for split, rows in splits.items():
+        checked = {split: rows.without_images() if streaming else rows for split, rows in splits.items()}
+        for split, rows in checked.items():
             check_labels(task, rows, f"{location}, split {split!r}")
-        check_disjoint(splits, location)
-        if not has_known_label(task, splits["train"]):
+        check_disjoint(checked, location)
+        if not has_known_label(task, checked["train"]):
             raise ValueError(f"{location}: task {task.name!r} is empty: no label of its train split is known.")
         loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
     return list(loaded.values())
