@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ark_hf.evaluation import metrics
@@ -11,8 +12,11 @@ from ark_hf.evaluation.metrics import (
     auroc,
     average_precision,
     bootstrap_aurocs,
+    evaluate_labels,
+    label_results,
     label_table,
     mean_auroc,
+    mean_result,
     one_vs_rest,
     weighted_auroc,
 )
@@ -62,9 +66,11 @@ def resample_directly(labels, scores, patients, num_bootstrap, seed):
 
 
 @given(graded())
-def test_equal_to_scikit_learn(case):
+def test_equal_to_scikit_learn_and_scipy(case):
     labels, scores, weights = case
     assert auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    u = mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic
+    assert auroc(labels, scores) == pytest.approx(u / (labels.sum() * (1 - labels).sum()), abs=1e-12)
     assert average_precision(labels, scores) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     expected = roc_auc_score(labels, scores, sample_weight=weights)
     assert weighted_auroc(labels, scores, weights) == pytest.approx(expected, abs=1e-12)
@@ -122,7 +128,7 @@ def test_weighted_auroc_of_many_weightings():
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
-        ([0, 1, 1], [0.1, NAN, math.inf], "scores must be finite; 2 of 3"),
+        ([0, 1, 1], [0.1, NAN, math.inf], "scores must be finite; 2 of 3 are NaN or infinite, the first in row 1;"),
         ([NAN, 1, 0], [NAN, 0.5, 0.5], "scores must be finite; 1 of 3"),
         ([0, 0.5, 2], [0, 0, 0], "labels must be 0, 1 or NaN .*; 2 are not, the first is 0.5"),
         ([0, 1, -1], [0, 0, 0], "1 are not, the first is -1"),
@@ -175,6 +181,27 @@ def test_table_equals_direct_resampling():
     assert mean.auroc == pytest.approx(np.mean([row.auroc for row in table[:-1]]))
     interval = np.percentile(reference[:, :-1].mean(axis=1), [10, 90])
     np.testing.assert_allclose([mean.ci_low, mean.ci_high], interval, atol=1e-12)
+
+
+def test_one_bootstrap_gives_the_table_and_the_mean(monkeypatch):
+    labels, scores, patients = table_with_patients(seed=2)
+    names = ["a", "b", "c", "none positive"]
+    table, mean = evaluate_labels(labels, scores, names, [0, 2, 3], patients, 80, 0.8, 3)
+    assert table[:3] == label_table(labels, scores, names, patients, 80, 0.8, 3)[:3]
+    part = mean_auroc(labels[:, [0, 2, 3]], scores[:, [0, 2, 3]], patients, 80, 0.8, 3)
+    assert mean == part and (mean.num_defined, mean.num_labels) == (2, 3)
+    assert mean.average_precision == pytest.approx((table[0].average_precision + table[2].average_precision) / 2)
+
+    replicates = bootstrap_aurocs(labels, scores, patients, 80, 3)
+    assert label_results(labels, scores, names, replicates, patients, 0.8)[:3] == table[:3]
+    assert mean_result(table, replicates, [0, 2, 3], 0.8) == mean
+    nothing = mean_result(table, replicates, [])
+    assert np.isnan([nothing.auroc, nothing.ci_low, nothing.average_precision]).all() and nothing.num_labels == 0
+
+    runs = []
+    monkeypatch.setattr(metrics, "bootstrap_aurocs", lambda *args: runs.append(args) or bootstrap_aurocs(*args))
+    evaluate_labels(labels, scores, names, None, patients, 80)
+    assert len(runs) == 1
 
 
 def test_results_do_not_depend_on_the_block_size(monkeypatch):
@@ -279,7 +306,7 @@ def test_no_images_and_no_resamples():
     [
         ({"labels": [0, 1]}, r"must both be \(n, num_labels\), not \(2,\) and \(2, 2\)"),
         ({"scores": [[0.1, 0.2]]}, r"not \(2, 2\) and \(1, 2\)"),
-        ({"scores": [[0.1, 0.2], [NAN, 0.2]]}, "1 of 4 are NaN or infinite"),
+        ({"scores": [[0.1, 0.2], [NAN, 0.2]]}, "1 of 4 are NaN or infinite, the first in row 1, column 0"),
         ({"scores": [[0.1, math.inf], [0.3, math.inf]]}, "2 of 4 are NaN or infinite"),
         ({"labels": [[0, 1], [3, 0]]}, "the first is 3"),
         ({"label_names": ["a"]}, "one name per column: 2, not 1"),

@@ -18,7 +18,7 @@ RESAMPLES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class LabelResult:
-    """One row of `label_table`; a metric or bound that is undefined is NaN."""
+    """Results of one label, see `label_results`; a metric or bound that is undefined is NaN."""
 
     label: str
     auroc: float
@@ -32,13 +32,14 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class MeanResult:
-    """Mean AUROC over the `num_defined` of `num_labels` labels whose AUROC is defined."""
+    """Mean AUROC with its interval, and mean average precision, over the `num_defined` of `num_labels` labels."""
 
     auroc: float
     ci_low: float
     ci_high: float
     num_defined: int
     num_labels: int
+    average_precision: float = float("nan")
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -129,10 +130,10 @@ def bootstrap_aurocs(
     Raises:
         ValueError: wrong shapes, labels outside {0, 1, NaN}, non-finite scores, or a negative num_bootstrap.
     """
-    labels, scores = _check_table(labels, scores)
+    labels, scores = check_table(labels, scores)
     if num_bootstrap < 0:
         raise ValueError(f"num_bootstrap must be 0 or more, not {num_bootstrap}")
-    cluster, num_clusters = _number_clusters(clusters, len(labels))
+    cluster, num_clusters = number_clusters(clusters, len(labels))
     replicates = np.full((num_bootstrap, labels.shape[1]), np.nan)
     if num_clusters < 2:
         return replicates
@@ -147,44 +148,72 @@ def bootstrap_aurocs(
     return replicates
 
 
-def label_table(
+def evaluate_labels(
     labels: ArrayLike,
     scores: ArrayLike,
     label_names: Sequence[str],
+    evaluated: Sequence[int] | None = None,
     clusters: Sequence[Any] | None = None,
     num_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+) -> tuple[list[LabelResult], MeanResult]:
+    """Metrics of every label and their mean, with intervals from one bootstrap over patients.
+
+    Args:
+        labels, scores, clusters, num_bootstrap, seed: as in `bootstrap_aurocs`; num_bootstrap=0 gives NaN intervals.
+        label_names: one name per column.
+        evaluated: numbers of the columns that the mean is over; all unless set.
+        confidence: coverage of the intervals, between 0 and 1.
+
+    Returns:
+        One `LabelResult` per label, in column order, and the `MeanResult`; see `label_results` and `mean_result`.
+
+    Raises:
+        ValueError: as in `bootstrap_aurocs`, a number of names other than num_labels, or confidence outside (0, 1).
+    """
+    labels, scores = check_table(labels, scores)
+    check_names(label_names, labels)
+    check_confidence(confidence)
+    replicates = bootstrap_aurocs(labels, scores, clusters, num_bootstrap, seed)
+    table = label_results(labels, scores, label_names, replicates, clusters, confidence)
+    return table, mean_result(table, replicates, evaluated, confidence)
+
+
+def label_results(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    label_names: Sequence[str],
+    replicates: np.ndarray,
+    clusters: Sequence[Any] | None = None,
+    confidence: float = 0.95,
 ) -> list[LabelResult]:
-    """Metrics of every label with a percentile interval of the AUROC from resampled patients.
+    """Metrics of every label with a percentile interval of the AUROC from replicates that are at hand.
 
     Resamples that leave a label undefined are left out for that label. Its interval is NaN if fewer than half remain
     or if all its known images belong to one patient.
 
     Args:
-        labels, scores, clusters, num_bootstrap, seed: as in `bootstrap_aurocs`; num_bootstrap=0 gives NaN intervals.
-        label_names: one name per column.
-        confidence: coverage of the interval, between 0 and 1.
+        labels, scores, label_names, clusters, confidence: as in `evaluate_labels`.
+        replicates: (num_bootstrap, num_labels) AUROCs that `bootstrap_aurocs` returned for the same arguments.
 
     Returns:
         One `LabelResult` per label, in column order; `num_known` images, of which `num_positive` are 1, belong to
         `num_clusters` patients.
 
     Raises:
-        ValueError: as in `bootstrap_aurocs`, a number of names other than num_labels, or confidence outside (0, 1).
+        ValueError: as in `evaluate_labels`.
     """
-    labels, scores = _check_table(labels, scores)
-    _check_confidence(confidence)
-    if len(label_names) != labels.shape[1]:
-        raise ValueError(f"label_names must hold one name per column: {labels.shape[1]}, not {len(label_names)}")
-    replicates = bootstrap_aurocs(labels, scores, clusters, num_bootstrap, seed)
-    cluster, _ = _number_clusters(clusters, len(labels))
+    labels, scores = check_table(labels, scores)
+    check_names(label_names, labels)
+    check_confidence(confidence)
+    cluster, _ = number_clusters(clusters, len(labels))
     table = []
     for column, name in enumerate(label_names):
         known = ~np.isnan(labels[:, column])
         scored = not np.isnan(scores[:, column]).any()
         num_clusters = len(np.unique(cluster[known]))
-        interval = _percentile_interval(replicates[:, column], confidence)
+        interval = percentile_interval(replicates[:, column], confidence)
         table.append(
             LabelResult(
                 name,
@@ -199,6 +228,50 @@ def label_table(
     return table
 
 
+def mean_result(
+    table: Sequence[LabelResult],
+    replicates: np.ndarray,
+    columns: Sequence[int] | None = None,
+    confidence: float = 0.95,
+) -> MeanResult:
+    """Mean over the labels whose AUROC is defined, with a percentile interval from replicates that are at hand.
+
+    A resample's mean is over the labels that it leaves defined; a rare label therefore drops out of some of them.
+
+    Args:
+        table, replicates: of all labels, as in `label_results`.
+        columns: numbers of the columns that the mean is over; all unless set.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Returns:
+        A `MeanResult`; NaN if no label is defined, as it is without any column.
+    """
+    columns = list(range(len(table)) if columns is None else columns)
+    defined = [table[column] for column in columns if not np.isnan(table[column].auroc)]
+    low, high = percentile_interval(row_means(replicates[:, columns]), confidence)
+    return MeanResult(
+        float(np.mean([row.auroc for row in defined])) if defined else float("nan"),
+        low,
+        high,
+        num_defined=len(defined),
+        num_labels=len(columns),
+        average_precision=float(np.mean([row.average_precision for row in defined])) if defined else float("nan"),
+    )
+
+
+def label_table(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    label_names: Sequence[str],
+    clusters: Sequence[Any] | None = None,
+    num_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[LabelResult]:
+    """The table of `evaluate_labels` alone."""
+    return evaluate_labels(labels, scores, label_names, None, clusters, num_bootstrap, confidence, seed)[0]
+
+
 def mean_auroc(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -207,33 +280,10 @@ def mean_auroc(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> MeanResult:
-    """Mean AUROC over the labels where it is defined, with a percentile interval from resampled patients.
-
-    A resample's mean is over the labels that it leaves defined; a rare label therefore drops out of some of them.
-
-    Args:
-        labels, scores, clusters, num_bootstrap, confidence, seed: as in `label_table`, whose resamples these are.
-
-    Returns:
-        A `MeanResult`; NaN if no label is defined.
-
-    Raises:
-        ValueError: as in `label_table`.
-    """
-    labels, scores = _check_table(labels, scores)
-    _check_confidence(confidence)
-    scored = ~np.isnan(scores).any(axis=0)
-    columns = zip(labels.T[scored], scores.T[scored], strict=True)
-    defined = [value for value in (auroc(*column) for column in columns) if not np.isnan(value)]
-    replicates = bootstrap_aurocs(labels, scores, clusters, num_bootstrap, seed)
-    counts = (~np.isnan(replicates)).sum(axis=1)
-    means = np.divide(np.nansum(replicates, axis=1), counts, out=np.full(num_bootstrap, np.nan), where=counts > 0)
-    return MeanResult(
-        float(np.mean(defined)) if defined else float("nan"),
-        *_percentile_interval(means, confidence),
-        num_defined=len(defined),
-        num_labels=labels.shape[1],
-    )
+    """The mean of `evaluate_labels` alone, over all columns."""
+    labels, scores = check_table(labels, scores)
+    names = [str(column) for column in range(labels.shape[1])]
+    return evaluate_labels(labels, scores, names, None, clusters, num_bootstrap, confidence, seed)[1]
 
 
 def one_vs_rest(labels: ArrayLike, num_classes: int) -> np.ndarray:
@@ -299,8 +349,14 @@ def _auroc_of_runs(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 
 
-def _percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
-    """(low, high) over the defined replicates, NaN if these are fewer than half."""
+def row_means(replicates: np.ndarray) -> np.ndarray:
+    """(m,) mean over the defined columns of (m, num_labels) replicates; NaN where none is."""
+    counts = (~np.isnan(replicates)).sum(axis=1)
+    return np.divide(np.nansum(replicates, axis=1), counts, out=np.full(len(replicates), np.nan), where=counts > 0)
+
+
+def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
+    """(low, high) over the defined of (m,) replicates, NaN if these are fewer than half."""
     defined = replicates[~np.isnan(replicates)]
     if len(defined) == 0 or 2 * len(defined) < len(replicates):
         return float("nan"), float("nan")
@@ -308,8 +364,8 @@ def _percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[flo
     return float(low), float(high)
 
 
-def _number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[np.ndarray, int]:
-    """(n,) cluster number of each image, and how many clusters there are."""
+def number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[np.ndarray, int]:
+    """(n,) cluster number of each image, and how many clusters there are; `clusters` as in `bootstrap_aurocs`."""
     if clusters is None:
         return np.arange(num_images), num_images
     ids = np.asarray(clusters, dtype=object)
@@ -320,23 +376,34 @@ def _number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[n
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64), len(numbers)
 
 
-def check_column(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_column(labels: ArrayLike, scores: ArrayLike, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:
     """Labels and scores of one label as float64 (n,); the arguments and errors are those of `auroc`."""
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels and scores must both be (n,), not {labels.shape} and {scores.shape}")
+        raise ValueError(f"labels and {name} must both be (n,), not {labels.shape} and {scores.shape}")
     _check_labels(labels)
-    _check_finite(scores)
+    _check_finite(scores, name)
     return labels, scores
 
 
-def _check_table(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_table(labels: ArrayLike, scores: ArrayLike, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores as float64 (n, num_labels); the arguments and errors are those of `bootstrap_aurocs`."""
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 2 or labels.shape != scores.shape:
-        raise ValueError(f"labels and scores must both be (n, num_labels), not {labels.shape} and {scores.shape}")
+        raise ValueError(f"labels and {name} must both be (n, num_labels), not {labels.shape} and {scores.shape}")
     _check_labels(labels)
-    _check_finite(scores[:, ~np.isnan(scores).all(axis=0)])
+    _check_finite(np.where(np.isnan(scores).all(axis=0), 0, scores), name)
     return labels, scores
+
+
+def check_names(label_names: Sequence[str], labels: np.ndarray) -> None:
+    if len(label_names) != labels.shape[1]:
+        raise ValueError(f"label_names must hold one name per column: {labels.shape[1]}, not {len(label_names)}")
+
+
+def check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
 
 
 def _check_labels(labels: np.ndarray) -> None:
@@ -345,12 +412,11 @@ def _check_labels(labels: np.ndarray) -> None:
         raise ValueError(f"labels must be 0, 1 or NaN (unknown); {len(outside)} are not, the first is {outside[0]:g}")
 
 
-def _check_finite(scores: np.ndarray) -> None:
-    num_bad = int((~np.isfinite(scores)).sum())
-    if num_bad:
-        raise ValueError(f"scores must be finite; {num_bad} of {scores.size} are NaN or infinite")
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+def _check_finite(scores: np.ndarray, name: str) -> None:
+    bad = np.argwhere(~np.isfinite(scores))
+    if len(bad):
+        place = ", ".join(f"{axis} {number}" for axis, number in zip(("row", "column"), bad[0], strict=False))
+        raise ValueError(
+            f"{name} must be finite; {len(bad)} of {scores.size} are NaN or infinite, the first in {place}; "
+            "leave those images out, or find out why the model has no score for them"
+        )
