@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from ark_hf.evaluation.metrics import auroc
-from ark_hf.evaluation.operating_point import ThresholdMetrics, roc_curve, threshold_metrics, youden_threshold
+from ark_hf.evaluation.operating_point import (
+    ThresholdMetrics,
+    choose_thresholds,
+    operating_point_table,
+    roc_curve,
+    threshold_metrics,
+    youden_threshold,
+)
 
 NAN = float("nan")
 
@@ -148,6 +155,160 @@ def test_invalid_columns(function, labels, scores, message):
 def test_a_threshold_of_nan_is_an_error():
     with pytest.raises(ValueError, match="threshold is NaN"):
         threshold_metrics([1, 1], [0.1, 0.2], youden_threshold([1, 1], [0.1, 0.2])[0])
+
+
+@given(columns(), st.sampled_from([0.5, 0.9, 1.0]))
+def test_the_highest_threshold_of_a_sensitivity(column, value):
+    labels, scores = column
+    probabilities = (scores + 4 / 7) / 2
+    found = choose_thresholds(labels[:, None], probabilities[:, None], ["a"], "sensitivity", value)
+    labels, probabilities = known_part(labels, probabilities)
+    if len(np.unique(labels)) < 2:
+        assert found == {}
+        return
+    assert found["a"] in probabilities
+    for threshold in np.unique(probabilities):
+        reached = np.mean(probabilities[labels == 1] >= threshold) >= value
+        assert reached == (threshold <= found["a"])
+
+
+@given(columns())
+def test_chosen_youden_thresholds(column):
+    labels, scores = column
+    probabilities = (scores + 4 / 7) / 2
+    found = choose_thresholds(labels[:, None], probabilities[:, None], ["a"], "youden")
+    expected = youden_threshold(labels, probabilities)[0]
+    assert found == ({"a": expected} if math.isfinite(expected) else {})
+
+
+def test_labels_without_a_threshold_are_left_out():
+    labels = np.array([[0, 1, 0, 0], [1, 1, 1, NAN], [1, 1, 0, 1]])
+    probabilities = np.array([[0.2, 0.2, NAN, 0.9], [0.8, 0.8, NAN, 0.9], [0.6, 0.6, NAN, 0.1]])
+    assert choose_thresholds(labels, probabilities, list("abcd"), "youden") == {"a": 0.6}
+    assert choose_thresholds(labels, probabilities, list("abcd"), "sensitivity", 0.5) == {"a": 0.8, "d": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "message"),
+    [
+        ("best", None, "rule must be one of"),
+        ("youden", 0.9, "takes no value"),
+        ("sensitivity", None, r"needs a value in \(0, 1\]"),
+        ("sensitivity", 0, r"needs a value in \(0, 1\]"),
+        ("sensitivity", NAN, r"needs a value in \(0, 1\]"),
+    ],
+)
+def test_rules_that_make_no_sense(rule, value, message):
+    with pytest.raises(ValueError, match=message):
+        choose_thresholds([[0], [1]], [[0.1], [0.9]], ["a"], rule, value)
+
+
+def test_thresholds_are_of_probabilities():
+    with pytest.raises(ValueError, match="logits need a sigmoid"):
+        choose_thresholds([[0], [1]], [[-3], [2]], ["a"], "youden")
+    with pytest.raises(ValueError, match="one name per column"):
+        choose_thresholds([[0], [1]], [[0.1], [0.9]], ["a", "b"], "youden")
+
+
+def table_of_rates():
+    """Label a: 8 of 10 positives and 15 of 20 negatives are called right; b: known once; c: without threshold."""
+    labels, scores = np.full((31, 3), NAN), np.full((31, 3), 0.3)
+    labels[:30, 0] = [1] * 10 + [0] * 20
+    scores[:30, 0] = [0.7] * 8 + [0.2] * 2 + [0.1] * 15 + [0.5] * 5
+    labels[3, 1], labels[:, 2] = 1, 0
+    return labels, scores
+
+
+def test_wilson_intervals_and_labels_without_a_threshold():
+    labels, scores = table_of_rates()
+    a, b, c = operating_point_table(labels, scores, ["a", "b", "c"], {"a": 0.5, "b": 0.3})
+    assert (a.true_positives, a.false_negatives, a.true_negatives, a.false_positives) == (8, 2, 15, 5)
+    assert (a.sensitivity, a.specificity, a.ppv, a.npv) == (0.8, 0.75, 8 / 13, 15 / 17)
+    assert a.f1 == pytest.approx(16 / 23) and (a.num_known, a.num_positive) == (30, 10)
+    # The formula of Wilson's interval, written out for 8 of 10 and 15 of 20
+    for (hits, total), low, high in [
+        ((8, 10), a.sensitivity_low, a.sensitivity_high),
+        ((15, 20), a.specificity_low, a.specificity_high),
+    ]:
+        share, z = hits / total, 1.959963984540054
+        middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+        half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
+        assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-9)
+
+    assert (b.threshold, b.sensitivity, b.true_positives, b.num_known) == (0.3, 1, 1, 1)
+    assert b.sensitivity_high == 1 and 0.2 < b.sensitivity_low < 0.21  # 1 / (1 + 1.96²)
+    assert np.isnan([b.specificity, b.specificity_low, b.specificity_high, b.npv, b.mcc]).all()
+    assert (c.label, c.threshold, c.num_known, c.num_positive, c.true_positives) == ("c", None, 31, 0, None)
+    assert np.isnan([value for value in vars(c).values() if isinstance(value, float)]).all()
+
+    scores[:, 0] = NAN  # a label that nothing scores
+    unscored = operating_point_table(labels, scores, ["a", "b", "c"], {"a": 0.5})[0]
+    assert (unscored.threshold, unscored.num_known, unscored.true_negatives) == (0.5, 30, None)
+    assert math.isnan(unscored.sensitivity_low) and math.isnan(unscored.specificity)
+    assert [row.threshold for row in operating_point_table(labels, scores, ["a", "b", "c"], None)] == [None] * 3
+
+
+def test_clustered_intervals_are_percentiles_over_resampled_patients():
+    labels, scores = table_of_rates()
+    patients = [f"p{number % 7}" if number % 5 else None for number in range(31)]
+    (row, *_) = operating_point_table(labels, scores, ["a", "b", "c"], {"a": 0.5}, patients, num_bootstrap=200, seed=3)
+    groups: dict = {}
+    for number, patient in enumerate(patients):
+        groups.setdefault(patient or number, []).append(number)
+    members, generator, rates = list(groups.values()), np.random.default_rng(3), []
+    for _ in range(200):
+        drawn = np.concatenate([members[index] for index in generator.integers(0, len(members), len(members))])
+        result = threshold_metrics(labels[drawn, 0], scores[drawn, 0], 0.5)
+        rates.append((result.recall, result.specificity))
+    expected = np.nanpercentile(rates, [2.5, 97.5], axis=0).T.ravel()
+    found = [row.sensitivity_low, row.sensitivity_high, row.specificity_low, row.specificity_high]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_rates_of_one_patient_and_rates_without_an_error():
+    labels = np.array([[1], [1], [0], [0], [0], [0]])
+    scores = np.array([[0.9], [0.1], [0.2], [0.1], [0.3], [0.2]])
+    patients = ["a", "a", "b", "b", "c", "d"]
+    (row,) = operating_point_table(labels, scores, ["x"], {"x": 0.5}, patients, num_bootstrap=50)
+    assert row.sensitivity == 0.5 and math.isnan(row.sensitivity_low) and math.isnan(row.sensitivity_high)
+    # Three patients without a false alarm: Wilson's interval of 3 of 3, not the [1, 1] of the resamples
+    assert row.specificity == row.specificity_high == 1
+    assert row.specificity_low == pytest.approx(1 / (1 + 1.959963984540054**2 / 3), abs=1e-9)
+    (row,) = operating_point_table(labels, scores, ["x"], {"x": 0.25}, patients, num_bootstrap=0)
+    assert row.specificity == 0.75 and math.isnan(row.specificity_low)
+
+
+def test_clustered_intervals_cover_where_wilson_s_do_not():
+    """Images of one patient are called right or wrong together: 60 patients of 5 images, sensitivity 0.8."""
+    generator, covered = np.random.default_rng(0), {"patients": 0, "images": 0}
+    patients, labels = np.repeat(np.arange(60), 5), np.ones((300, 1))
+    for seed in range(200):
+        chances = np.repeat(generator.beta(0.4, 0.1, 60), 5)
+        scores = (generator.random(300) < chances).astype(float)[:, None]
+        for name, clusters in (("patients", patients), ("images", None)):
+            (row,) = operating_point_table(labels, scores, ["x"], {"x": 0.5}, clusters, num_bootstrap=200, seed=seed)
+            covered[name] += row.sensitivity_low <= 0.8 <= row.sensitivity_high
+    assert covered["patients"] >= 180 and covered["images"] < 165
+
+
+@pytest.mark.parametrize(
+    ("scores", "names", "kwargs", "message"),
+    [
+        ([[0.1], [0.2]], ["a", "b"], {}, "one name per column: 1, not 2"),
+        ([[0.1]], ["a"], {}, r"labels and probabilities must both be \(n, num_labels\)"),
+        ([[0.1], [NAN]], ["a"], {}, "probabilities must be finite; 1 of 2"),
+        ([[0.1], [0.2]], ["a"], {"num_bootstrap": -1}, "num_bootstrap must be 0 or more"),
+        ([[0.1], [0.2]], ["a"], {"clusters": ["p"]}, "one patient id per image"),
+    ],
+)
+def test_invalid_tables(scores, names, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        operating_point_table([[0], [1]], scores, names, {"a": 0.5}, **kwargs)
+
+
+def test_a_table_without_images():
+    (row,) = operating_point_table(np.empty((0, 1)), np.empty((0, 1)), ["a"], {"a": 0.5}, [])
+    assert (row.num_known, row.true_positives) == (0, 0) and math.isnan(row.sensitivity)
 
 
 def test_golden_operating_points(shared):
