@@ -49,11 +49,11 @@ class RecordedPretrainer(CyclicPretrainer):
     def __init__(self, *args, passes, **kwargs):
         super().__init__(*args, **kwargs)
         self.recorded = passes  # for each pass of the run its batches: student's view, teacher's view, targets
-        self.passes, self.steps, self.statistics = [], [], []
+        self.begun, self.steps, self.statistics = [], [], []
 
     def train_batches(self, data, first_step):
         number = self.schedules.pass_number(self.state)
-        self.passes.append((number, self.teacher.training))
+        self.begun.append((number, self.teacher.training))
         if number > 0:
             self.statistics.append(self.models_statistics())
         for student, teacher, targets in self.recorded[number][first_step:]:
@@ -225,7 +225,7 @@ def test_whole_run_of_the_original_engine(shared, tmp_path):
     )
     trainer.train()
 
-    assert trainer.passes == [(call["it"], call["teacher_training_mode"]) for call in case["calls"]]
+    assert trainer.begun == [(call["it"], call["teacher_training_mode"]) for call in case["calls"]]
     steps = np.array(trainer.steps)
     losses = [list(pair) for call in case["calls"] for pair in zip(call["loss_cls"], call["loss_mse"], strict=True)]
     np.testing.assert_allclose(steps[:, 1:3], losses, rtol=0, atol=1e-5)

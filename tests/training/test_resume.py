@@ -115,10 +115,16 @@ def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, opti
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
 
 
-@pytest.mark.parametrize("reproduce", [[], pytest.param([*QUIRKS], marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(tmp_path, sites, reproduce):
-    cycles = 2 if reproduce else 1  # lr_by_val_loss trains from the second on
-    recipe = write_recipe(tmp_path, sites, cycles=cycles, drop_path_rate=0.0, warmup_steps=1, reproduce=reproduce)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"strategy": "concurrent"}, marks=pytest.mark.slow),
+        pytest.param({"cycles": 2, "reproduce": [*QUIRKS]}, marks=pytest.mark.slow),  # lr_by_val_loss: from the second
+    ],
+)
+def test_two_processes_train_as_one(tmp_path, sites, settings):
+    recipe = write_recipe(tmp_path, sites, **{"cycles": 1, "drop_path_rate": 0.0, "warmup_steps": 1} | settings)
     finish(start(recipe, tmp_path / "one"))
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli")
     finish(start(recipe, tmp_path / "two", *launcher))

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class ViewSettings:
     teacher_view: str
 
 
-def pass_order(rows: Dataset | StreamedRows, seed: int, cycle: int, task: str) -> np.ndarray:
+def pass_order(rows: Sized, seed: int, cycle: int, task: str) -> np.ndarray:
     """
     Row numbers in the order in which a pass visits them, int64 (rows,): a permutation.
 
@@ -144,10 +144,7 @@ class TrainingSamples(RowSamples):
     def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
         resize, size = self.views.resize, self.views.size
         generators = [self._generator(number, row) for number, row in zip(numbers, rows, strict=True)]
-        targets = [
-            resolve_labels(row["labels"], self.task, self.uncertain, generator)
-            for row, generator in zip(rows, generators, strict=True)
-        ]
+        targets = [self._target(row, generator) for row, generator in zip(rows, generators, strict=True)]
         views = [draw_view(resize, self.views.min_crop_scale, generator) for generator in generators]
         seen = [student_view(picture, view, resize, size) for picture, view in zip(pictures, views, strict=True)]
         if self.views.teacher_view == "student":
@@ -156,6 +153,13 @@ class TrainingSamples(RowSamples):
             {"student": student, "teacher": teacher, "target": target, "weight": float(number >= 0)}
             for (student, _), teacher, target, number in zip(seen, pictures, targets, numbers, strict=True)
         ]
+
+    def _target(self, row: dict, generator: np.random.Generator) -> np.ndarray:
+        """As [`resolve_labels`] gives it; `ValueError` if a multi-label one lies outside [0, 1]."""
+        target = resolve_labels(row["labels"], self.task, self.uncertain, generator)
+        if target.ndim and ((target < 0) | (target > 1)).any():
+            raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {target.tolist()}.")
+        return target
 
     def _generator(self, number: int, row: dict) -> np.random.Generator:
         image_id = row.get("image_id")
@@ -166,13 +170,7 @@ class TrainingSamples(RowSamples):
         """
         `student`, `teacher` (batch, 1, size, size), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
         `labels`, `weight` (batch,).
-
-        Raises:
-            ValueError: A multi-label target lies outside [0, 1].
         """
-        labels = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
-        if labels.is_floating_point() and ((labels < 0) | (labels > 1)).any():
-            raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {labels.tolist()}.")
         teachers = [sample["teacher"] for sample in samples]
         if self.views.teacher_view != "student":
             unscaled: dict[str, Any] = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
@@ -180,7 +178,7 @@ class TrainingSamples(RowSamples):
         return {
             "student": _stack([sample["student"] for sample in samples]),
             "teacher": _stack(teachers),
-            "labels": labels,
+            "labels": torch.from_numpy(np.stack([sample["target"] for sample in samples])),
             "weight": torch.tensor([sample["weight"] for sample in samples]),
         }
 

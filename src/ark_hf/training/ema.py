@@ -10,9 +10,12 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     teacher <- momentum * teacher + (1 - momentum) * student, in place.
 
     Covers parameters and the saved floating-point buffers, which are batch norm statistics (the originals have none);
-    other buffers are copied.
+    other buffers are copied. What is frozen in the student stays as it is, where a mean of equals would be rounded.
     """
     ours, theirs = teacher.state_dict(), student.state_dict()
+    for key, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            del ours[key]
     averaged = [key for key, value in ours.items() if value.is_floating_point()]
     mine = [ours[key] for key in averaged]
     torch._foreach_mul_(mine, momentum)

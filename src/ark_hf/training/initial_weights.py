@@ -26,7 +26,7 @@ def build_student(
         ValueError: The backbone is unknown, or `init` names nothing that can be loaded.
     """
     torch.manual_seed(args.seed)
-    if Path(args.init, "config.json").is_file() or _is_hub_id(args.init):
+    if _is_ark(args.init):
         return _continue_from(args, tasks)
     config = ArkConfig(
         backbone=args.backbone,
@@ -43,6 +43,18 @@ def build_student(
     elif args.init != "none":
         load_encoder_weights(student.ark.encoder, args.init)
     return student, None
+
+
+def initial_heads(init: str) -> list[str]:
+    """Names of the heads of the ark-cxr that `init` names; none where it names something else."""
+    if not _is_ark(init):
+        return []
+    values, _ = ArkConfig.get_config_dict(init)
+    return [task["name"] for task in values.get("tasks") or []]
+
+
+def _is_ark(init: str) -> bool:
+    return Path(init, "config.json").is_file() or _is_hub_id(init)
 
 
 def _is_hub_id(init: str) -> bool:

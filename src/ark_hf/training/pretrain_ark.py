@@ -17,24 +17,19 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data.loading import (
-    InferenceSamples,
-    TrainingSamples,
-    ViewSettings,
-    default_num_workers,
-    iterate,
-    micro_batches,
-    pass_order,
-)
-from ..data.streaming import StreamedRows
+from ..data.loading import InferenceSamples, ViewSettings, default_num_workers, iterate, micro_batches
 from ..data.views import resize_side
 from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
+from ..models.ark.modeling_ark import ArkForImageClassification
+from .baselines import MixedPass, MixedSamples, plan_cycle
 from .checkpoint import load_newest_checkpoint, save_checkpoint
 from .ema import update_teacher
+from .growth import earlier_tasks, growth_table
 from .initial_weights import build_student
+from .objective import Objective
+from .optimizer import create_optimizer
 from .quirks import bce_everywhere, independent_teacher, teacher_train_until_test, zero_idle_grads
 from .recipe import PretrainingArguments
 from .schedules import Schedules, TrainerState
@@ -53,7 +48,12 @@ class CyclicPretrainer:
     Trains a student on one task after another, in cycles, and an EMA teacher that the student is held close to.
 
     A cycle is one pass over every task, then a validation. The teacher starts as a copy of the student and is always
-    in eval mode. What the releases do otherwise is off unless `args.reproduce` names it; see quirks.py.
+    in eval mode. What the releases do otherwise is off unless `args.reproduce` names it; see quirks.py. With another
+    `args.strategy` the passes mix the tasks; see baselines.py.
+
+    A task without train rows is only evaluated. Where the model goes on from one that knew some of the tasks, the
+    first entry of the history is of cycle 0, before any step. The best model is that of the highest mean over all
+    tasks that are validated, trained or not: what forgets is not best.
 
     Args:
         args: The settings.
@@ -77,6 +77,8 @@ class CyclicPretrainer:
         teacher: ArkForImageClassification | None = None,
     ):
         self.args, self.tasks = args, tasks
+        self.curriculum = plan_cycle(args.strategy, tasks)
+        self.passes = self.curriculum.passes
         self.output_dir = Path(args.output_dir)
         self.accelerator = accelerator or Accelerator(
             mixed_precision=args.mixed_precision,
@@ -90,7 +92,13 @@ class CyclicPretrainer:
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         if "lr_by_val_loss" in args.reproduce and not any(data.has_known_validation() for data in tasks):
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
+        init = args.init if student is None else None
         student, self.teacher, saved_processor = self._initial_models(student, teacher)
+        self.earlier = earlier_tasks(self.curriculum, init)
+        learning = {task.name for each in self.passes for task in each.learners}
+        for name, head in student.heads.items():
+            if name not in learning:  # in mixed batches it would have gradients of 0, and with them weight decay
+                head.requires_grad_(False)
         processor = processor or saved_processor
         size = student.config.image_size
         self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})
@@ -106,9 +114,9 @@ class CyclicPretrainer:
             student.activation_checkpointing_enable()
         self.optimizer: Any
         self.student: Any
-        self.student, self.optimizer = self.accelerator.prepare(student, self._create_optimizer(student))
+        self.student, self.optimizer = self.accelerator.prepare(student, create_optimizer(student, args))
         self.state = TrainerState()
-        self.schedules = Schedules(args, len(tasks), sum(self.steps_in_pass(data) for data in tasks))
+        self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(data) for data in self.passes))
         self.accelerator.register_for_checkpointing(self.teacher, self.state)
 
     def _initial_models(
@@ -121,30 +129,17 @@ class CyclicPretrainer:
                 "the trainer makes the teacher."
             )
         if student is None:
-            tasks = [data.task for data in self.tasks]
-            student, processor = build_student(self.args, tasks)
-            teacher = independent_teacher(self.args, tasks) if independent else None
+            heads = self.curriculum.heads
+            student, processor = build_student(self.args, heads)
+            teacher = independent_teacher(self.args, heads) if independent else None
         if teacher is None:
             teacher = copy.deepcopy(student)
         if _shapes(teacher) != _shapes(student):
             raise ValueError("The teacher's architecture and heads must be the student's.")
         return student, teacher, processor
 
-    def _create_optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        for name, parameter in student.named_parameters():
-            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.args.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        if self.args.optim == "adamw":
-            return torch.optim.AdamW(groups, lr=self.args.learning_rate)
-        return torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
-
-    def steps_in_pass(self, data: TaskData) -> int:
-        return math.ceil(len(data.train) / self.args.batch_size)
+    def steps_in_pass(self, data: TaskData | MixedPass) -> int:
+        return math.ceil(data.num_samples / self.args.batch_size)
 
     # Running ------------------------------------------------------------------------------------------------------
 
@@ -169,20 +164,24 @@ class CyclicPretrainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         ) as self.progress:
+            if self.earlier and self.state.step == 0 and not self.state.history:
+                self.state.history.append(self._measure(0, time.monotonic()))
             while self.state.cycle < self.args.cycles:
                 started = time.monotonic()
-                while self.state.task_index < len(self.tasks):
-                    self._run_pass(self.tasks[self.state.task_index])
+                while self.state.task_index < len(self.passes):
+                    self._run_pass(self.passes[self.state.task_index])
                 self._finish_cycle(started)
+        if self.earlier and self.state.history[0]["cycle"] == 0:
+            self.accelerator.print(growth_table(self.state.history, self.earlier))
         self.accelerator.end_training()
         return self.teacher
 
-    def _run_pass(self, data: TaskData) -> None:
+    def _run_pass(self, data: TaskData | MixedPass) -> None:
         due = False
         self.student.train()
         if "teacher_train_until_test" in self.args.reproduce:
             teacher_train_until_test(self.teacher, self.state.cycle)
-        self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.task.name}")
+        self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}")
         for batches in self.train_batches(data, self.state.step_in_pass):
             momentum = self.schedules.teacher_momentum(self.state)
             losses = self._train_step(data, batches)
@@ -199,15 +198,13 @@ class CyclicPretrainer:
             self._update_teacher(self.schedules.teacher_momentum(self.state))
         self.state.task_index += 1
         self.state.step_in_pass = 0
-        if due and self.state.task_index < len(self.tasks):
+        if due and self.state.task_index < len(self.passes):
             self._save_checkpoint()
 
-    def train_batches(self, data: TaskData, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+    def train_batches(self, data: TaskData | MixedPass, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.normalise`]."""
-        samples = TrainingSamples(
-            data.train, data.task, data.uncertain, self.processor, self.views, self.args.seed, self.state.cycle
-        )
-        order = pass_order(data.train, self.args.seed, self.state.cycle, data.task.name)
+        samples = data.samples(self.processor, self.views, self.args.seed, self.state.cycle)
+        order = data.order(self.args.seed, self.state.cycle)
         size = self.args.batch_size
         plan = [
             micro_batches(
@@ -228,19 +225,17 @@ class CyclicPretrainer:
         """The labels and the problem type that the loss is computed with, in training and in validation."""
         return bce_everywhere(labels, task) if "bce_everywhere" in self.args.reproduce else (labels, task.problem_type)
 
-    def _train_step(self, data: TaskData, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    def _train_step(self, data: TaskData | MixedPass, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         """One optimiser step; returns the global means of the losses before it."""
         coefficient = self.schedules.consistency_coefficient(self.state)
         device = self.accelerator.device
+        objective = Objective(data.learners, self.teacher.config.tasks or [], self.criterion)
         batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
         for batch in batches:
-            labels, problem_type = self.criterion(batch["labels"], data.task)
-            batch["labels"] = _without_padding(labels, batch["weight"])
-        counts = torch.zeros(2, device=device)
-        for batch in batches:
-            known = known_elements(batch["labels"], problem_type).sum()
-            counts += torch.stack([known, batch["weight"].sum()])
-        num_known, num_samples = self.accelerator.reduce(counts, "sum").unbind()
+            batch["labels"] = _without_padding(batch["labels"], batch["weight"])
+        counts = sum(objective.counts(batch["labels"]) for batch in batches)
+        num_samples = sum(batch["weight"].sum() for batch in batches)
+        counts, num_samples = self.accelerator.reduce((counts, num_samples), "sum")
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedules.learning_rate(self.state)
@@ -249,10 +244,10 @@ class CyclicPretrainer:
             self._seed_step(number)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.student):
-                outputs = self.student(batch["pixel_values"], task=data.task.name)
+                outputs = self.student(batch["pixel_values"], task=objective.head)
                 with torch.no_grad(), self.accelerator.autocast():
                     target = self.teacher.ark(batch["teacher_pixel_values"]).embeddings
-                task_loss = masked_classification_loss(outputs.logits, batch["labels"], problem_type, num_known)
+                task_loss = objective.loss(outputs.logits, batch["labels"], counts)
                 distance = F.mse_loss(outputs.embeddings.float(), target.float(), reduction="none").mean(dim=1)
                 consistency = (distance * batch["weight"]).sum() / num_samples
                 loss = (1 - coefficient) * task_loss + coefficient * consistency
@@ -268,7 +263,7 @@ class CyclicPretrainer:
         task_loss, consistency = self.accelerator.reduce(totals, "sum").tolist()
         if not math.isfinite(task_loss + consistency):
             raise FloatingPointError(
-                f"The loss of task {data.task.name!r} is not finite at step {self.state.step}. Lower learning_rate, "
+                f"The loss of task {data.name!r} is not finite at step {self.state.step}. Lower learning_rate, "
                 "set max_grad_norm, or train without mixed precision. The last checkpoint is intact."
             )
         return {"task_loss": task_loss, "consistency_loss": consistency, "coefficient": coefficient}
@@ -287,12 +282,12 @@ class CyclicPretrainer:
                         statistic.copy_(self.accelerator.reduce(statistic, "mean"))
         update_teacher(self.teacher, student, momentum)
 
-    def log_step(self, data: TaskData, losses: dict[str, float], momentum: float) -> None:
+    def log_step(self, data: TaskData | MixedPass, losses: dict[str, float], momentum: float) -> None:
         """Keeps the pass's losses and sends them to the tracker now and then."""
         for key in ("task_loss", "consistency_loss"):
-            self.state.pass_losses.setdefault(f"{data.task.name}/{key}", []).append(losses[key])
+            self.state.pass_losses.setdefault(f"{data.name}/{key}", []).append(losses[key])
         if self.state.step % self.args.logging_steps == 0:
-            values = {f"{data.task.name}/{key}": value for key, value in losses.items()}
+            values = {f"{data.name}/{key}": value for key, value in losses.items()}
             values |= {"learning_rate": self.schedules.learning_rate(self.state), "teacher_momentum": momentum}
             self.accelerator.log(values, step=self.state.step)
 
@@ -300,22 +295,11 @@ class CyclicPretrainer:
 
     def _finish_cycle(self, started: float) -> None:
         self.teacher.eval()  # until here, teacher_train_until_test may have had it in train mode
-        validation = {
-            "student": self.validate(self.accelerator.unwrap_model(self.student), "student"),
-            "teacher": self.validate(self.teacher, "teacher"),
-        }
-        losses = {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()}
-        entry = {
-            "cycle": self.state.cycle + 1,
-            "step": self.state.step,
-            "seconds": round(time.monotonic() - started, 1),
-            "train": losses,
-            "validation": validation,
-        }
-        self.state.history.append(entry)
-        self.state.pass_losses = {}
+        self.state.history.append(self._measure(self.state.cycle + 1, started))
         self.state.cycle += 1
+        self.state.pass_losses = {}
         self.state.task_index = 0
+        validation = self.state.history[-1]["validation"]
         mean = validation["teacher"]["mean_auroc"]
         improved = not math.isnan(mean) and (self.state.best is None or mean > self.state.best["mean_auroc"])
         if improved:
@@ -337,6 +321,20 @@ class CyclicPretrainer:
             write_json(self.output_dir / "metrics.json", self._metrics())
         self._save_checkpoint()
 
+    def _measure(self, cycle: int, started: float) -> dict[str, Any]:
+        """The entry of the history for a cycle that is over; 0 for the model before any step."""
+        validation = {
+            "student": self.validate(self.accelerator.unwrap_model(self.student), "student"),
+            "teacher": self.validate(self.teacher, "teacher"),
+        }
+        return {
+            "cycle": cycle,
+            "step": self.state.step,
+            "seconds": round(time.monotonic() - started, 1),
+            "train": {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()},
+            "validation": validation,
+        }
+
     def validate(self, model: ArkForImageClassification, name: str) -> dict[str, Any]:
         """Loss and AUROC on the validation splits; [`validation.validate`] says which."""
         return validate(
@@ -349,13 +347,9 @@ class CyclicPretrainer:
             name,
         )
 
-    def validation_samples(self) -> list[InferenceSamples]:
-        """The validation split of each task that has one."""
-        return [
-            InferenceSamples(data.validation, data.task, self.processor)
-            for data in self.tasks
-            if data.validation is not None
-        ]
+    def validation_samples(self) -> list[InferenceSamples] | list[MixedSamples]:
+        """The validation split of each task that has one, or of a merged head."""
+        return self.curriculum.validation_samples(self.processor)
 
     def _save_models(self, improved: bool) -> None:
         student = self.accelerator.unwrap_model(self.student)
@@ -371,20 +365,13 @@ class CyclicPretrainer:
         return {
             "settings": self._settings(),
             "best": self.state.best,
+            "earlier_tasks": self.earlier,
             "history": self.state.history,
         }
 
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
-        settings["tasks"] = [
-            {
-                **data.task.to_dict(),
-                "uncertain": data.uncertain,
-                "train_samples": len(data.train),
-                **({"layout": data.train.layout} if isinstance(data.train, StreamedRows) else {}),
-            }
-            for data in self.tasks
-        ]
+        settings["tasks"] = [data.settings() for data in self.tasks]
         settings["num_processes"] = self.accelerator.num_processes
         return settings
 

@@ -14,6 +14,7 @@ import yaml
 
 UNCERTAIN_POLICIES = ("ignore", "ones", "zeros", "lsr_ones", "lsr_zeros")
 CHOICES = {
+    "strategy": ("cyclic", "concurrent", "single_head"),
     "projector_type": ("linear", "mlp"),
     "optim": ("sgd", "adamw"),
     "lr_scheduler_type": ("cosine", "constant"),
@@ -39,12 +40,17 @@ def _help(text: str) -> dict[str, str]:
 
 @dataclass
 class TaskSpec:
-    """One entry of `tasks`: where a dataset is and how its labels are read."""
+    """
+    One entry of `tasks`: where a dataset is and how its labels are read.
+
+    With `train` false the task is only evaluated, on its validation split, to see what is kept of a head of `init`.
+    """
 
     dataset: str
     name: str | None = None
     uncertain: str = "ignore"
     columns: dict[str, Any] | None = None
+    train: bool = True
 
     def __post_init__(self):
         for name, annotation in typing.get_type_hints(type(self)).items():
@@ -75,6 +81,14 @@ class PretrainingArguments:
         metadata=_help(
             "Read the parquet files as training goes, without a copy on disk: for datasets larger than it. A pass has "
             "the same samples, but they are shuffled among those near them only."
+        ),
+    )
+    strategy: str = field(
+        default="cyclic",
+        metadata=_help(
+            "cyclic (Ark: one task after another, a head each), or a baseline of as many images and steps: concurrent "
+            "(batches of all tasks at once, a head each) or single_head (such batches, and one head of the union of "
+            "all labels)."
         ),
     )
     init: str = field(
@@ -192,6 +206,12 @@ class PretrainingArguments:
                 raise ValueError(f"reproduce names {quirk!r}; {hint}")
             if self.reproduce.count(quirk) > 1:
                 raise ValueError(f"reproduce names {quirk!r} twice.")
+        if self.strategy != "cyclic" and (self.streaming or self.reproduce):
+            given = " and ".join(name for name in ("streaming", "reproduce") if getattr(self, name))
+            raise ValueError(
+                f"strategy: {self.strategy} goes without {given}: streams cannot be mixed, and the quirks are those "
+                "of the releases, which train in cycles."
+            )
         if "ema_index_by_pass" in self.reproduce and self.ema_mode == "epoch":
             raise ValueError(
                 "reproduce: ema_index_by_pass needs ema_mode: iteration; with epoch the index is the pass's already."

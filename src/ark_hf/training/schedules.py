@@ -25,7 +25,7 @@ class TrainerState:
     @property
     def validation_loss(self) -> float:
         """The student's mean loss after the last cycle; 0 in the first."""
-        return self.history[-1]["validation"]["student"]["mean_loss"] if self.history else 0.0
+        return self.history[-1]["validation"]["student"]["mean_loss"] if self.cycle else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,7 +39,7 @@ class Schedules:
     """The values that a run's settings ask for, at any state of it."""
 
     args: PretrainingArguments
-    num_tasks: int
+    num_passes: int
     steps_in_cycle: int
 
     @property
@@ -48,7 +48,7 @@ class Schedules:
 
     def pass_number(self, state: TrainerState) -> int:
         """Number of the present pass, counted from 0 over the whole run."""
-        return state.cycle * self.num_tasks + state.task_index
+        return state.cycle * self.num_passes + state.task_index
 
     def learning_rate(self, state: TrainerState) -> float:
         """Learning rate of the present step."""
@@ -62,7 +62,7 @@ class Schedules:
     def teacher_momentum(self, state: TrainerState) -> float:
         """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""
         if self.args.ema_mode == "epoch":
-            index, length = self.pass_number(state), self.args.cycles * self.num_tasks
+            index, length = self.pass_number(state), self.args.cycles * self.num_passes
         elif "ema_index_by_pass" in self.args.reproduce:
             index, length = self.pass_number(state) + state.step_in_pass, self.total_steps
         else:

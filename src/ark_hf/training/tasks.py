@@ -2,9 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
+from ..data.loading import TrainingSamples, ViewSettings, pass_order
 from ..data.streaming import StreamedRows
 from ..data.task_dataset import (
     SPLITS,
@@ -16,17 +19,50 @@ from ..data.task_dataset import (
     split_names,
 )
 from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
 from .recipe import TaskSpec
 
 
 @dataclass
 class TaskData:
-    """One task with its rows; `validation` may be missing, then the task counts for no validation figure."""
+    """
+    One task with its rows, and in cyclic training a pass of its own.
+
+    `train` is None for a task that is only evaluated. `validation` may be missing, then the task counts for no
+    validation figure.
+    """
 
     task: ArkTask
-    train: Dataset | StreamedRows
+    train: Dataset | StreamedRows | None
     validation: Dataset | StreamedRows | None = None
     uncertain: str = "ignore"
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def learners(self) -> list[ArkTask]:
+        """The tasks whose heads learn in a pass."""
+        return [self.task]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a pass."""
+        return 0 if self.train is None else len(self.train)
+
+    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int, cycle: int) -> TrainingSamples:
+        """The training samples as cycle `cycle` sees them."""
+        return TrainingSamples(self.train, self.task, self.uncertain, processor, views, seed, cycle)
+
+    def order(self, seed: int, cycle: int) -> np.ndarray:
+        """The order in which a pass visits the samples, int64 (num_samples,)."""
+        return pass_order(range(0) if self.train is None else self.train, seed, cycle, self.name)
+
+    def settings(self) -> dict[str, Any]:
+        """What must stay as it is for a run to be resumed."""
+        layout = {"layout": self.train.layout} if isinstance(self.train, StreamedRows) else {}
+        return {**self.task.to_dict(), "uncertain": self.uncertain, "train_samples": self.num_samples, **layout}
 
     def has_known_validation(self) -> bool:
         """Whether any label of a validation row is known."""
@@ -41,8 +77,8 @@ def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -
     With `streaming` the checks read the columns of labels, patients and images' names, and no image.
 
     Raises:
-        ValueError: A dataset cannot be read, a split is empty, labels do not fit, a patient stands in two splits, or
-            two tasks have one name.
+        ValueError: A dataset cannot be read, a split is missing or empty, labels do not fit, a patient stands in two
+            splits, or two tasks have one name.
     """
     load = StreamedRows if streaming else load_task_dataset
     loaded: dict[str, TaskData] = {}
@@ -57,18 +93,17 @@ def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -
             raise ValueError(
                 f"Two tasks are named {task.name!r}; give one of them another `name` in the recipe ({spec.dataset})."
             )
-        splits = {"train": load(location, "train", columns=spec.columns)}
         available = split_names(location)
-        for name in SPLITS[1:]:
-            if name in available:
-                splits[name] = load(location, name, columns=spec.columns)
+        wanted = ["train", *(name for name in SPLITS[1:] if name in available)] if spec.train else ["validation"]
+        splits = {name: load(location, name, columns=spec.columns) for name in wanted}
         if "validation" not in splits:
             warnings.warn(f"{location} has no split 'validation', only {available}: not validated.", stacklevel=2)
         checked = {split: rows.without_images() if streaming else rows for split, rows in splits.items()}
         for split, rows in checked.items():
             check_labels(task, rows, f"{location}, split {split!r}")
         check_disjoint(checked, location)
-        if not has_known_label(task, checked["train"]):
-            raise ValueError(f"{location}: task {task.name!r} is empty: no label of its train split is known.")
-        loaded[task.name] = TaskData(task, splits["train"], splits.get("validation"), spec.uncertain)
+        first = wanted[0]
+        if not has_known_label(task, checked[first]):
+            raise ValueError(f"{location}: task {task.name!r} is empty: no label of its {first} split is known.")
+        loaded[task.name] = TaskData(task, splits.get("train"), splits.get("validation"), spec.uncertain)
     return list(loaded.values())

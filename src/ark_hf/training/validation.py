@@ -1,7 +1,6 @@
 """Loss and AUROC of a model on the validation splits of its tasks."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from ..evaluation.inference import mean_probabilities, predict_logits
 from ..evaluation.metrics import auroc, one_vs_rest
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
-
-# Of labels and their task: the labels and the problem type that the loss is computed with
-Criterion = Callable[[torch.Tensor, ArkTask], tuple[torch.Tensor, str]]
+from .objective import Criterion
 
 
 def validate(
