@@ -14,7 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from ark_hf.cli import Transfers, main
+from ark_hf.cli import main
+from ark_hf.cli_evaluate import Transfers
 from ark_hf.cli_parse import make_parser
 from ark_hf.data.build import build_phantom_sites
 from ark_hf.evaluation.zeroshot import PUBLISHED_TRANSFERS

@@ -21,7 +21,8 @@ LAYERS = [
     "pipelines.py",
     "demo.py",
 ]
-LAYERS += ["auto.py", "__init__.py", "cli_parse.py", "cli_data.py", "cli.py"]
+LAYERS += ["auto.py", "__init__.py", "cli_parse.py"]
+LAYERS += ["cli_data.py", "cli_evaluate.py", "cli_finetune.py", "cli_probe.py", "cli.py"]
 MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py")
 
 

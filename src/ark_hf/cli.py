@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from .cli_data import data
+from .cli_evaluate import CROPS_HELP, Crops, evaluate
+from .cli_finetune import finetune
 from .cli_parse import check_at_least, make_parser, parse, quiet
+from .cli_probe import embed, probe
 from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
 
-Crops = Literal["whole", "center", "ten"]
-CROPS_HELP = (
-    "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
-    "model's size, or to the saved processor's size if that is larger; ten: probabilities averaged over its centre, "
-    "its corners and their mirror images, the originals' test (ten times the work and memory)."
-)
-Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha")
 
 
@@ -31,50 +27,19 @@ class DemoArguments:
 
 
 @dataclass
-class EvaluateArguments:
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
-    out: str | None = field(
-        default=None, metadata={"help": "Folder for report.json and report.md; only printed unless set."}
-    )
-    bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
-    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
-    crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
-    zero_shot: bool = field(
-        default=False,
-        metadata={
-            "help": "For datasets that the model was not trained on: a label is scored by the mean probability of all "
-            "the model's labels that stand for it, by name or through the synonym table."
-        },
-    )
-    heads: list[str] = field(default_factory=list, metadata={"help": "With --zero_shot: use these heads only."})
-    related: bool = field(
-        default=False, metadata={"help": "With --zero_shot: findings that the table calls related count too."}
-    )
-    synonyms: str | None = field(
-        default=None, metadata={"help": "With --zero_shot: YAML table of names in place of the package's own."}
-    )
-    transfer: Transfers | None = field(
-        default=None, metadata={"help": "Zero-shot with the one label of one head that the Ark papers use there."}
-    )
-
-    def __post_init__(self):
-        check_at_least(1, batch_size=self.batch_size)
-        check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
-        given = [name for name in ("heads", "related", "synonyms") if getattr(self, name)]
-        if given and not self.zero_shot and self.transfer is None:
-            raise ValueError(f"--{given[0]} is for zero-shot transfer: add --zero_shot.")
-        if self.transfer is not None and (self.heads or self.related):
-            raise ValueError(f"--transfer names its head and label itself: leave out --{given[0]}.")
-
-
-@dataclass
 class PredictArguments:
     out: str = field(
         default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
+    second_opinion: bool = field(
+        default=False,
+        metadata={
+            "help": "Say on which findings the heads disagree: one row an image and finding that two heads know, in "
+            "NAME.second_opinion.csv beside --out."
+        },
+    )
 
     def __post_init__(self):
         check_at_least(1, batch_size=self.batch_size)
@@ -131,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def pretrain(argv: list[str]) -> int:
     recipe = {"recipe": {"metavar": "RECIPE", "help": "YAML or JSON file of the options below and a list `tasks`."}}
-    description = "Cyclic pretraining. Options given here replace the recipe's."
+    description = "Cyclic pretraining, or a baseline of it (`strategy`). Options given here replace the recipe's."
     parser = make_parser(PretrainingArguments, "pretrain", description, recipe)
     for action in parser._actions:  # what is not given must stay unset, or defaults would replace the recipe's values
         if action.dest not in ("help", "recipe"):
@@ -154,62 +119,6 @@ def pretrain(argv: list[str]) -> int:
     return 0
 
 
-def evaluate(argv: list[str]) -> int:
-    args, given = parse(
-        EvaluateArguments,
-        "evaluate",
-        argv,
-        "AUROC a label with patient-clustered intervals, beside what ten global image numbers reach.",
-        model={"help": "Folder or Hub id of an ark-cxr."},
-        datasets={
-            "nargs": "+",
-            "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",
-        },
-    )
-    quiet()
-    from .evaluation.inference import load_ark, with_crops
-    from .evaluation.report import (
-        evaluate_task,
-        load_evaluation_data,
-        load_zero_shot_data,
-        report_text,
-        write_report,
-    )
-    from .evaluation.zeroshot import PUBLISHED_TRANSFERS
-    from .labels import read_synonyms
-
-    datasets = [_head_and_dataset(dataset) for dataset in given.datasets]
-    zero_shot = args.zero_shot or args.transfer is not None
-    if zero_shot and any(head is not None for head, _ in datasets):
-        raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
-    synonyms = read_synonyms(args.synonyms)
-    model, processor = load_ark(given.model)
-    processor = with_crops(processor, model.config.image_size, args.crops)
-    loaded = []
-    for head, dataset in datasets:
-        if zero_shot:
-            transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
-            heads = args.heads or None
-            data = load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
-        else:
-            data = load_evaluation_data(model, dataset, args.split, head)
-        loaded.append(data)
-    reports = [
-        evaluate_task(model, processor, data, args.batch_size, num_bootstrap=args.bootstrap, seed=args.seed)
-        for data in loaded
-    ]
-    print(report_text(reports))
-    if args.out is not None:
-        facts = {"model": Path(given.model).name, "crops": args.crops}
-        print(f"The report is in {write_report(reports, Path(args.out), facts)}.")
-    return 0
-
-
-def _head_and_dataset(text: str) -> tuple[str | None, str]:
-    head, separator, dataset = text.partition("=")
-    return (head, dataset) if separator and not Path(text).exists() else (None, text)
-
-
 def predict(argv: list[str]) -> int:
     args, given = parse(
         PredictArguments,
@@ -225,14 +134,22 @@ def predict(argv: list[str]) -> int:
         )
     paths = _image_files(given.paths)
     quiet()
+    from .evaluation.agreement import labels_by_finding, second_opinion_text, writing_second_opinions
     from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
+    from .labels import read_synonyms
 
     model, processor = load_ark(given.model)
     processor = with_crops(processor, model.config.image_size, args.crops)
+    opinions = Path(args.out).with_name(f"{Path(args.out).stem}.second_opinion.csv")
+    findings = labels_by_finding(model.config.tasks, read_synonyms()) if args.second_opinion else None
     results = predict_files(model, processor, paths, args.batch_size)
+    if findings is not None:
+        results = writing_second_opinions(opinions, findings[0], results)
     read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
     if read:
         print(f"{read} images are in {args.out}.")
+        if findings is not None:
+            print(f"{second_opinion_text(opinions, *findings)}\nAll second opinions are in {opinions}.")
     else:
         kept = "left as it was" if Path(args.out).exists() else "not written"
         print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
@@ -311,8 +228,11 @@ def demo(argv: list[str]) -> int:
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "demo": (demo, "train on built-in phantom radiographs and predict, in minutes"),
     "pretrain": (pretrain, "cyclic pretraining from a recipe"),
+    "finetune": (finetune, "train one task from a model, other weights or scratch"),
     "evaluate": (evaluate, "test a model on task datasets"),
     "predict": (predict, "probabilities for image files"),
+    "embed": (embed, "embeddings of task datasets, computed once"),
+    "probe": (probe, "linear probes, few-shot curves and neighbours of embeddings"),
     "convert": (convert, "turn an original checkpoint into a model of this package"),
     "data": (data, "build task datasets"),
     "push": (push, "send a task dataset to the Hugging Face Hub"),

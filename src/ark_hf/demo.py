@@ -10,8 +10,11 @@ import numpy as np
 from .data.build import build_phantom_sites
 from .data.phantom import SITES
 from .data.task_dataset import load_task_dataset
+from .evaluation.evaluation_data import load_evaluation_data
 from .evaluation.inference import load_ark, predict_files, write_predictions
-from .evaluation.report import evaluate_task, load_evaluation_data, report_text, write_report
+from .evaluation.report import evaluate_task
+from .evaluation.report_page import write_report
+from .evaluation.report_text import report_text
 from .files import replace_folder
 from .training.pretrain_ark import CyclicPretrainer
 from .training.recipe import PretrainingArguments, TaskSpec

@@ -5,7 +5,6 @@ import math
 import re
 import struct
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,11 @@ from ark_hf.evaluation.data_report_page import render_page, things_to_look_at, w
 from ark_hf.evaluation.prevalence import co_occurrence, prevalence
 from ark_hf.evaluation.shortcut import SHORTCUT_STATISTICS, image_statistics
 from ark_hf.models.ark.configuration_ark import ArkTask
+from tests.evaluation.html_page import Page
 
 NAN = math.nan
 LABELS = ["Edema", "<script>alert('x')</script>", 'Größe $x_1$ & "quoted"', "Never known"]
 PATIENT, IMAGE = "Sentinel-Patient", "Sentinel-Image"
-VOID = {"meta", "img", "br"}
 
 
 def picture(seed: int, bright: float = 0.5, deep: bool = False) -> np.ndarray:
@@ -277,39 +276,6 @@ def test_no_patient_is_known(tmp_path):
 @pytest.fixture(scope="module")
 def text(described) -> str:
     return render_page(*described)
-
-
-class Page(HTMLParser):
-    """Every tag is closed in order, ids are unique, nothing is fetched and nothing runs."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.ids, self.tags, self.texts = [], Counter(), Counter(), []
-        self.feed(text)
-        self.close()
-        assert not self.open
-        assert max(self.ids.values()) == 1
-
-    def handle_starttag(self, tag, attributes):
-        self.tags[tag] += 1
-        for name, value in attributes:
-            if name == "id":
-                self.ids[value] += 1
-            assert not name.startswith("on")
-            assert name not in ("src", "href", "xlink:href", "srcset") or value.startswith(("data:image/", "#")), value
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 def test_page_is_sound_html_that_fetches_and_runs_nothing(text):

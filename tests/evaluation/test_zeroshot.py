@@ -10,9 +10,11 @@ from ark_hf.data.build import build_phantom_sites, encode_png, write_task_datase
 from ark_hf.data.catalog import read_catalog
 from ark_hf.data.phantom import SITES, draw_phantom_images
 from ark_hf.data.task_dataset import load_task_dataset
+from ark_hf.evaluation.evaluation_data import load_zero_shot_data
 from ark_hf.evaluation.metrics import auroc, one_vs_rest
 from ark_hf.evaluation.published import published_bootstrap, published_interval
-from ark_hf.evaluation.report import evaluate_task, load_zero_shot_data, report_text
+from ark_hf.evaluation.report import evaluate_task
+from ark_hf.evaluation.report_text import report_text
 from ark_hf.evaluation.zeroshot import (
     PUBLISHED_TRANSFERS,
     LabelMatch,

@@ -1,9 +1,7 @@
 """A data report as one HTML file: its numbers in tables and figures, without a script or anything from elsewhere."""
 
 import base64
-import html
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,9 @@ import numpy as np
 
 from ..files import write_json, write_text
 from .data_report import Thumbnail
-from .data_report_figures import age_lines, box_plots, interval_plot, share_map, state_bars
+from .data_report_figures import SPLIT_COLOURS, age_lines, box_plots, share_map, state_bars
+from .figure_style import interval_plot
+from .page import document, escape, format_interval, format_number, html_figures, html_table, look_at, side_by_side
 from .shortcut import SHORTCUT_STATISTICS
 
 RARE, LARGELY_UNKNOWN, SHORTCUT = 10, 0.5, 0.7
@@ -22,47 +22,6 @@ PLOTTED_STATISTICS = {
     "std": "spread of grey levels",
     "dark_fraction": "share of dark pixels",
 }
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --note: #59626c; --soft: #8b949e;
-  --faint: #d5dae0; --panel: #f5f6f8; --blue: #2f6fb7; --orange: #c2691a; --green: #2a8c5d; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e4e7eb; --note: #a3adb7; --soft: #7c858f;
-  --faint: #3a424b; --panel: #1d2228; --blue: #5a9be0; --orange: #e0914a; --green: #4fb487; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 80rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
-h2 { font-size: 1.35rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 2px solid var(--faint); }
-h3 { font-size: 1.05rem; margin: 1.75rem 0 .4rem; }
-p, li { max-width: 46rem; overflow-wrap: anywhere; }
-p { margin: .4rem 0; }
-ul { margin: .4rem 0; padding-left: 1.2rem; }
-a { color: var(--blue); }
-.note { color: var(--note); font-size: .875rem; }
-.look { background: var(--panel); border-left: 4px solid var(--orange); padding: .5rem .9rem; border-radius: .25rem; }
-.wide { overflow-x: auto; margin: .5rem 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--faint); }
-th { font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
-  min-width: 5.5rem; max-width: min(20rem, 40vw); white-space: normal; overflow-wrap: break-word; }
-.side { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
-.side > * { min-width: 0; max-width: 100%; }
-.side > * + * { flex: 1 1 22rem; }
-@media (max-width: 50rem) { .side > * + * { order: -1; } }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2rem;
-  align-items: start; }
-figure { margin: .5rem 0; min-width: 0; }
-figure > svg { width: 100%; max-width: 30rem; height: auto; display: block; font-family: inherit; }
-figure.map { overflow-x: auto; }
-figure.map > svg { width: auto; max-width: none; }
-figcaption { font-size: .875rem; font-weight: 600; margin-bottom: .25rem; overflow-wrap: anywhere; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: .75rem 2rem; }
-.sheet div { display: grid; grid-template-columns: repeat(4, 1fr); gap: .3rem; }
-.sheet img { width: 100%; height: auto; background: #000; display: block; }
-.sheet small { color: var(--note); font-size: .7rem; line-height: 1.25; display: block; }
-"""
 
 
 def write_data_report(report: dict[str, Any], thumbnails: Mapping[str, Sequence[Thumbnail]], output_dir: Path) -> Path:
@@ -77,7 +36,7 @@ def render_page(report: dict[str, Any], thumbnails: Mapping[str, Sequence[Thumbn
     """The page of what [`describe_datasets`] gives; a function of its arguments to the byte."""
     names = list(report["datasets"])
     parts = [
-        f"<h1>Data report: {_escape(', '.join(names))}</h1>",
+        f"<h1>Data report: {escape(', '.join(names))}</h1>",
         '<p class="note">Labels, patients and demographics are counted over all rows. Sizes, grey levels and the '
         f"shortcut test are of at most {report['images_a_split']:,} images a split, drawn at random and the same ones "
         "every time. Intervals are 95 % intervals.</p>",
@@ -87,15 +46,7 @@ def render_page(report: dict[str, Any], thumbnails: Mapping[str, Sequence[Thumbn
     parts += [_duplicates(report["duplicates"])]
     for number, (name, dataset) in enumerate(report["datasets"].items()):
         parts.append(_dataset(f"d{number}", name, dataset, report["duplicates"], thumbnails.get(name, ())))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>Data report: {_escape(', '.join(names))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+    return document(f"Data report: {', '.join(names)}", parts)
 
 
 def things_to_look_at(name: str, dataset: Mapping[str, Any], duplicates: Mapping[str, Any]) -> list[str]:
@@ -163,24 +114,24 @@ def _overview(datasets: Mapping[str, Any]) -> str:
                 "unknown" if None in patients else f"{sum(patients):,}",
             ]
         )
-    return _table(["dataset", "labels", "train", "validation", "test", "patients"], rows)
+    return html_table(["dataset", "labels", "train", "validation", "test", "patients"], rows)
 
 
 def _duplicates(duplicates: Mapping[str, Any]) -> str:
     parts = ["<h3>Pictures that stand in two splits or datasets</h3>"]
     if duplicates["not_searched"]:
         names = ", ".join(duplicates["not_searched"])
-        parts.append(f"<p>Not searched, for lack of image_hashes.parquet (build it anew): {_escape(names)}.</p>")
+        parts.append(f"<p>Not searched, for lack of image_hashes.parquet (build it anew): {escape(names)}.</p>")
     rows = []
     for pair in duplicates["pairs"]:
         examples = ", ".join("/".join(map(str, each["rows"])) for each in pair["examples"][:5])
         rows.append([" and ".join(pair["splits"]), f"{pair['equal']:,}", f"{pair['near']:,}", examples])
     if rows:
-        parts.append(_table(["in", "equal", "nearly equal", "rows, the first ones"], rows))
+        parts.append(html_table(["in", "equal", "nearly equal", "rows, the first ones"], rows))
     elif duplicates["searched"]:
         parts.append("<p>None among the datasets searched.</p>")
     for place, count in duplicates["repeated_in_split"].items():
-        parts.append(f"<p>{_escape(place)} holds {count:,} pictures that equal an earlier one of the same split.</p>")
+        parts.append(f"<p>{escape(place)} holds {count:,} pictures that equal an earlier one of the same split.</p>")
     return "\n".join(parts)
 
 
@@ -190,17 +141,15 @@ def _dataset(
     task, splits = dataset["task"], dataset["splits"]
     labels, kind = task["labels"], task["problem_type"].replace("_classification", "").replace("_", "-")
     parts = [
-        f"<h2>{_escape(name)}</h2>",
-        f"<p>Task {_escape(task['name'])}, {kind}, {len(labels)} labels.</p>",
+        f"<h2>{escape(name)}</h2>",
+        f"<p>Task {escape(task['name'])}, {kind}, {len(labels)} labels.</p>",
     ]
     for what, text in dataset["source"].items():
-        parts.append(f'<p class="note">{_escape(what.capitalize())}: {_escape(text)}</p>')
-    if found := things_to_look_at(name, dataset, duplicates):
-        items = "".join(f"<li>{_escape(each)}</li>" for each in found)
-        parts.append(f'<div class="look"><strong>Look at</strong><ul>{items}</ul></div>')
+        parts.append(f'<p class="note">{escape(what.capitalize())}: {escape(text)}</p>')
+    parts.append(look_at(things_to_look_at(name, dataset, duplicates)))
     parts += ["<h3>Splits</h3>", _split_table(splits)]
-    figures = _figures(_label_figures(key, labels, splits))
-    parts += ["<h3>Labels</h3>", _side(_label_table(labels, splits), figures)]
+    figures = html_figures(_label_figures(key, labels, splits))
+    parts += ["<h3>Labels</h3>", side_by_side(_label_table(labels, splits), figures)]
     if dataset["co_occurrence"]:
         parts += ["<h3>Labels that stand together</h3>", _co_occurrence(key, labels, dataset["co_occurrence"])]
     if demographics := _demographics(key, splits):
@@ -221,7 +170,7 @@ def _split_table(splits: Mapping[str, Any]) -> str:
             [name, f"{numbers['rows']:,}", patients, per_patient, f"{numbers['rows_without_known_label']:,}",
              f"{numbers['rows_without_patient']:,}"]
         )  # fmt: skip
-    return _table(["split", "rows", "patients", "rows a patient", "no known label", "no patient"], rows)
+    return html_table(["split", "rows", "patients", "rows a patient", "no known label", "no patient"], rows)
 
 
 def _label_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:
@@ -231,16 +180,16 @@ def _label_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:
         for split, numbers in splits.items():
             states, share = numbers["labels"][label], numbers["prevalence"][label]
             counts = [f"{states[state]:,}" for state in ("positive", "negative", "uncertain", "unknown")]
-            intervals = [_interval(share["low"], share["high"], 100)]
+            intervals = [format_interval(share["low"], share["high"], 100, 1)]
             if by_patient:
-                intervals.append(_interval(share["patient_low"], share["patient_high"], 100))
-            rows.append([label, split, *counts, _number(share["share"], 100), *intervals])
+                intervals.append(format_interval(share["patient_low"], share["patient_high"], 100, 1))
+            rows.append([label, split, *counts, format_number(share["share"], 100, 1), *intervals])
     header = ["label", "split", "positive", "negative", "uncertain", "unknown", "%", "interval"]
     note = "Prevalence is among the rows where the label is known. Interval: Wilson's, as if images were independent"
     if by_patient:
         header.append("by patient")
         note += "; by patient: the same at the number of images that counts after images of one patient are alike"
-    return f'{_table(header, rows)}<p class="note">{note}.</p>'
+    return f'{html_table(header, rows)}<p class="note">{note}.</p>'
 
 
 def _label_figures(key: str, labels: Sequence[str], splits: Mapping[str, Any]) -> dict[str, str]:
@@ -249,7 +198,11 @@ def _label_figures(key: str, labels: Sequence[str], splits: Mapping[str, Any]) -
         shares = [numbers["prevalence"][label] for label in labels]
         bounds = ("patient_low", "patient_high") if numbers["patients"] else ("low", "high")
         series[split] = [[_percent(share[bound]) for bound in ("share", *bounds)] for share in shares]
-    figures = {"Prevalence": interval_plot(f"{key}-prevalence", labels, series, "% of the rows where it is known", 0)}
+    figures = {
+        "Prevalence": interval_plot(
+            f"{key}-prevalence", labels, series, SPLIT_COLOURS, "% of the rows where it is known", 0
+        )
+    }
     totals = {
         label: {
             state: sum(numbers["labels"][label][state] for numbers in splits.values())
@@ -266,7 +219,7 @@ def _co_occurrence(key: str, labels: Sequence[str], counts: Mapping[str, Any]) -
     shares = np.divide(both, known, out=np.full_like(both, np.nan), where=known > 0)
     svg = share_map(f"{key}-together", labels, shares)
     caption = "Of the images with the row's label, % that have the column's (where that is known), all splits"
-    table = _table(
+    table = html_table(
         ["images with both", *labels],
         [[label, *(f"{int(count):,}" for count in row)] for label, row in zip(labels, both, strict=True)],
     )
@@ -295,7 +248,7 @@ def _demographics(key: str, splits: Mapping[str, Any]) -> str:
     decades = {split: numbers["ages_by_decade"] for split, numbers in splits.items() if numbers["ages_by_decade"]}
     if decades:
         figures["Age"] = age_lines(f"{key}-age", decades)
-    return _side(_table(["rows", *splits], rows), _figures(figures))
+    return side_by_side(html_table(["rows", *splits], rows), html_figures(figures))
 
 
 def _images(key: str, splits: Mapping[str, Any]) -> str:
@@ -324,9 +277,9 @@ def _images(key: str, splits: Mapping[str, Any]) -> str:
         for statistic, title in PLOTTED_STATISTICS.items()
     }
     return (
-        "".join(f"<p>Commonest sizes in {_escape(text)}.</p>" for text in sizes)
-        + _figures(figures)
-        + f"<details><summary>Sizes and grey levels in numbers</summary>{_table(header, rows)}</details>"
+        "".join(f"<p>Commonest sizes in {escape(text)}.</p>" for text in sizes)
+        + html_figures(figures)
+        + f"<details><summary>Sizes and grey levels in numbers</summary>{html_table(header, rows)}</details>"
     )
 
 
@@ -335,20 +288,20 @@ def _shortcut(key: str, labels: Sequence[str], shortcut: Mapping[str, Any] | Non
         return "<p>Not tested: it takes a train split and another.</p>"
     found = [shortcut["labels"][label] for label in labels]
     rows = [
-        [label, _number(each["auroc"], 1, 3), _interval(each["low"], each["high"], 1, 3), f"{each['positive']:,}",
+        [label, format_number(each["auroc"]), format_interval(each["low"], each["high"]), f"{each['positive']:,}",
          f"{each['known']:,}"]
         for label, each in zip(labels, found, strict=True)
     ]  # fmt: skip
     series = {shortcut["tested_on"]: [[each["auroc"], each["low"], each["high"]] for each in found]}
-    figure = interval_plot(f"{key}-shortcut", labels, series, "AUROC of ten global image numbers", 0.5)
+    figure = interval_plot(f"{key}-shortcut", labels, series, SPLIT_COLOURS, "AUROC of ten global image numbers", 0.5)
     text = (
         f"AUROC of a logistic regression on ten numbers of an image (size, shape, grey levels) fitted on "
         f"{shortcut['fitted_on']} and tested on {shortcut['tested_on']}, on the images looked at. Far above 0.5: the "
         "label can be told without looking at a lung, and a model may do so."
     )
     header = ["label", "AUROC", "interval", "positive", "known"]
-    return f'<p class="note">{text}</p>' + _side(
-        _table(header, rows), _figures({"AUROC without looking at a lung": figure})
+    return f'<p class="note">{text}</p>' + side_by_side(
+        html_table(header, rows), html_figures({"AUROC without looking at a lung": figure})
     )
 
 
@@ -356,14 +309,14 @@ def _contact_sheet(labels: Sequence[str], thumbnails: Sequence[Thumbnail]) -> st
     parts = []
     for label in labels:
         images = "".join(
-            f'<span><img alt="{_escape(each.split)}, row {each.row}" '
+            f'<span><img alt="{escape(each.split)}, row {each.row}" '
             f'src="data:image/jpeg;base64,{base64.b64encode(each.jpeg).decode()}">'
-            f"<small>{_escape(each.split)} {each.row}</small></span>"
+            f"<small>{escape(each.split)} {each.row}</small></span>"
             for each in thumbnails
             if each.label == label
         )
         content = f"<div>{images}</div>" if images else "<p>No positive image.</p>"
-        parts.append(f"<figure><figcaption>{_escape(label)}</figcaption>{content}</figure>")
+        parts.append(f"<figure><figcaption>{escape(label)}</figcaption>{content}</figure>")
     note = (
         "Drawn at random among the positive images; split and row stand below. These are the dataset's images: share "
     )
@@ -371,39 +324,8 @@ def _contact_sheet(labels: Sequence[str], thumbnails: Sequence[Thumbnail]) -> st
     return f'<p class="note">{note}</p><div class="sheet">{"".join(parts)}</div>'
 
 
-def _side(*parts: str) -> str:
-    """Beside one another where the screen is wide enough."""
-    return f'<div class="side">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
-
-
-def _figures(figures: Mapping[str, str]) -> str:
-    drawn = "".join(
-        f"<figure><figcaption>{_escape(title)}</figcaption>{svg}</figure>" for title, svg in figures.items()
-    )
-    return f'<div class="figures">{drawn}</div>' if drawn else ""
-
-
-def _table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{_escape(cell)}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-
-
-def _escape(text: str) -> str:
-    return html.escape(str(text))
-
-
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-def _number(value: float | None, scale: float, digits: int = 1) -> str:
-    return "" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
-
-
-def _interval(low: float | None, high: float | None, scale: float, digits: int = 1) -> str:
-    bounds = _number(low, scale, digits), _number(high, scale, digits)
-    return " to ".join(bounds) if all(bounds) else ""
 
 
 def _count_of(count: int, total: int) -> str:

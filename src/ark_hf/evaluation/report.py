@@ -1,33 +1,68 @@
-"""Test results of a model: a table a task, every AUROC beside what ten global image numbers reach."""
+"""Test results of a model: a report a task, every AUROC beside what ten global image numbers reach."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..data.loading import InferenceSamples
-from ..data.task_dataset import (
-    check_disjoint,
-    check_labels,
-    load_task_dataset,
-    read_task,
-    resolve_labels,
-    split_names,
-)
-from ..files import write_json, write_text
-from ..labels import Synonyms
+from ..data.task_dataset import resolve_labels
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from .inference import mean_probabilities, predict_logits
-from .metrics import LabelResult, MeanResult, label_table, mean_auroc, one_vs_rest
+from .calibration import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
+from .curves import LabelCurves, label_curves
+from .evaluation_data import EvaluationData, ScoredTask, read_groups, score_task
+from .fairness import SubgroupResult, subgroup_results
+from .label_groups import group_labels, group_results
+from .metrics import (
+    LabelResult,
+    MeanResult,
+    bootstrap_aurocs,
+    evaluate_labels,
+    label_results,
+    mean_result,
+    number_clusters,
+    one_vs_rest,
+)
+from .operating_point import OperatingPointResult, operating_point_table
 from .shortcut import image_statistics, shortcut_baseline
-from .zeroshot import LabelMatch, Transfer, match_dataset, match_transfer, positive_classes, zero_shot_scores
+from .significance import PairedResult, compare_models, delong_interval
+from .zeroshot import LabelMatch, Transfer
+
+DEFAULT_THRESHOLD = 0.5
+FEWEST_LABELS_TO_GROUP = 6
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """One label: mean probability and share of positives, expected calibration error, Brier score, and the curve."""
+
+    label: str
+    mean_probability: float
+    observed_share: float
+    ece: float
+    brier: float
+    curve_probability: list[float]
+    curve_share: list[float]
+    curve_count: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    `model` against `other` on the same images: a result a label and one for the mean, differences model minus other.
+
+    Model `a` of the results is `other`, `b` is `model`. They are None if `other` has no such head: the task is new.
+    """
+
+    model: str
+    other: str
+    results: list[PairedResult] | None
 
 
 @dataclass
@@ -38,7 +73,13 @@ class TaskReport:
     The baseline is fitted on the train split of the same dataset, and None without one. `num_patients` is None where
     no patient is known; an image whose patient is not known counts as one of its own. A label that nothing matches has
     no AUROC, and none of its baseline either, so that the two means are over the same labels. The means are over the
-    task's `eval_labels` if it has some. `accuracy`, of the most probable class, is for single-label tasks only.
+    task's `eval_labels` if it has some. `accuracy`, of the most probable class, is for single-label tasks only, as is
+    `confusion`, the images of each class (row) by most probable class (column).
+
+    `delong` has the bounds of each label. `thresholds_saved` are the labels whose operating point the model carries;
+    that of the others is 0.5. F1 and Matthews' correlation are at the operating points, their means over the labels
+    of `mean` on which they are defined. `label_groups` are head, medium and tail by the share of positives in train,
+    for tasks of six labels or more. `calibration_before` and `fitted` are set if the model was calibrated just before.
     """
 
     task: str
@@ -50,104 +91,24 @@ class TaskReport:
     mean: MeanResult
     baseline_labels: list[LabelResult] | None
     baseline_mean: MeanResult | None
-    accuracy: float | None = None
+    problem_type: str
+    delong: dict[str, tuple[float, float]]
+    operating_points: list[OperatingPointResult]
+    thresholds_saved: list[str]
+    mean_f1: float
+    mean_mcc: float
+    calibration: list[LabelCalibration]
+    accuracy: float | None
+    confusion: list[list[int]] | None
+    label_groups: dict[str, list[str]] | None
+    label_group_means: dict[str, MeanResult] | None
+    subgroups: dict[str, list[SubgroupResult]]
+    curves: list[LabelCurves]
     matches: dict[str, list[LabelMatch]] | None = None
     transfer: Transfer | None = None
-
-
-@dataclass
-class EvaluationData:
-    """
-    One task dataset, loaded and checked, for the head of its task or, with `matches`, for the labels that they name.
-
-    `train` is None if the dataset has no such split.
-    """
-
-    dataset: str
-    task: ArkTask
-    split: str
-    rows: Dataset
-    train: Dataset | None
-    matches: dict[str, list[LabelMatch]] | None = None
-    transfer: Transfer | None = None
-
-
-def load_evaluation_data(
-    model: ArkForImageClassification, dataset: str, split: str = "test", head: str | None = None
-) -> EvaluationData:
-    """
-    Loads a task dataset for the model's head of the same name, or for `head`.
-
-    Raises:
-        ValueError: The dataset cannot be read, its labels are not the head's, or a patient stands in two splits.
-    """
-    stored = read_task(dataset)
-    task = next((each for each in model.config.tasks or [] if each.name == (head or stored.name)), None)
-    if task is None:
-        heads = [each.name for each in model.config.tasks or []]
-        raise ValueError(
-            f"{dataset}: the model has no head {head or stored.name!r}; its heads are {heads}; "
-            "name one: HEAD=DATASET, or --zero_shot for a dataset that the model was not trained on."
-        )
-    if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
-        raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
-    return EvaluationData(dataset, task, split, *_load_splits(dataset, task, split))
-
-
-def load_zero_shot_data(
-    model: ArkForImageClassification,
-    dataset: str,
-    synonyms: Synonyms,
-    split: str = "test",
-    heads: Sequence[str] | None = None,
-    related: bool = False,
-    transfer: Transfer | None = None,
-) -> EvaluationData:
-    """
-    Loads a task dataset that the model was not trained on, and finds the model's labels that stand for its labels.
-
-    Args:
-        synonyms: Table of names, from `ark_hf.labels.read_synonyms`.
-        heads: Names of the heads to look at; all unless set.
-        related: Whether findings count that the table calls related, but not the same.
-        transfer: A published transfer, which names the one head and label itself.
-
-    Raises:
-        ValueError: The dataset cannot be read, a patient stands in two splits, no label of the dataset is matched (see
-            `zeroshot.match_dataset`), or `heads` or `related` is set beside `transfer`.
-    """
-    if transfer is not None and (heads is not None or related):
-        raise ValueError("A published transfer names its head and label itself: leave out `heads` and `related`.")
-    task, tasks = read_task(dataset), model.config.tasks or []
-    if transfer is None:
-        matches = match_dataset(task, tasks, synonyms, heads, related)
-    else:
-        matches = match_transfer(task, tasks, synonyms, transfer)
-    rows, train = _load_splits(dataset, task, split)
-    positives = [] if transfer is None else positive_classes(task, synonyms, transfer)
-    if positives:
-        indices = [task.labels.index(label) for label in positives]
-        rows, train = _one_label(rows, indices), None if train is None else _one_label(train, indices)
-        task = ArkTask(task.name, list(matches))
-    return EvaluationData(dataset, task, split, rows, train, matches, transfer)
-
-
-def _one_label(rows: Dataset, positives: list[int]) -> Dataset:
-    """Rows of a single-label task as those of a multi-label task of one label: whether the class is a positive one."""
-    labels = [None if index is None or index < 0 else float(index in positives) for index in rows["labels"][:]]
-    return rows.remove_columns("labels").add_column("labels", [[label] for label in labels])
-
-
-def _load_splits(dataset: str, task: ArkTask, split: str) -> tuple[Dataset, Dataset | None]:
-    rows = load_task_dataset(dataset, split)
-    check_labels(task, rows, f"{dataset}, split {split!r}")
-    if split == "train":
-        return rows, rows
-    if "train" not in split_names(dataset):
-        return rows, None
-    train = load_task_dataset(dataset, "train")
-    check_disjoint({"train": train, split: rows}, dataset)
-    return rows, train
+    comparison: Comparison | None = None
+    calibration_before: list[LabelCalibration] | None = None
+    fitted: CalibrationResult | None = None
 
 
 def evaluate_task(
@@ -159,65 +120,175 @@ def evaluate_task(
     seed: int = 0,
 ) -> TaskReport:
     """
-    Scores one head, or the labels that stand for the dataset's, and the shortcut baseline fitted on the train split.
+    Scores one head, or the labels that stand for the dataset's, and reports on it as [`report_task`] does.
+
+    Raises:
+        ValueError: The model gives NaN for an image.
+    """
+    return report_task(data, score_task(model, processor, data, batch_size), num_bootstrap, seed)
+
+
+def report_task(
+    data: EvaluationData,
+    scored: ScoredTask,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> TaskReport:
+    """
+    What the scores are worth, and those of the shortcut baseline fitted on the train split.
 
     Intervals are 95 % percentile intervals of a bootstrap over patients, or over images where no patient is known.
+
+    Args:
+        groups: By attribute the group of each image, from [`read_groups`]; sex, age and view unless set.
     """
-    task, rows = data.task, data.rows
-    scores, targets = _scores(model, processor, data, batch_size)
-    accuracy = None
-    if targets.ndim == 1:
-        if data.matches is None:
-            accuracy = _accuracy(scores, targets)
-        targets = one_vs_rest(targets, len(task.labels))
-    evaluated = [task.labels.index(label) for label in task.eval_labels or task.labels]
-    patients = rows["patient_id"][:] if "patient_id" in rows.column_names else None
+    task, labels, probabilities, patients = data.task, scored.labels, scored.probabilities, scored.patients
+    evaluated = _evaluated(task)
     bootstrap: dict[str, Any] = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
-    baseline = None
+    replicates = bootstrap_aurocs(labels, probabilities, **bootstrap)
+    table = label_results(labels, probabilities, task.labels, replicates, patients)
+    baseline_table, baseline_mean = None, None
     if data.train is not None:
-        baseline = shortcut_baseline(*_statistics(data.train, task), _statistics(rows, task)[0])
-        baseline[:, np.isnan(scores).all(axis=0)] = np.nan
+        baseline = shortcut_baseline(*_statistics(data.train, task), _statistics(data.rows, task)[0])
+        baseline[:, np.isnan(probabilities).all(axis=0)] = np.nan
+        baseline_table, baseline_mean = evaluate_labels(labels, baseline, task.labels, evaluated, **bootstrap)
+    grouped = _group_labels(data)
+    thresholds = {label: (task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels}
+    columns = list(zip(task.labels, labels.T, probabilities.T, strict=True))
+    points = operating_point_table(labels, probabilities, task.labels, thresholds, **bootstrap)
     return TaskReport(
         task=task.name,
         dataset=Path(data.dataset).name,
         split=data.split,
-        num_images=len(rows),
-        num_patients=None if patients is None else len({p for p in patients if p}) + sum(not p for p in patients),
-        labels=label_table(targets, scores, task.labels, **bootstrap),
-        mean=mean_auroc(targets[:, evaluated], scores[:, evaluated], **bootstrap),
-        baseline_labels=None if baseline is None else label_table(targets, baseline, task.labels, **bootstrap),
-        baseline_mean=(
-            None if baseline is None else mean_auroc(targets[:, evaluated], baseline[:, evaluated], **bootstrap)
-        ),
-        accuracy=accuracy,
+        num_images=len(labels),
+        num_patients=None if patients is None else number_clusters(patients, len(labels))[1],
+        labels=table,
+        mean=mean_result(table, replicates, evaluated),
+        baseline_labels=baseline_table,
+        baseline_mean=baseline_mean,
+        problem_type=task.problem_type,
+        delong={label: delong_interval(truth, scores, clusters=patients)[1:] for label, truth, scores in columns},
+        operating_points=points,
+        thresholds_saved=[label for label in task.labels if label in (task.thresholds or {})],
+        mean_f1=_mean([points[column].f1 for column in evaluated]),
+        mean_mcc=_mean([points[column].mcc for column in evaluated]),
+        calibration=describe_calibration(scored, task),
+        accuracy=_accuracy(scored) if data.matches is None else None,
+        confusion=_confusion(scored) if data.matches is None else None,
+        label_groups=grouped,
+        label_group_means=None if grouped is None else group_results(grouped, table, replicates),
+        subgroups={
+            attribute: subgroup_results(
+                labels, probabilities, list(thresholds.values()), task.labels, names, evaluated, **bootstrap
+            )
+            for attribute, names in (read_groups(data) if groups is None else groups).items()
+        },
+        curves=[label_curves(*column) for column in columns],
         matches=data.matches,
         transfer=data.transfer,
     )
 
 
-def _accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    known = targets != -100
-    return float((probabilities[known].argmax(axis=1) == targets[known]).mean()) if known.any() else float("nan")
+def describe_calibration(scored: ScoredTask, task: ArkTask) -> list[LabelCalibration]:
+    """How far the probabilities of each label are shares of positives; NaN where nothing is known."""
+    results = []
+    for name, labels, probabilities in zip(task.labels, scored.labels.T, scored.probabilities.T, strict=True):
+        known = ~np.isnan(labels) & ~np.isnan(probabilities)
+        labels, probabilities = labels[known], probabilities[known]
+        mean, share = (float(each.mean()) if len(each) else math.nan for each in (probabilities, labels))
+        curve = [each.tolist() for each in reliability_curve(labels, probabilities)]
+        ece = expected_calibration_error(labels, probabilities)
+        results.append(LabelCalibration(name, mean, share, ece, brier_score(labels, probabilities), *curve))
+    return results
 
 
-def _scores(
-    model: ArkForImageClassification, processor: ArkImageProcessor, data: EvaluationData, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (images, labels), a column of NaN for a label that nothing matches; targets as stored."""
-    samples = InferenceSamples(data.rows, data.task, processor)
-    description = f"{data.task.name}, {data.split}"
-    logits, targets = predict_logits(
-        model, samples, Accelerator(), batch_size, description=description, all_heads=data.matches is not None
+def compare_task(
+    data: EvaluationData, ours: ScoredTask, theirs: ScoredTask, num_bootstrap: int = 1000, seed: int = 0
+) -> list[PairedResult]:
+    """A model, `b` of the results, against another, `a`, on the same images: a result a label, one for the mean."""
+    return compare_models(
+        ours.labels,
+        theirs.probabilities,
+        ours.probabilities,
+        data.task.labels,
+        _evaluated(data.task),
+        ours.patients,
+        num_bootstrap,
+        seed=seed,
     )
-    if data.matches is None:
-        return mean_probabilities(logits, data.task), targets
-    probabilities = mean_probabilities(logits, model.config)
-    unmatched = np.full(len(probabilities), np.nan)
-    columns = [
-        zero_shot_scores(probabilities, matches, model.config.tasks or []) if matches else unmatched
-        for matches in data.matches.values()
-    ]
-    return np.stack(columns, axis=1), targets
+
+
+def compare_sites(
+    tested: Sequence[tuple[EvaluationData, ScoredTask]], num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, list[SubgroupResult]]:
+    """For each head that was tested on several datasets its results by dataset, as by any other group."""
+    by_head: dict[str, list[tuple[EvaluationData, ScoredTask]]] = {}
+    for data, scored in tested:
+        if data.matches is None:
+            by_head.setdefault(data.task.name, []).append((data, scored))
+    return {name: _compare_sites(sites, num_bootstrap, seed) for name, sites in by_head.items() if len(sites) > 1}
+
+
+def _compare_sites(
+    tested: list[tuple[EvaluationData, ScoredTask]], num_bootstrap: int, seed: int
+) -> list[SubgroupResult]:
+    task, names = tested[0][0].task, [Path(data.dataset).name for data, _ in tested]
+    sites, patients = [], []
+    for number, (name, (_, scored)) in enumerate(zip(names, tested, strict=True), start=1):
+        site = f"{name} ({number})" if names.count(name) > 1 else name
+        sites += [site] * len(scored.labels)
+        # Two datasets may give two patients one id
+        known = scored.patients or [None] * len(scored.labels)
+        patients += [f"{site}/{patient}" if patient else None for patient in known]
+    return subgroup_results(
+        np.concatenate([scored.labels for _, scored in tested]),
+        np.concatenate([scored.probabilities for _, scored in tested]),
+        [(task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels],
+        task.labels,
+        sites,
+        _evaluated(task),
+        patients,
+        num_bootstrap,
+        seed=seed,
+    )
+
+
+def _evaluated(task: ArkTask) -> list[int]:
+    return [task.labels.index(label) for label in task.eval_labels or task.labels]
+
+
+def _mean(values: list[float]) -> float:
+    """Over those that are defined."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _accuracy(scored: ScoredTask) -> float | None:
+    if scored.classes is None:
+        return None
+    known = scored.classes != -100
+    right = scored.probabilities[known].argmax(axis=1) == scored.classes[known]
+    return float(right.mean()) if known.any() else float("nan")
+
+
+def _confusion(scored: ScoredTask) -> list[list[int]] | None:
+    if scored.classes is None:
+        return None
+    known = scored.classes != -100
+    counts = np.zeros((scored.labels.shape[1],) * 2, dtype=int)
+    np.add.at(counts, (scored.classes[known], scored.probabilities[known].argmax(axis=1)), 1)
+    return counts.tolist()
+
+
+def _group_labels(data: EvaluationData) -> dict[str, list[str]] | None:
+    """Head, medium and tail by the train split that the head was trained on."""
+    if data.train is None or data.matches is not None or len(data.task.labels) < FEWEST_LABELS_TO_GROUP:
+        return None
+    labels = _targets([resolve_labels(each, data.task) for each in data.train["labels"][:]], data.task)
+    positive, known = (labels == 1).sum(axis=0).tolist(), (~np.isnan(labels)).sum(axis=0).tolist()
+    names = data.task.labels
+    return group_labels(dict(zip(names, positive, strict=True)), dict(zip(names, known, strict=True)))
 
 
 def _statistics(rows: Dataset, task: ArkTask) -> tuple[np.ndarray, np.ndarray]:
@@ -225,69 +296,9 @@ def _statistics(rows: Dataset, task: ArkTask) -> tuple[np.ndarray, np.ndarray]:
     for row in tqdm(rows, desc="image statistics", leave=False):
         statistics.append(image_statistics(row["image"]))
         labels.append(resolve_labels(row["labels"], task))
+    return np.stack(statistics), _targets(labels, task)
+
+
+def _targets(labels: list[np.ndarray], task: ArkTask) -> np.ndarray:
     targets = np.stack(labels)
-    return np.stack(statistics), one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
-
-
-def report_text(reports: list[TaskReport]) -> str:
-    """The reports as Markdown tables, with what scored each label where it was not the task's own head."""
-    parts = []
-    for report in reports:
-        patients = "" if report.num_patients is None else f" of {report.num_patients} patients"
-        zero_shot = "" if report.matches is None else ", zero-shot"
-        lines = [
-            f"## {report.task} ({report.split}: {report.num_images} images{patients}){zero_shot}",
-            "",
-            "| label | positives | AUROC | 95 % interval | shortcut baseline | 95 % interval |",
-            "|---|---|---|---|---|---|",
-        ]
-        unscored = "no match" if report.transfer is None else "not scored"
-        for number, result in enumerate(report.labels):
-            baseline = None if report.baseline_labels is None else report.baseline_labels[number]
-            counts = f"{result.num_positive}/{result.num_known}"
-            matched = report.matches is None or report.matches[result.label]
-            cells = f"{_cells(result)} | {_cells(baseline)}" if matched else f"{unscored} | | |"
-            lines.append(f"| {result.label} | {counts} | {cells} |")
-        evaluated = "" if report.mean.num_labels == len(report.labels) else " evaluated"
-        defined = f"mean of {report.mean.num_defined} of {report.mean.num_labels}{evaluated}"
-        lines.append(f"| **{defined}** | | {_cells(report.mean)} | {_cells(report.baseline_mean)} |")
-        unit = "images" if report.num_patients is None else "patients"
-        lines += ["", f"Intervals: percentile bootstrap over {unit}."]
-        if report.accuracy is not None:
-            lines.append(f"Accuracy of the most probable class: {report.accuracy:.3f}.")
-        parts.append("\n".join([*lines, *_provenance(report)]))
-    footnote = "Shortcut baseline: logistic regression on ten global image statistics, fitted on train."
-    return "\n\n".join([*parts, footnote]) + "\n"
-
-
-def _provenance(report: TaskReport) -> list[str]:
-    """Lines that say which of the model's labels scored each label of a foreign dataset, and why."""
-    if report.matches is None:
-        return []
-    lines = ["", "Scores are the mean probability of the labels that stand for a label:", ""]
-    unscored = "nothing matches, not scored" if report.transfer is None else "not scored by this transfer"
-    for label, matches in report.matches.items():
-        named = ", ".join(f"{match.task}/{match.label} ({match.reason})" for match in matches)
-        lines.append(f"- {label}: {named or unscored}")
-    if report.transfer is not None:
-        low, high = report.transfer.interval
-        published = f"Published for Ark+ on {report.transfer.dataset}: {report.transfer.auroc:.4f}"
-        lines += ["", f"{published} ({low:.4f} to {high:.4f}). {report.transfer.note}"]
-    return lines
-
-
-def _cells(result: LabelResult | MeanResult | None) -> str:
-    if result is None:
-        return "no train split | "
-    if np.isnan(result.auroc):
-        return "undefined | "
-    interval = "" if np.isnan(result.ci_low) else f"{result.ci_low:.3f} to {result.ci_high:.3f}"
-    return f"{result.auroc:.3f} | {interval}"
-
-
-def write_report(reports: list[TaskReport], output_dir: Path, facts: dict[str, Any]) -> Path:
-    """Writes `report.json` and `report.md`; returns the latter's path."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "report.json", {**facts, "tasks": [asdict(report) for report in reports]})
-    write_text(output_dir / "report.md", "# Evaluation\n\n" + report_text(reports))
-    return output_dir / "report.md"
+    return one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets

@@ -1,0 +1,63 @@
+"""The verb `finetune`: one task from a model, from other weights or from scratch, and the sex protocol."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .cli_parse import check_at_least, parse, quiet
+from .training.finetuning_arguments import FinetuningArguments
+
+
+@dataclass
+class FinetuneCommand(FinetuningArguments):
+    protocol: Literal["sex"] | None = field(
+        default=None,
+        metadata={
+            "help": "sex: train on images of men, of women and of both, as many of each, and test each on both sexes "
+            "(Larrazabal et al. 2020)."
+        },
+    )
+    max_images: int | None = field(
+        default=None, metadata={"help": "With --protocol: training images of each group, at most."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_images is not None:
+            check_at_least(2, max_images=self.max_images)
+        if self.protocol is None and self.max_images is not None:
+            raise ValueError("--max_images is for --protocol sex; --percent and --per_class choose fewer images.")
+        if self.protocol is not None and self.push_to_hub is not None:
+            raise ValueError("--protocol trains several models to compare them: leave out --push_to_hub.")
+        if self.protocol is not None and not self.test:
+            raise ValueError("--protocol compares the models on the test split: leave out --test false.")
+
+
+def finetune(argv: list[str]) -> int:
+    args, given = parse(
+        FinetuneCommand,
+        "finetune",
+        argv,
+        "Trains one task with transformers' Trainer and scores its test split once.",
+        model={
+            "help": "Folder or Hub id of an ark-cxr, `none` (from scratch), `imagenet` (timm's weights), or a weights "
+            "file of the encoder."
+        },
+        dataset={"help": "Folder or Hub id of a task dataset, or with --label_columns of any image dataset."},
+    )
+    quiet()
+    from accelerate import PartialState
+
+    from .training.finetune import finetune as run
+    from .training.finetuning_report import results_text
+    from .training.sex_protocol import protocol_text, sex_protocol
+
+    if args.protocol == "sex":
+        text = protocol_text(sex_protocol(given.model, given.dataset, args, args.max_images))
+    else:
+        results = run(given.model, given.dataset, args)
+        folders = [str(Path(args.output_dir, f"seed-{seed}", "ark-cxr")) for seed in args.seeds]
+        where = f"The {'models are' if len(folders) > 1 else 'model is'} in {', '.join(folders)}."
+        text = f"{results_text(results)}\n{where}"
+    PartialState().print(text)
+    return 0

@@ -1,0 +1,265 @@
+"""Embeddings computed once: a store on disk whose key is the picture and all that the model does to it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, Image
+from tqdm.auto import tqdm
+
+from ..data.loading import RowSamples, iterate
+from ..files import write_json
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkModel
+
+# What decides how a picture becomes an embedding, beside the weights
+_MODEL_SETTINGS = (
+    "backbone", "backbone_kwargs", "image_size", "num_channels", "projector_dim", "projector_type"
+)  # fmt: skip
+_VIEW_SETTINGS = (
+    "do_convert_rgb", "do_resize", "intermediate_size", "size", "resample", "do_center_crop", "do_ten_crop",
+    "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
+)  # fmt: skip
+
+PART_ROWS = 512  # embeddings a file, and the most that a killed run loses
+READ_ROWS = 64  # stored pictures in memory at once while their keys are computed
+_SET_NAME = r"[0-9a-f]{16}-[a-z_]+"
+
+
+def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
+    """
+    SHA-256, 64 hexadecimal digits, of what makes an embedding: architecture, every weight of encoder and projector as
+    float32, and the processor's view. Heads, names and folders do not count, nor do libraries and devices, whose
+    embeddings agree but for rounding.
+    """
+    view = processor.to_dict()
+    settings = {name: getattr(model.config, name) for name in _MODEL_SETTINGS}
+    settings |= {name: view.get(name) for name in _VIEW_SETTINGS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def picture_keys(rows: Dataset, description: str | None = None) -> list[bytes]:
+    """The SHA-256 of each row's picture as it is stored: two rows with the same file have the same key."""
+    stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+    starts = range(0, len(stored), READ_ROWS)
+    keys = []
+    for start in tqdm(starts, desc=description, disable=description is None, unit="batch", leave=False):
+        for image in stored[start : start + READ_ROWS]["image"]:
+            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+            keys.append(hashlib.sha256(content).digest())
+    return keys
+
+
+class EmbeddingStore:
+    """
+    The embeddings that one model gives, in a folder of parquet files; other models have folders beside it.
+
+    Several processes may write at once: files are written whole under names that no two share.
+
+    Args:
+        folder: The store, which may hold embeddings of other models.
+        model_hash: As [`hash_model`] gives it.
+        layer: Which vector: "embeddings" or "pooler_output" of `ArkModelOutput`.
+        width: Its length.
+        facts: What else `model.json` says of the model; for readers only.
+
+    Raises:
+        ValueError: `folder` is something else than a store.
+    """
+
+    def __init__(self, folder: Path, model_hash: str, layer: str, width: int, facts: dict[str, Any] | None = None):
+        _check_is_store(folder)
+        self.folder, self.width = folder / f"{model_hash[:16]}-{layer}", width
+        self.facts = {"model_hash": model_hash, "layer": layer, "width": width}
+        described = self.folder / "model.json"
+        if not described.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(described, lambda new: write_json(new, {**(facts or {}), **self.facts}))
+        try:
+            there = json.loads(described.read_text(encoding="utf-8"))
+            agrees = {name: there[name] for name in self.facts} == self.facts
+        except (ValueError, KeyError, TypeError):
+            agrees = False
+        if not agrees:
+            raise ValueError(f"{described} is damaged or of another model; delete the folder {self.folder}.")
+
+    def keys(self) -> set[bytes]:
+        """Keys of the pictures that are there."""
+        return {key for path in self._parts() for key in self._read(path, ["key"])["key"].to_pylist()}
+
+    def add(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
+        """Writes the embeddings, float32 (n, width), of the pictures with these keys as one new file."""
+        table = pa.table(
+            {
+                "key": pa.array(keys, pa.binary(32)),
+                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), self.width),
+            }
+        )
+        options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+        _write_whole(self.folder / f"part-{uuid4().hex}.parquet", lambda new: pq.write_table(table, new, **options))
+
+    def load(self, keys: Sequence[bytes]) -> np.ndarray:
+        """
+        The embeddings of pictures in the order of their keys, float32 (n, width); a key may occur twice.
+
+        Raises:
+            ValueError: A picture has no embedding yet, or a file is damaged; the message names it.
+        """
+        places: dict[bytes, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        embeddings = np.empty((len(keys), self.width), dtype=np.float32)
+        for path in self._parts():
+            found = [
+                (row, key) for row, key in enumerate(self._read(path, ["key"])["key"].to_pylist()) if key in places
+            ]
+            if found:
+                stored = self._read(path, ["embedding"])["embedding"].combine_chunks().flatten().to_numpy()
+                for row, key in found:
+                    embeddings[places.pop(key)] = stored[row * self.width : (row + 1) * self.width]
+        if places:
+            raise ValueError(f"{self.folder} lacks {len(places)} of {len(keys)} pictures; run `ark-hf embed` first.")
+        return embeddings
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def _read(self, path: Path, columns: list[str]) -> pa.Table:
+        schema = {"key": pa.binary(32), "embedding": pa.list_(pa.float32(), self.width)}
+        try:
+            table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+            return table.cast(pa.schema([(name, schema[name]) for name in columns]))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is damaged ({reason}); delete it and run `ark-hf embed` again.") from None
+
+
+def open_store(
+    folder: Path, model: ArkModel, processor: ArkImageProcessor, layer: str, name: str | Path
+) -> EmbeddingStore:
+    """The place of a model's embeddings in a store; of its `name` the last part is written down for readers."""
+    encoder: Any = model.encoder
+    widths = {
+        "embeddings": model.embedding_dim,
+        "pooler_output": getattr(encoder, "head_hidden_size", encoder.num_features),
+    }
+    facts = {"model": Path(name).name, "backbone": model.config.backbone}
+    return EmbeddingStore(folder, hash_model(model, processor), layer, widths[layer], facts)
+
+
+@torch.no_grad()
+def embed_rows(
+    model: ArkModel,
+    processor: ArkImageProcessor,
+    rows: Dataset,
+    task: ArkTask,
+    store: EmbeddingStore,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    description: str | None = None,
+) -> tuple[list[bytes], int]:
+    """
+    Computes what the store lacks of a split, a batch at a time; what is done stays whatever happens.
+
+    A processor with several crops an image gives the mean of their embeddings.
+
+    Args:
+        model: In eval mode.
+        task: Of the rows, for messages.
+        description: What the progress bars are called; there are none without.
+
+    Returns:
+        The key of each row, and how many embeddings were computed.
+
+    Raises:
+        ValueError: A picture cannot be decoded, or the model gives NaN or infinite values for it.
+    """
+    keys = picture_keys(rows, description and f"{description}: looking up")
+    there = store.keys()
+    first_rows: dict[bytes, int] = {}
+    for row, key in enumerate(keys):
+        first_rows.setdefault(key, row)
+    missing = [row for key, row in first_rows.items() if key not in there]
+    batches = [np.array(missing[start : start + batch_size]) for start in range(0, len(missing), batch_size)]
+    layer = store.facts["layer"]
+    waiting: list[tuple[bytes, np.ndarray]] = []
+    progress = tqdm(total=len(missing), desc=description, disable=description is None, unit="image", leave=False)
+    with progress:
+        try:
+            for batch, pixel_values in zip(
+                batches, _pictures(rows, task, processor, batches, num_workers), strict=True
+            ):
+                vectors = model(pixel_values.flatten(0, -4).to(model.device))[layer]
+                vectors = vectors.float().unflatten(0, pixel_values.shape[:-3])
+                embeddings = (vectors if vectors.ndim == 2 else vectors.mean(dim=1)).cpu().numpy()
+                _check_finite(embeddings, batch, task)
+                waiting += zip((keys[row] for row in batch), embeddings, strict=True)
+                progress.update(len(batch))
+                if len(waiting) >= PART_ROWS:
+                    _flush(store, waiting)
+        finally:
+            _flush(store, waiting)
+    return keys, len(missing)
+
+
+def _pictures(
+    rows: Dataset, task: ArkTask, processor: ArkImageProcessor, batches: list[np.ndarray], num_workers: int
+) -> Iterator[torch.Tensor]:
+    return iterate(_PictureSamples(rows, task, processor), batches, num_workers)  # type: ignore[arg-type,return-value]
+
+
+class _PictureSamples(RowSamples):
+    """Rows without their labels, through the image processor."""
+
+    def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
+        return [{"image": picture} for picture in pictures]
+
+    def collate(self, samples: list[dict]) -> torch.Tensor:
+        return self.processor([sample["image"] for sample in samples], return_tensors="pt")["pixel_values"]
+
+
+def _flush(store: EmbeddingStore, waiting: list[tuple[bytes, np.ndarray]]) -> None:
+    if waiting:
+        keys, embeddings = zip(*waiting, strict=True)
+        store.add(keys, np.stack(embeddings))
+        waiting.clear()
+
+
+def _check_finite(embeddings: np.ndarray, rows: np.ndarray, task: ArkTask) -> None:
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"Task {task.name!r}, row {rows[finite.argmin()]}: the model gives NaN or infinite values for this image. "
+            "Its training diverged, or the model is damaged; take an earlier checkpoint."
+        )
+
+
+def _check_is_store(folder: Path) -> None:
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    foreign = [path for path in entries if not re.fullmatch(_SET_NAME, path.name)]
+    if foreign or folder.exists() and not folder.is_dir():
+        named = f": it holds {foreign[0].name}" if foreign else ""
+        raise ValueError(f"{folder} is no store of embeddings{named}. Give a new or empty folder.")
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a file under a name that no other process uses, then renames it."""
+    new = path.with_name(f".{uuid4().hex}.new")
+    try:
+        write(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""The options of fine-tuning; this module loads no torch."""
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+ClassWeighting = Literal["none", "balanced", "effective"]
+
+# May differ between runs that continue each other: they change what is done with the trained models, or how fast
+RUN_TIME_SETTINGS = (
+    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap", "push_to_hub",
+)  # fmt: skip
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class FinetuningArguments:
+    """Settings of fine-tuning one task; the same for a teacher, other weights and training from scratch."""
+
+    output_dir: str = field(
+        metadata=_help("Run folder. The same command resumes it: finished seeds are kept, others go on.")
+    )
+    name: str | None = field(
+        default=None, metadata=_help("Name of the task and its head; that of the dataset's card unless set.")
+    )
+    image_column: str = field(
+        default="image", metadata=_help("With --label_columns: the column of images of a dataset without an ArkTask.")
+    )
+    label_columns: list[str] = field(
+        default_factory=list,
+        metadata=_help(
+            "For any Hub image dataset: its label columns. One column of classes (ClassLabel) makes a single-label "
+            "task; otherwise each column holds 0, 1, -1 (uncertain) or nothing for the label of its name."
+        ),
+    )
+    uncertain: Literal["ignore", "ones", "zeros", "lsr_ones", "lsr_zeros"] = field(
+        default="ignore", metadata=_help("What an uncertain label (-1) counts as in training.")
+    )
+    percent: float | None = field(
+        default=None, metadata=_help("Percent of the train split that is used, chosen by the originals' rule.")
+    )
+    per_class: int | None = field(
+        default=None, metadata=_help("Images of each class that are used, drawn anew for each seed.")
+    )
+    new_head: bool = field(
+        default=False,
+        metadata=_help("Start from a fresh head, also where MODEL has one of the same name and labels."),
+    )
+    backbone: str = field(
+        default="swin_base_patch4_window7_224",
+        metadata=_help("timm name of the encoder. An ark-cxr brings its own; so for the next three."),
+    )
+    backbone_kwargs: dict | str | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
+    projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings."))
+    projector_type: Literal["linear", "mlp"] = field(default="linear", metadata=_help("linear or mlp."))
+    image_size: int | None = field(
+        default=None, metadata=_help("Side of the input in pixels: 224 unless set, or that of the ark-cxr.")
+    )
+    drop_path_rate: float | None = field(
+        default=None, metadata=_help("Largest stochastic depth rate: 0.1 unless set, or that of the ark-cxr.")
+    )
+    min_crop_scale: float = field(
+        default=0.5, metadata=_help("Smallest area of the random crop in training, as a share of the image, (0, 1].")
+    )
+    epochs: float = field(default=20.0, metadata=_help("Passes over the training images."))
+    max_steps: int | None = field(default=None, metadata=_help("Optimiser steps; replaces --epochs."))
+    batch_size: int = field(default=32, metadata=_help("Images an optimiser step on each device."))
+    gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
+    learning_rate: float = field(default=3e-4, metadata=_help("Highest learning rate of AdamW: a cosine to 0."))
+    layer_decay: float = field(
+        default=1.0,
+        metadata=_help("Factor on the learning rate for each layer further from the head, (0, 1]; 1 for none."),
+    )
+    weight_decay: float = field(default=0.05, metadata=_help("Not applied to biases and norms."))
+    warmup: float = field(default=0.1, metadata=_help("Share of the steps in which the learning rate rises, [0, 1)."))
+    freeze: str = field(
+        default="none",
+        metadata=_help(
+            "What is not trained: none; encoder; or a number of stages, counted from the image, with the stem. Frozen "
+            "parts stay in eval mode."
+        ),
+    )
+    lora_rank: int | None = field(
+        default=None,
+        metadata=_help(
+            "Train low-rank adapters of this rank in the encoder (peft) beside the projector and the head; they are "
+            "merged into the weights at the end."
+        ),
+    )
+    loss: Literal["cross_entropy", "focal"] = field(
+        default="cross_entropy",
+        metadata=_help("focal (Lin et al. 2017) weighs down what is already right: for long tails."),
+    )
+    focal_gamma: float = field(default=2.0, metadata=_help("Exponent of the focal loss."))
+    class_weighting: ClassWeighting = field(
+        default="none",
+        metadata=_help(
+            "balanced: by inverse frequency; effective: by the effective number of samples (Cui et al. 2019), with "
+            "--loss focal their class-balanced focal loss."
+        ),
+    )
+    effective_beta: float = field(default=0.999, metadata=_help("beta of --class_weighting effective, [0, 1)."))
+    eval_steps: int | None = field(
+        default=None, metadata=_help("Steps between validations and checkpoints; one an epoch unless set.")
+    )
+    patience: int | None = field(
+        default=None,
+        metadata=_help("Stop after this many validations without a better mean AUROC. The best weights are kept."),
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata=_help("One run each; the table gives their mean and its interval.")
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
+    channels_last: bool = field(
+        default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
+    )
+    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data. Results do not change."))
+    eval_batch_size: int = field(default=64, metadata=_help("Images a batch in validation and test."))
+    test: bool = field(
+        default=True,
+        metadata=_help(
+            "Score the test split at the end. While settings are being chosen, pass `--test false`: the same command "
+            "without it then only adds the scores."
+        ),
+    )
+    bootstrap: int = field(default=1000, metadata=_help("Resamples of patients behind each interval."))
+    push_to_hub: str | None = field(
+        default=None,
+        metadata=_help("Repository on the Hub, private if new, for the seed of the best validation, with its card."),
+    )
+
+    def __post_init__(self):
+        if isinstance(self.backbone_kwargs, str):
+            try:
+                self.backbone_kwargs = json.loads(self.backbone_kwargs)
+            except ValueError:
+                raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}.") from None
+        for name in (
+            "per_class", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size", "projector_dim",
+            "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        for name in ("weight_decay", "focal_gamma", "dataloader_num_workers", "bootstrap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("warmup", "effective_beta", "drop_path_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+        for name in ("layer_decay", "min_crop_scale"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if self.percent is not None and not 0 < self.percent <= 100:
+            raise ValueError(f"percent must lie in (0, 100], got {self.percent}.")
+        if self.percent is not None and self.per_class is not None:
+            raise ValueError("percent and per_class each choose the training images: give one of them.")
+        if self.freeze not in ("none", "encoder") and not self.freeze.isdecimal():
+            raise ValueError(f"freeze is {self.freeze!r}; use none, encoder or a number of stages.")
+        if self.freeze != "none" and self.lora_rank is not None:
+            raise ValueError("lora_rank freezes the encoder's own weights already: leave out freeze.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different numbers that are not negative, got {self.seeds}.")
+
+    def lasting_settings(self) -> dict[str, Any]:
+        """The settings that a trained model depends on: they must stay when a run is resumed."""
+        names = [each.name for each in fields(FinetuningArguments) if each.name not in RUN_TIME_SETTINGS]
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,123 @@
+"""What the seeds of a fine-tuning run give together: means, intervals, and the tables that are printed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+
+def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """
+    Args:
+        seeds: Of each seed its metrics, as [`finetune.train_seed`] and [`finetune.score_test`] give them.
+
+    Returns:
+        `seeds`, and over them `validation` and `test`: [`seed_interval`] of the mean AUROC; None where no seed has it.
+    """
+    validation = [each["validation"]["mean_auroc"] for each in seeds if each["validation"]]
+    test = [each["test"]["mean"]["auroc"] for each in seeds if each.get("test")]
+    return {
+        "seeds": seeds,
+        "validation": seed_interval(validation) if validation else None,
+        "test": seed_interval(test) if test else None,
+    }
+
+
+def seed_interval(values: Sequence[float | None], confidence: float = 0.95) -> dict[str, float]:
+    """
+    Mean over seeds and its t interval, NaN with fewer than two: what other seeds would change, on the same images.
+
+    Args:
+        values: One a seed; undefined ones, NaN or None, do not count.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        `mean`, `ci_low`, `ci_high` and `num_seeds`, the number of values that are defined.
+    """
+    defined = np.array([value for value in values if value is not None and not math.isnan(value)])
+    mean, half = (float(defined.mean()) if len(defined) else math.nan), math.nan
+    if len(defined) > 1:
+        half = float(stats.t.ppf((1 + confidence) / 2, len(defined) - 1) * stats.sem(defined))
+    return {"mean": mean, "ci_low": mean - half, "ci_high": mean + half, "num_seeds": len(defined)}
+
+
+def best_seed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The seed of the best mean validation AUROC; the first where none is defined."""
+
+    def validation(seed: dict[str, Any]) -> float:
+        value = (seed["validation"] or {}).get("mean_auroc")
+        return -math.inf if value is None or math.isnan(value) else value
+
+    return max(results["seeds"], key=validation)
+
+
+def results_text(results: Mapping[str, Any]) -> str:
+    """The results as Markdown: a row a seed, then the labels of the test split for the seed of the best validation."""
+    lines = [
+        f"# `{results['model']}` fine-tuned on `{results['dataset']}`, task `{results['task']['name']}`",
+        "",
+        "| seed | training images | step kept | validation mean AUROC | test mean AUROC | 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for seed in results["seeds"]:
+        validation = seed["validation"] and seed["validation"]["mean_auroc"]
+        test = seed.get("test") and seed["test"]["mean"]
+        cells = f"{number(test['auroc'])} | {interval(test)}" if test else "not scored |"
+        kept = f"{seed['best_step']} of {seed['steps']}"
+        lines.append(f"| {seed['seed']} | {seed['train_images']} | {kept} | {number(validation)} | {cells} |")
+    if len(results["seeds"]) > 1:
+        means = [results[split] or {"mean": None, "ci_low": None} for split in ("validation", "test")]
+        validation, test = [f"{number(mean['mean'])} ({interval(mean) or 'no interval'})" for mean in means]
+        lines.append(f"| **mean** (t interval over seeds) | | | {validation} | {test} | |")
+    chosen = best_seed(results)
+    if chosen.get("test"):
+        lines += ["", *label_lines(chosen, results)]
+    elif results["test"] is None:
+        lines += ["", "The test split was not scored."]
+    return "\n".join(lines) + "\n"
+
+
+def label_lines(chosen: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    """Lines of a table of one seed's test AUROC by label, beside the shortcut baseline and the mean over all seeds."""
+    test = chosen["test"]
+    patients = "" if test["num_patients"] is None else f" of {test['num_patients']} patients"
+    lines = [
+        f"Test split ({test['num_images']} images{patients}), seed {chosen['seed']}:",
+        "",
+        "| label | positives | AUROC | 95 % interval | mean over seeds | shortcut baseline | 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    scored = [seed["test"] for seed in results["seeds"] if seed.get("test")]
+    for row, (label, baseline) in enumerate(zip(test["labels"], test["baseline_labels"], strict=True)):
+        over_seeds = seed_interval([each["labels"][row]["auroc"] for each in scored])["mean"]
+        counts = f"{label['num_positive']}/{label['num_known']}"
+        lines.append(
+            f"| {label['label']} | {counts} | {number(label['auroc'])} | {interval(label)} | {number(over_seeds)} | "
+            f"{number(baseline['auroc'])} | {interval(baseline)} |"
+        )
+    mean, baseline = test["mean"], test["baseline_mean"]
+    title = f"**mean of {mean['num_defined']} of {mean['num_labels']}**"
+    lines.append(
+        f"| {title} | | {number(mean['auroc'])} | {interval(mean)} | "
+        f"{number(results['test']['mean'])} | {number(baseline['auroc'])} | {interval(baseline)} |"
+    )
+    unit = "images" if test["num_patients"] is None else "patients"
+    return [
+        *lines,
+        "",
+        f"Intervals of a row: percentile bootstrap over {unit}. Shortcut baseline: logistic regression on ten global "
+        "image statistics, fitted on the same training images.",
+    ]
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three decimals; with `sign="+"` a sign before a positive number too."""
+    return "undefined" if value is None or math.isnan(value) else f"{value:{sign}.3f}"
+
+
+def interval(result: Mapping[str, Any], sign: str = "") -> str:
+    """The bounds as [`number`] writes them; empty where they are undefined."""
+    low, high = result["ci_low"], result.get("ci_high")
+    return "" if low is None or high is None or math.isnan(low) else f"{low:{sign}.3f} to {high:{sign}.3f}"
