@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ark_hf import CyclicPretrainer, PretrainingArguments
 from ark_hf.data.build import build_phantom_sites
+from ark_hf.data.phantom import SITES
 from ark_hf.evaluation.evaluation_data import EvaluationData, ScoredTask, load_evaluation_data, score_task
 from ark_hf.evaluation.inference import load_ark
 from ark_hf.evaluation.metrics import evaluate_labels
@@ -47,8 +48,9 @@ def test(model: str, site: str) -> tuple[EvaluationData, ScoredTask]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    sites = build_phantom_sites(folder / "sites", {"train": 160, "validation": 60, "test": 160}, size=72)
-    *earlier, new = [str(site) for site in sites.values()]
+    if not (folder / "sites").is_dir():  # run again, it goes on where it was
+        build_phantom_sites(folder / "sites", {"train": 160, "validation": 60, "test": 160}, size=72)
+    *earlier, new = [str(folder / "sites" / name) for name in SITES]
 
     before = train(folder / "before", [TaskSpec(site) for site in earlier], "none", cycles=12)
     evaluated = [TaskSpec(site, train=False) for site in earlier]

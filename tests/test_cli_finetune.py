@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ark_hf.cli import main
 from ark_hf.data.build import build_dataset, phantom_release
+from ark_hf.training import sex_protocol
 
 from .training.conftest import TINY, fresh_accelerator_state  # noqa: F401
 
@@ -65,13 +66,18 @@ def test_the_printed_table_is_that_of_the_results(site, run, capsys):
     assert str(site) not in (run / "results.json").read_text()
 
 
-def test_the_sex_protocol(site, tmp_path, capsys):
-    arguments = ["finetune", "none", site, "--output_dir", str(tmp_path / "run"), "--protocol", "sex", *TINY_MODEL]
-    assert main([*arguments, "--max_images", "5"]) == 0
-    results = json.loads((tmp_path / "run" / "sex_protocol.json").read_text())
-    printed = capsys.readouterr().out
-    assert results["images"] == 5 and "| own sex less the other |" in printed
-    assert f"| mixed | {results['auroc']['mixed']['male']['mean']:.3f} (" in printed
+def test_the_sex_protocol_is_asked_for_with_its_options(site, tmp_path, monkeypatch, capsys):
+    def protocol(model, dataset, args, max_images):
+        assert (model, dataset, args.epochs, max_images) == ("none", site, 1, 5)
+        cell = {"mean": 0.75, "ci_low": 0.5, "ci_high": 1.0}
+        aurocs = {arm: {"male": cell, "female": cell} for arm in sex_protocol.ARMS}
+        described = {"model": "none", "dataset": "d", "task": {"name": "t"}, "seeds": [0], "images": 5}
+        return {**described, "test_images": {"male": 3, "female": 4}, "auroc": aurocs, "gaps": aurocs["male"]}
+
+    monkeypatch.setattr(sex_protocol, "sex_protocol", protocol)
+    arguments = ["--output_dir", str(tmp_path / "run"), "--protocol", "sex", "--max_images", "5", *TINY_MODEL]
+    assert main(["finetune", "none", site, *arguments]) == 0
+    assert "| mixed | 0.750 (0.500 to 1.000) | 0.750 (0.500 to 1.000) |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,16 @@ def test_what_is_not_known_is_a_group():
     ]  # fmt: skip
     assert group_names(["F", "", None, "M"], "sex") == ["F", "unknown", "unknown", "M"]
     assert list(AGE_BANDS) == sorted(AGE_BANDS)
+
+
+def test_rare_labels_do_not_keep_groups_from_being_compared_on_the_mean():
+    rng = np.random.default_rng(6)
+    labels = (rng.random((300, 5)) < [0.4, 0.4, 0.02, 0.02, 0.02]).astype(float)
+    scores = rng.normal(labels, 1)
+    groups = rng.choice(["F", "M", "unknown"], 300, p=[0.48, 0.48, 0.04])
+    mean = subgroup_results(labels, scores, [1] * 5, list("abcde"), groups, num_bootstrap=20)[-1]
+    assert mean.labels == ["a", "b"]
+    assert [group.compared for group in mean.groups] == [True, True, False]
+    few = subgroup_results(labels[:30], scores[:30], [1] * 5, list("abcde"), groups[:30], num_bootstrap=20)[-1]
+    assert few.labels == [] and not any(group.compared for group in few.groups)
+    assert math.isnan(few.auroc_gap.value) and math.isnan(few.groups[0].auroc.value)

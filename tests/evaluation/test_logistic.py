@@ -62,10 +62,21 @@ def test_the_minimum_is_that_of_scikit_learn(seed, num_rows, width, num_classes,
         values = (weights.astype(np.float64) @ features.T.astype(np.float64) + biases)[None]
         return log_losses(values, targets).mean() + strength / 2 * (weights.astype(np.float64) ** 2).sum()
 
-    assert objective(ours, intercepts) <= objective(theirs.coef_, theirs.intercept_[:, None]) + 1e-7
+    assert objective(ours, intercepts) <= objective(theirs.coef_, theirs.intercept_[:, None]) + 1e-6
     expected = theirs.predict_proba(features.astype(np.float64)).T[1 if num_classes == 2 else 0 :]
     np.testing.assert_allclose(probabilities(logits)[0], expected, atol=1e-3)
     np.testing.assert_allclose(probabilities((ours @ features.T + intercepts)[None])[0], expected, atol=1e-3)
+
+
+def test_several_classes_have_no_shift_in_common():
+    """What is added to all classes alike shows in no probability, and only a weak penalty takes it away."""
+    features, classes = draw_problem(0, 15, 1, 3)
+    design, targets = make_design(features), one_hot(classes, 3)[None]
+    shifted = start(design, targets) + 2
+    coefficients, _ = solve(design, targets, even_weights(1, 15), np.array([0.001]), shifted, TOLERANCE)
+    theirs = LogisticRegression(C=1 / (15 * 0.001), tol=1e-10, max_iter=10_000).fit(features, classes)
+    np.testing.assert_allclose(coefficients[0, :, :-1] @ design.axes.T, theirs.coef_, atol=1e-3)
+    np.testing.assert_allclose(coefficients.sum(axis=1), 0, atol=1e-5)
 
 
 def test_groups_solved_together_are_those_solved_alone():

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
-from ark_hf.data.task_dataset import load_task_dataset
+from ark_hf.data.subsets import fraction_rows
 from ark_hf.evaluation.inference import load_ark
 from ark_hf.evaluation.metrics import auroc
 from ark_hf.training import finetune as module
@@ -37,14 +37,15 @@ def weights(folder) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def site(sites):
-    return str(sites["phantom_hill"])
+def hill(sites):
+    """The binary site, loaded once."""
+    return load_finetuning_data(str(sites["phantom_hill"]), arguments("runs/x"))
 
 
 def test_it_learns_the_training_images(sites, tmp_path):
     args = arguments(tmp_path / "run", epochs=25, learning_rate=5e-3, min_crop_scale=1.0, test=False, eval_steps=75)
-    finetune("none", str(sites["phantom_city"]), args)
     data = load_finetuning_data(str(sites["phantom_city"]), args)
+    finetune("none", "city", args, data)
     learned = data.train
     model, processor = load_ark(str(tmp_path / "run" / "seed-0" / "ark-cxr"))
     samples = module.InferenceSamples(learned, data.task, processor)
@@ -53,8 +54,8 @@ def test_it_learns_the_training_images(sites, tmp_path):
     assert scores["mean_auroc"] > 0.85
 
 
-def test_the_best_validation_is_kept_and_reported(site, tmp_path):
-    results = finetune("none", site, arguments(tmp_path / "run", epochs=4, learning_rate=3e-3))
+def test_the_best_validation_is_kept_and_reported(hill, tmp_path):
+    results = finetune("none", "hill", arguments(tmp_path / "run", epochs=4, learning_rate=3e-3), hill)
     (seed,) = results["seeds"]
     best = max(entry["mean_auroc"] for entry in seed["history"])
     assert [entry["step"] for entry in seed["history"]] == [3, 6, 9, 12]
@@ -76,9 +77,9 @@ def test_stored_predictions_give_the_reported_auroc(sites, tmp_path):
     assert saved["seeds"][0]["test"]["mean"]["auroc"] == results["test"]["mean"]
 
 
-def test_a_stopped_run_ends_with_the_same_weights(site, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_with_the_same_weights(hill, tmp_path, monkeypatch):
     settings = {"eval_steps": 2, "gradient_accumulation_steps": 1, "test": False}
-    whole = finetune("none", site, arguments(tmp_path / "whole", **settings))
+    whole = finetune("none", "hill", arguments(tmp_path / "whole", **settings), hill)
     stopped = arguments(tmp_path / "stopped", **settings)
 
     def stop(self, args, state, control, **kwargs):
@@ -88,17 +89,17 @@ def test_a_stopped_run_ends_with_the_same_weights(site, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            finetune("none", site, stopped)
+            finetune("none", "hill", stopped, hill)
     checkpoints = tmp_path / "stopped" / "seed-0" / "checkpoints"
     assert max(path.name for path in checkpoints.iterdir()) == "checkpoint-4"
     (checkpoints / "checkpoint-6").mkdir()  # as a kill in the middle of saving leaves it
-    resumed = finetune("none", site, stopped)
+    resumed = finetune("none", "hill", stopped, hill)
     first, second = weights(tmp_path / "whole" / "seed-0"), weights(tmp_path / "stopped" / "seed-0")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert resumed["seeds"] == whole["seeds"]
 
 
-def test_patience_goes_on_counting_in_a_resumed_run(site, tmp_path, monkeypatch):
+def test_patience_goes_on_counting_in_a_resumed_run(hill, tmp_path, monkeypatch):
     # A rate of almost nothing, so that no validation is better than the first, of step 2
     args = arguments(tmp_path / "run", epochs=30, learning_rate=1e-12, eval_steps=2, patience=3, test=False)
 
@@ -109,13 +110,13 @@ def test_patience_goes_on_counting_in_a_resumed_run(site, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            finetune("none", site, args)
-    (seed,) = finetune("none", site, args)["seeds"]
+            finetune("none", "hill", args, hill)
+    (seed,) = finetune("none", "hill", args, hill)["seeds"]
     assert seed["steps"] == 8 and seed["best_step"] == 2
 
 
-def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(site, tmp_path, monkeypatch):
-    whole = finetune("none", site, arguments(tmp_path / "whole", epochs=2, test=False))
+def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(hill, tmp_path, monkeypatch):
+    whole = finetune("none", "hill", arguments(tmp_path / "whole", epochs=2, test=False), hill)
     args = arguments(tmp_path / "stopped", epochs=2, test=False)
 
     def stop(*_):
@@ -126,20 +127,20 @@ def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(site, tmp_
         (tmp_path / "stopped").mkdir()
         shutil.copy(tmp_path / "whole" / "settings.json", tmp_path / "stopped")
         with pytest.raises(KeyboardInterrupt):
-            finetune("none", site, args)
-    assert finetune("none", site, args)["seeds"] == whole["seeds"]
+            finetune("none", "hill", args, hill)
+    assert finetune("none", "hill", args, hill)["seeds"] == whole["seeds"]
     first, second = weights(tmp_path / "whole" / "seed-0"), weights(tmp_path / "stopped" / "seed-0")
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(site, tmp_path, monkeypatch):
-    chosen = finetune("none", site, arguments(tmp_path / "run", epochs=1, test=False))
+def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(hill, tmp_path, monkeypatch):
+    chosen = finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
     assert chosen["test"] is None and not (tmp_path / "run" / "seed-0" / "test_predictions.npz").exists()
     trained = weights(tmp_path / "run" / "seed-0")
     calls = []
     create = module.create_trainer
     monkeypatch.setattr(module, "create_trainer", lambda *args: calls.append(args[5]) or create(*args))
-    results = finetune("none", site, arguments(tmp_path / "run", epochs=1, seeds=[0, 1]))
+    results = finetune("none", "hill", arguments(tmp_path / "run", epochs=1, seeds=[0, 1]), hill)
     assert calls == [1]
     assert all(torch.equal(trained[key], value) for key, value in weights(tmp_path / "run" / "seed-0").items())
     aurocs = [seed["test"]["mean"]["auroc"] for seed in results["seeds"]]
@@ -149,14 +150,24 @@ def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(site, tmp_pa
     )
 
 
-def test_other_settings_in_the_same_folder_are_refused(site, tmp_path):
-    finetune("none", site, arguments(tmp_path / "run", epochs=1, test=False))
+def test_other_settings_in_the_same_folder_are_refused(hill, tmp_path):
+    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
     with pytest.raises(ValueError, match=r"learning_rate was 0.0003, now 0.01\."):
-        finetune("none", site, arguments(tmp_path / "run", epochs=1, test=False, learning_rate=0.01))
+        finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False, learning_rate=0.01), hill)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
-        finetune("none", site, arguments(tmp_path / "other"))
+        finetune("none", "hill", arguments(tmp_path / "other"), hill)
+
+
+def test_settings_bind_once_something_is_trained(tmp_path):
+    folder = tmp_path / "run"
+    module.check_same_run(folder, {"per_class": 500})  # too many, as it then turned out
+    module.check_same_run(folder, {"per_class": 5})
+    (folder / "seed-0").mkdir()
+    module.check_same_run(folder, {"per_class": 5})
+    with pytest.raises(ValueError, match="per_class was 5, now 6"):
+        module.check_same_run(folder, {"per_class": 6})
 
 
 def test_seed_interval_is_the_t_interval():
@@ -167,10 +178,10 @@ def test_seed_interval_is_the_t_interval():
     assert np.isnan(seed_interval([1.0])["ci_low"]) and seed_interval([1.0, float("nan")])["num_seeds"] == 1
 
 
-def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(sites, site, tmp_path):
-    finetune("none", site, arguments(tmp_path / "run", epochs=1, test=False))
+def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(sites, hill, tmp_path):
+    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
     teacher = tmp_path / "run" / "seed-0" / "ark-cxr"
-    task = load_finetuning_data(site, arguments(tmp_path)).task
+    task = hill.task
     saved = weights(tmp_path / "run" / "seed-0")
     head = f"heads.{task.name}.weight"
     continued, processor = initial_model(str(teacher), task, arguments(tmp_path), 0)
@@ -184,10 +195,10 @@ def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(sites, 
     assert torch.equal(moved.state_dict()["ark.projector.weight"], saved["ark.projector.weight"])
 
 
-def test_image_size_and_stochastic_depth_change_without_the_weights(site, tmp_path):
-    finetune("none", site, arguments(tmp_path / "run", epochs=1, test=False))
+def test_image_size_and_stochastic_depth_change_without_the_weights(hill, tmp_path):
+    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
     teacher = str(tmp_path / "run" / "seed-0" / "ark-cxr")
-    task = load_finetuning_data(site, arguments(tmp_path)).task
+    task = hill.task
     model, processor = initial_model(teacher, task, arguments(tmp_path, image_size=64, drop_path_rate=0.4), 0)
     assert model.config.image_size == 64 and processor.size == {"height": 64, "width": 64}
     rates = [
@@ -199,23 +210,25 @@ def test_image_size_and_stochastic_depth_change_without_the_weights(site, tmp_pa
     )
 
 
-def test_the_subset_of_a_seed(sites, tmp_path):
-    results = finetune(
-        "none", str(sites["phantom_hill"]), arguments(tmp_path / "k", per_class=3, epochs=1, seeds=[0, 1], test=False)
-    )
-    assert [seed["train_images"] for seed in results["seeds"]] == [6, 6]
-    rows = load_task_dataset(sites["phantom_hill"], "train")
+def test_the_subset_of_a_seed(hill, tmp_path):
+    args = arguments(tmp_path / "k", per_class=3, epochs=1, test=False)
+    results = finetune("none", "hill", args, hill)
+    assert results["seeds"][0]["train_images"] == 6
+    drawn = [choose_training_rows(hill, args, seed) for seed in (0, 0, 1)]
+    assert all(sum(label for (label,) in rows["labels"]) == 3 for rows in drawn)
+    assert drawn[0]["image_id"][:] == drawn[1]["image_id"][:] != drawn[2]["image_id"][:]
     with pytest.raises(ValueError, match=r"50 images a class are asked for, but there are only: .* \d+"):
-        finetune("none", str(sites["phantom_hill"]), arguments(tmp_path / "many", per_class=50))
-    percent = finetune("none", str(sites["phantom_hill"]), arguments(tmp_path / "p", percent=50, epochs=1, test=False))
-    assert percent["seeds"][0]["train_images"] == len(rows) // 2
+        choose_training_rows(hill, arguments(tmp_path, per_class=50), 0)
+    half = choose_training_rows(hill, arguments(tmp_path, percent=50.0), 0)
+    rows = hill.train["image_id"][:]
+    assert half["image_id"][:] == [rows[number] for number in fraction_rows(len(rows), 50)]
 
 
-def test_frozen_stages_and_their_statistics_stay(sites, tmp_path):
+def test_frozen_stages_and_their_statistics_stay(hill, tmp_path):
     settings = {"backbone": "resnet10t", "backbone_kwargs": None, "freeze": "2", "epochs": 2, "weight_decay": 0.5}
-    task = load_finetuning_data(str(sites["phantom_hill"]), arguments(tmp_path)).task
+    task = hill.task
     start, _ = initial_model("none", task, arguments(tmp_path, **settings), 0)
-    finetune("none", str(sites["phantom_hill"]), arguments(tmp_path / "run", test=False, **settings))
+    finetune("none", "hill", arguments(tmp_path / "run", test=False, **settings), hill)
     saved, before = weights(tmp_path / "run" / "seed-0"), start.state_dict()
     same = {key for key, value in saved.items() if torch.equal(value, before[key])}
     encoder = {key for key in saved if key.startswith("ark.encoder.")}
@@ -225,8 +238,8 @@ def test_frozen_stages_and_their_statistics_stay(sites, tmp_path):
     assert same & {key for key in saved.keys() - frozen if not key.endswith(".bias")} == set()
 
 
-def test_a_whole_frozen_encoder_leaves_projector_and_head(site, tmp_path):
-    model, _ = initial_model("none", load_finetuning_data(site, arguments(tmp_path)).task, arguments(tmp_path), 0)
+def test_a_whole_frozen_encoder_leaves_projector_and_head(hill, tmp_path):
+    model, _ = initial_model("none", hill.task, arguments(tmp_path), 0)
     freeze_encoder(model, "encoder")
     trained = {
         name.split(".")[0] + "." + name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad
@@ -280,13 +293,13 @@ def test_accumulation_gives_the_same_step_where_labels_are_missing(sites, tmp_pa
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
 
 
-def test_adapters_are_merged_into_an_ordinary_model(site, tmp_path):
+def test_adapters_are_merged_into_an_ordinary_model(hill, tmp_path):
     peft = pytest.importorskip("peft")
-    task = load_finetuning_data(site, arguments(tmp_path)).task
+    task = hill.task
     start, _ = initial_model("none", task, arguments(tmp_path), 0)
     before = {key: value.clone() for key, value in start.state_dict().items()}
     settings = {"lora_rank": 2, "epochs": 3, "learning_rate": 0.01}
-    results = finetune("none", site, arguments(tmp_path / "run", **settings))
+    results = finetune("none", "hill", arguments(tmp_path / "run", **settings), hill)
     saved = weights(tmp_path / "run" / "seed-0")
     changed = {key for key in saved if not torch.equal(saved[key], before[key])}
     blocks = {key for key in saved if "mlp.fc" in key and key.endswith("weight")}
@@ -302,8 +315,8 @@ def test_adapters_are_merged_into_an_ordinary_model(site, tmp_path):
         add_adapters(convolutions, 1)
 
 
-def test_views_hang_on_seed_epoch_and_image_alone(site, tmp_path):
-    data = load_finetuning_data(site, arguments(tmp_path))
+def test_views_hang_on_seed_epoch_and_image_alone(hill, tmp_path):
+    data = hill
     model, processor = initial_model("none", data.task, arguments(tmp_path), 0)
 
     def pictures(seed, epoch, numbers):
@@ -318,23 +331,22 @@ def test_views_hang_on_seed_epoch_and_image_alone(site, tmp_path):
     assert not torch.equal(first[0], pictures(1, 1, [3])[0])
 
 
-def test_bf16_and_channels_last_train_too(site, tmp_path):
-    plain = finetune("none", site, arguments(tmp_path / "a", epochs=1, test=False))
-    fast = finetune(
-        "none", site, arguments(tmp_path / "b", epochs=1, test=False, mixed_precision="bf16", channels_last=True)
-    )
+def test_bf16_and_channels_last_train_too(hill, tmp_path):
+    plain = finetune("none", "hill", arguments(tmp_path / "a", epochs=1, test=False), hill)
+    settings = {"epochs": 1, "test": False, "mixed_precision": "bf16", "channels_last": True}
+    fast = finetune("none", "hill", arguments(tmp_path / "b", **settings), hill)
     first, second = (each["seeds"][0]["history"][-1]["loss"] for each in (plain, fast))
     assert first != second and second == pytest.approx(first, abs=0.05)
 
 
-def test_a_diverged_run_says_so_and_keeps_nothing(site, tmp_path):
+def test_a_diverged_run_says_so_and_keeps_nothing(hill, tmp_path):
     with pytest.raises(FloatingPointError, match="Lower learning_rate"):
-        finetune("none", site, arguments(tmp_path / "run", learning_rate=1e30, epochs=2))
+        finetune("none", "hill", arguments(tmp_path / "run", learning_rate=1e30, epochs=2), hill)
     assert not (tmp_path / "run" / "seed-0" / "ark-cxr").exists()
 
 
-def test_what_training_cannot_use_is_explained(sites, site, tmp_path):
-    data = load_finetuning_data(site, arguments(tmp_path))
+def test_what_training_cannot_use_is_explained(sites, hill, tmp_path):
+    data = hill
     one_class = data.train.filter(lambda labels: labels == [0.0], input_columns=["labels"])
     with pytest.raises(ValueError, match=r"the \d+ training images are all of one class"):
         finetune("none", "x", arguments(tmp_path / "one"), dataclasses.replace(data, train=one_class))
@@ -347,7 +359,7 @@ def test_what_training_cannot_use_is_explained(sites, site, tmp_path):
     assert results["validation"] is None and results["test"] is None
     with pytest.raises(ValueError, match="neither a folder with a task dataset nor a reachable Hub dataset"):
         finetune("none", str(tmp_path / "nothing"), arguments(tmp_path / "x"))
-    finetune("none", site, arguments(tmp_path / "teacher", epochs=1, test=False))
+    finetune("none", "hill", arguments(tmp_path / "teacher", epochs=1, test=False), hill)
     teacher = str(tmp_path / "teacher" / "seed-0" / "ark-cxr")
     with pytest.raises(ValueError, match="give the dataset's task another `name`"):
         finetune(teacher, str(sites["phantom_coast"]), arguments(tmp_path / "y", name="phantom_hill"))

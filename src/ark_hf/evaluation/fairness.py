@@ -102,8 +102,9 @@ def subgroup_results(
     Each label's results by group, and if there are several labels, those of their mean, called "mean".
 
     A group is compared on a label if it has `min_cases` positives and as many negatives: a handful of images can have
-    any AUROC. On the mean, a group is compared if that holds for half of the evaluated labels, and the mean is over
-    those for which it holds in every such group: groups would not be comparable over different labels.
+    any AUROC. On the mean, a group is compared if that holds for at least half as many of the evaluated labels as in
+    the group where it holds for most, and the mean is over those labels for which it holds in every such group: groups
+    would not be comparable over different labels.
 
     Args:
         labels: (n, num_labels) 0, 1 or NaN for unknown.
@@ -141,8 +142,9 @@ def subgroup_results(
     if len(label_names) > 1:
         columns = list(range(len(label_names)) if evaluated is None else evaluated)
         enough = np.array([measured[column].enough(min_cases) for column in columns])
-        compared = enough.mean(axis=0) >= 0.5
-        shared = [c for c, row in zip(columns, enough, strict=True) if row[compared].all()] if compared.any() else []
+        counts = enough.sum(axis=0)
+        compared = (counts > 0) & (2 * counts >= counts.max())
+        shared = [c for c, row in zip(columns, enough, strict=True) if compared.any() and row[compared].all()]
         among = [measured[column] for column in shared]
         results.append(_summarise("mean", [label_names[c] for c in shared], sizes, among, compared, confidence))
     return results

@@ -94,7 +94,8 @@ def solve(
     Raises:
         FloatingPointError: A regression does not converge.
     """
-    coefficients, logits = start.astype(np.float32), _times(start, design.rows.T)
+    coefficients = _without_shift(start.astype(np.float32))
+    logits = _times(coefficients, design.rows.T)
     penalties = np.repeat(strengths.astype(np.float32)[:, None, None], design.rows.shape[1], axis=2)
     penalties[..., -1] = INTERCEPT_STRENGTH
     running = np.arange(len(targets))
@@ -185,7 +186,13 @@ def _direction(gradient: np.ndarray, inverse: np.ndarray, history: list[list[np.
     for (step, change, product), share in zip(history, reversed(shares), strict=True):
         back = np.divide(_dot(change, vector), product, out=np.zeros_like(product), where=product > 0)
         vector += (share - back) * step
-    return -vector
+    return _without_shift(-vector)
+
+
+def _without_shift(coefficients: np.ndarray) -> np.ndarray:
+    """Takes away what several classes have in common: no softmax shows it, and the minimum, penalised, has none."""
+    several = coefficients.shape[1] > 1
+    return coefficients - coefficients.mean(axis=1, keepdims=True) if several else coefficients
 
 
 def _times(groups: np.ndarray, matrix: np.ndarray) -> np.ndarray:

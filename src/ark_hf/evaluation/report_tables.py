@@ -99,7 +99,7 @@ def comparison_table(report: TaskReport) -> Table:
 
 def _paired_cells(result: PairedResult) -> list[str]:
     if math.isnan(result.difference):
-        values = [format_number(value) or "undefined" for value in (result.auroc_b, result.auroc_a)]
+        values = [_defined(value) for value in (result.auroc_b, result.auroc_a)]
         return [*values, "undefined", "", "", ""]
     interval = "" if math.isnan(result.ci_low) else f"{result.ci_low:+.3f} to {result.ci_high:+.3f}"
     return [
@@ -133,14 +133,14 @@ def _operating_point_table(report: TaskReport) -> Table:
                 point.label,
                 threshold,
                 "/".join(f"{count:,}" for count in counts if count is not None),
-                format_number(point.sensitivity),
+                _defined(point.sensitivity),
                 format_interval(point.sensitivity_low, point.sensitivity_high),
-                format_number(point.specificity),
+                _defined(point.specificity),
                 format_interval(point.specificity_low, point.specificity_high),
-                *(format_number(value) for value in (point.ppv, point.npv, point.f1, point.mcc)),
+                *(_defined(value) for value in (point.ppv, point.npv, point.f1, point.mcc)),
             ]
         )
-    means = [format_number(value) for value in (report.mean_f1, report.mean_mcc)]
+    means = [_defined(value) for value in (report.mean_f1, report.mean_mcc)]
     rows.append([f"mean{' evaluated' if 'evaluated' in mean_name(report) else ''}", *[""] * 8, *means])
     header = ["label", "threshold", "TP/FP/TN/FN", "sensitivity", "95 % interval", "specificity", "95 % interval",
               "PPV", "NPV", "F1", "MCC"]  # fmt: skip
@@ -167,14 +167,17 @@ def _calibration_table(report: TaskReport) -> Table:
         values = [each.mean_probability, each.observed_share, each.ece, each.brier]
         if before is not None:
             values += [before[number].ece, before[number].brier]
-        rows.append([each.label, *(format_number(value) or "undefined" for value in values)])
+        rows.append([each.label, *map(_defined, values)])
     note = "ECE: expected calibration error, 15 bins of equal width."
     if before is not None:
         header += ["ECE before", "Brier before"]
     if report.fitted is not None:
+        temperature = f"Temperature {format_number(report.fitted.temperature)}"
+        if not report.fitted.is_fitted:
+            temperature = "No temperature, since none is best on so few or so easy images,"
         note += (
-            f" Temperature {format_number(report.fitted.temperature)} and operating points ({report.fitted.rule}) "
-            f"come from {report.fitted.num_images:,} validation images."
+            f" {temperature} and operating points ({report.fitted.rule}) come from {report.fitted.num_images:,} "
+            "validation images."
         )
     return Table("Calibration", header, rows, note)
 
@@ -243,4 +246,8 @@ def _gap_row(result: SubgroupResult) -> list[str]:
 
 
 def _estimate_cells(estimate: Estimate) -> list[str]:
-    return [format_number(estimate.value) or "undefined", format_interval(estimate.low, estimate.high)]
+    return [_defined(estimate.value), format_interval(estimate.low, estimate.high)]
+
+
+def _defined(value: float) -> str:
+    return format_number(value) or "undefined"

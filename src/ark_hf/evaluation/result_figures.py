@@ -34,7 +34,8 @@ def task_figures(key: str, report: TaskReport) -> dict[str, str]:
         figures[caption] = confusion_map(f"{key}-confusion", names, report.confusion)
     else:
         figures["At the operating points"] = operating_point_plot(f"{key}-points", report.operating_points)
-    if report.subgroups:
+    overall = [group.auroc.value for results in report.subgroups.values() for group in results[-1].groups]
+    if not np.isnan(overall).all():
         figures["Subgroups"] = subgroup_plot(f"{key}-subgroups", report.subgroups)
     return figures
 
@@ -118,8 +119,9 @@ def confusion_map(name: str, classes: Sequence[str], confusion: Sequence[Sequenc
     counts = np.array(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    upright = max(map(len, classes)) > 40 / len(classes)
     with style():
-        axes = new_axes(min(WIDTH, 1.2 + 0.5 * len(classes)))
+        axes = new_axes(min(WIDTH, 1.2 + 0.5 * len(classes)) + (0.9 if upright else 0))
         for row, column in np.argwhere(counts > 0):
             colour = BLUE if row == column else ORANGE
             alpha = 0.08 + 0.67 * shares[row, column]
@@ -129,7 +131,6 @@ def confusion_map(name: str, classes: Sequence[str], confusion: Sequence[Sequenc
                 text += f" %\n{counts[row, column]:,}"
             axes.text(column, row, text, ha="center", va="center", fontsize=6.5)
         axes.set_xlim(-0.5, len(classes) - 0.5)
-        upright = max(map(len, classes)) > 40 / len(classes)
         axes.set_xticks(range(len(classes)), [short(each, 20) for each in classes], rotation=90 if upright else 0)
         axes.set_xlabel("called")
         axes.grid(False)

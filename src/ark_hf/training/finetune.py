@@ -86,9 +86,9 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: The earlier run had other settings, or the folder is of something else.
     """
     path = folder / "settings.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run of fine-tuning; choose another output_dir.")
+    if not path.exists() and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run of fine-tuning; choose another output_dir.")
+    if not any(folder.rglob("seed-*")):  # nothing was trained yet
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
