@@ -14,6 +14,8 @@ _EXPORTS = {
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
     "PretrainingArguments": ".training.recipe",
     "CyclicPretrainer": ".training.pretrain_ark",
+    "FinetuningArguments": ".training.finetuning_arguments",
+    "finetune": ".training.finetune",
     "load_task_dataset": ".data.task_dataset",
     "read_radiograph": ".data.radiograph",
 }

@@ -321,6 +321,14 @@ def test_every_user_of_the_saved_model_gets_calibrated_probabilities(
     assert [result.rule for result in results] == ["youden"] * 2 and not any(result.caveats for result in results)
 
 
+def test_the_card_of_the_weights_goes_along(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: other\n---\n")
+    save_calibrated(*load_ark(str(tmp_path / "model")), [], tmp_path / "calibrated")
+    assert "license: other" in (tmp_path / "calibrated" / "README.md").read_text()
+
+
 def test_a_head_without_an_optimum_is_left_as_it_is(model, processor, overconfident):
     """Labels that the head already tells apart without error say nothing about how sure it should be."""
     task, rows = TASKS[0], overconfident[1]["findings"]

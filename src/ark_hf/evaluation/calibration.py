@@ -8,6 +8,7 @@ Labels are 0, 1 or NaN (unknown, left out) as in `metrics`. What nothing is know
 """
 
 import math
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -310,11 +311,18 @@ def calibrate_task(
 def save_calibrated(
     model: ArkForImageClassification, processor: ArkImageProcessor, results: list[CalibrationResult], folder: Path
 ) -> None:
-    """Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all."""
+    """
+    Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
+
+    The card of the folder that the model was loaded from goes along: it says under which licence the weights are.
+    """
+    card = Path(model.name_or_path, "README.md")
 
     def write(new: Path) -> None:
         model.save_pretrained(new)
         processor.save_pretrained(new)
+        if card.is_file():
+            shutil.copyfile(card, new / card.name)
         write_json(new / "calibration.json", [asdict(result) for result in results])
 
     replace_folder(folder, write)

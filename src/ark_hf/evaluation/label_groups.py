@@ -1,7 +1,7 @@
 """Frequent and rare labels apart: a mean over all labels hides what happens to the rare ones.
 
-The groups are those of the CXR-LT challenges on long-tailed chest radiographs: head, labels of more than 10 % of the
-training images; medium, 1 to 10 %; tail, less than 1 %. Shares, unlike counts, mean the same on small and large sets.
+Head labels are positive on more than 10 % of the training images, medium ones on 1 to 10 %, tail ones on less. Shares,
+unlike counts, mean the same on small and large sets.
 """
 
 from collections.abc import Mapping, Sequence
