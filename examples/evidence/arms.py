@@ -38,7 +38,8 @@ TRAINING: dict[str, Any] = {
     "min_crop_scale": 0.7,
     "save_steps": 10**6,
 }
-# By arm: the sites, and what differs from TRAINING. A single site has as many steps as all of them together.
+# By arm: the sites, and what differs from TRAINING. "only" has as many steps on its site as Ark has on all of them
+# together, "passes" as many passes over the site's images as Ark has.
 PRETRAINED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "ark": (tuple(SITES), {}),
     "no_consistency": (tuple(SITES), {"consistency": 0.0}),
@@ -46,6 +47,7 @@ PRETRAINED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "single_head": (tuple(SITES), {"strategy": "single_head"}),
     "without_unseen": (tuple(site for site in SITES if site != UNSEEN), {}),
     **{f"only_{site}": ((site,), {"cycles": CYCLES * len(SITES)}) for site in SITES},
+    **{f"passes_{site}": ((site,), {}) for site in SITES},
 }
 # Of these, what fine-tuning and training from scratch have too
 SHARED_SETTINGS = ("backbone", "image_size", "projector_dim", "drop_path_rate", "min_crop_scale")

@@ -18,14 +18,15 @@ from ark_hf.evaluation.metrics import one_vs_rest
 from ark_hf.evaluation.significance import compare_seeds
 from ark_hf.files import write_json, write_text
 
-# By claim: the arm it is made against, "ark" being the other
-AGAINST = {"many_sites": "alone", "cycles": "concurrent", "heads": "single_head", "consistency": "no_consistency"}
-SENTENCES = {
-    "many_sites": "Many sites, a head each, beat each site alone, at equal steps.",
-    "cycles": "One site after another, in cycles, beats batches that mix them (concurrent training).",
-    "heads": "A head a site beats one head of the merged label list.",
-    "consistency": "Holding the student's embeddings close to the teacher's helps.",
+# By claim: how it is said, the arm that it is made of and the one that it is made against
+CLAIMS = {
+    "many_sites": ("Many sites, a head each, beat each site alone, at equal steps.", "ark", "only"),
+    "many_sites_passes": ("The same, at equal passes over the images of each site.", "ark", "passes"),
+    "cycles": ("One site after another, in cycles, beats batches that mix them.", "ark", "concurrent"),
+    "heads": ("A head a site beats one head of the merged label list.", "ark", "single_head"),
+    "consistency": ("Holding the student's embeddings close to the teacher's helps.", "ark", "no_consistency"),
 }
+SINGLE_SITE = ("only", "passes")  # these are one model a site
 
 
 def collect(
@@ -33,11 +34,10 @@ def collect(
 ) -> dict[str, Any]:
     """All comparisons, ready for JSON."""
     labels, patients = stack_labels(built)
-    ark = stack_scores(runs, dict.fromkeys(SITES, "ark"), seeds)
     claims = {}
-    for claim, arm in AGAINST.items():
-        by_site = {site: f"only_{site}" if arm == "alone" else arm for site in SITES}
-        claims[claim] = asdict(compare_seeds(labels, stack_scores(runs, by_site, seeds), ark, patients))
+    for claim, (_, arm, other) in CLAIMS.items():
+        scores = [stack_scores(runs, each, seeds) for each in (other, arm)]
+        claims[claim] = asdict(compare_seeds(labels, *scores, patients))
     unseen = test_labels(built[arms.UNSEEN])
     return {
         "seeds": list(seeds),
@@ -76,10 +76,11 @@ def stack(tables: list[np.ndarray], empty: float) -> np.ndarray:
     return whole
 
 
-def stack_scores(runs: Path, arm_of_site: dict[str, str], seeds: tuple[int, ...]) -> np.ndarray:
-    """Test probabilities (seeds, images, labels) in the table of [`stack_labels`]."""
+def stack_scores(runs: Path, arm: str, seeds: tuple[int, ...]) -> np.ndarray:
+    """An arm's test probabilities (seeds, images, labels) in the table of [`stack_labels`]."""
+    models = {site: f"{arm}_{site}" if arm in SINGLE_SITE else arm for site in SITES}
     return np.stack(
-        [stack([pretrained_scores(runs, arm, seed)[site] for site, arm in arm_of_site.items()], 0.0) for seed in seeds]
+        [stack([pretrained_scores(runs, model, seed)[site] for site, model in models.items()], 0.0) for seed in seeds]
     )
 
 
@@ -149,7 +150,11 @@ def write(results: dict[str, Any], folder: Path) -> None:
 def render(results: dict[str, Any]) -> str:
     """The page as Markdown: a function of the results alone."""
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
-    facts = {"sentences": SENTENCES, "verdict": verdict, "unseen": arms.UNSEEN}
+    facts = {
+        "sentences": {claim: said for claim, (said, *_) in CLAIMS.items()},
+        "verdict": verdict,
+        "unseen": arms.UNSEEN,
+    }
     return templates.get_template("page.md.jinja").render(**results, **facts).strip() + "\n"
 
 
@@ -162,13 +167,15 @@ def verdict(found: dict[str, Any]) -> str:
 
 def draw_claims(claims: dict[str, Any], path: Path) -> None:
     """The differences with their intervals, and those of the single seeds."""
-    figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for height, found in enumerate(reversed(claims.values())):
         errors = [[found["difference"] - found["ci_low"]], [found["ci_high"] - found["difference"]]]
         axes.errorbar(found["difference"], height, xerr=errors, fmt="o", color="C0", capsize=3)
         axes.plot(found["seed_differences"], [height - 0.22] * len(found["seed_differences"]), "|", color="C1")
     axes.axvline(0, color="grey", lw=1)
-    axes.set_yticks(range(len(claims)), [f"Ark against {AGAINST[claim]}" for claim in reversed(claims)])
+    axes.set_yticks(
+        range(len(claims)), [f"{CLAIMS[claim][1]} against {CLAIMS[claim][2]}" for claim in reversed(claims)]
+    )
     axes.set_xlabel("difference of the mean AUROC, with 95 % interval; strokes: single seeds")
     figure.savefig(path, dpi=110)
     plt.close(figure)

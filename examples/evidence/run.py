@@ -1,5 +1,5 @@
 """
-Re-tests the claims of the Ark papers in miniature, on phantom sites: about half an hour on two cores.
+Re-tests the claims of the Ark papers in miniature, on phantom sites: under an hour on two cores.
 
     python examples/evidence/run.py runs/evidence
     python examples/evidence/run.py runs/evidence --transfer runs/transfer/transfer.json    # and on real radiographs
