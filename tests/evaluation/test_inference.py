@@ -244,3 +244,9 @@ def test_predictions_are_kept_if_nothing_can_be_read(tmp_path):
     assert write_predictions(out, ["a"], iter([(tmp_path / "y.png", "is text")])) == (0, unreadable)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, unreadable.name]
+
+
+def test_why_a_model_cannot_be_loaded_is_one_line():
+    with pytest.raises(ValueError, match="Cannot load an Ark model from 'someone/nothing'") as caught:
+        load_ark("someone/nothing")
+    assert "\n" not in str(caught.value)

@@ -44,7 +44,8 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         model, loaded = kind.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
         processor = ArkImageProcessor.from_pretrained(name_or_path)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {error}") from None
+        reason = " ".join(str(error).split())  # transformers' own run over several lines
+        raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {reason}") from None
     missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
     if missing and all(name.startswith("classifier.") for name in missing):
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
