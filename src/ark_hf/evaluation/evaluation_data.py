@@ -40,6 +40,11 @@ class EvaluationData:
     transfer: Transfer | None = None
 
 
+def evaluated_columns(task: ArkTask) -> list[int]:
+    """Numbers of the labels that a task's means are over: of its `eval_labels`, or of all."""
+    return [task.labels.index(label) for label in task.eval_labels or task.labels]
+
+
 def load_evaluation_data(
     model: ArkForImageClassification, dataset: str, split: str = "test", head: str | None = None
 ) -> EvaluationData:

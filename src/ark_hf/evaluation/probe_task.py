@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from ..data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task, resolve_labels, split_names
 from ..models.ark.configuration_ark import ArkTask
+from .evaluation_data import evaluated_columns
 from .few_shot import ShotResult, few_shot_curve
-from .metrics import LabelResult, MeanResult, evaluate_labels, one_vs_rest
+from .metrics import LabelResult, MeanResult, evaluate_labels, number_clusters, one_vs_rest
 from .probe import Choice, fit_probe
 from .retrieval import RetrievalResult, nearest_neighbours, retrieval_precision
 from .shortcut import image_statistics, shortcut_baseline
@@ -123,7 +124,7 @@ def probe_task(
         seed: Of the folds, the subsets and the bootstrap.
     """
     train, test, names = data.train, data.test, data.task.labels
-    evaluated = [names.index(label) for label in data.task.eval_labels or names]
+    evaluated = evaluated_columns(data.task)
     bootstrap: dict[str, Any] = {"clusters": test.patients, "num_bootstrap": num_bootstrap, "seed": seed}
     probe = fit_probe(train.embeddings, train.labels, train.patients, len(names), seed=seed)
     labels, mean = evaluate_labels(test.columns, probe.predict(test.embeddings), names, evaluated, **bootstrap)
@@ -135,7 +136,7 @@ def probe_task(
         dataset=data.name,
         num_train=len(train.rows),
         num_test=len(test.rows),
-        num_test_patients=_count_patients(test.patients),
+        num_test_patients=None if test.patients is None else number_clusters(test.patients, len(test.rows))[1],
         labels=labels,
         mean=mean,
         baseline_labels=baseline_labels,
@@ -218,7 +219,3 @@ def _named(columns: np.ndarray, task: ArkTask) -> str:
 def _statistics(rows: Dataset, description: str) -> np.ndarray:
     progress = tqdm(rows, desc=f"{description}: image statistics", unit="image", leave=False)
     return np.stack([image_statistics(row["image"]) for row in progress])
-
-
-def _count_patients(patients: list | None) -> int | None:
-    return None if patients is None else len({p for p in patients if p}) + sum(not p for p in patients)

@@ -16,7 +16,7 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 from .calibration import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
 from .curves import LabelCurves, label_curves
-from .evaluation_data import EvaluationData, ScoredTask, read_groups, score_task
+from .evaluation_data import EvaluationData, ScoredTask, evaluated_columns, read_groups, score_task
 from .fairness import SubgroupResult, subgroup_results
 from .label_groups import group_labels, group_results
 from .metrics import (
@@ -144,7 +144,7 @@ def report_task(
         groups: By attribute the group of each image, from [`read_groups`]; sex, age and view unless set.
     """
     task, labels, probabilities, patients = data.task, scored.labels, scored.probabilities, scored.patients
-    evaluated = _evaluated(task)
+    evaluated = evaluated_columns(task)
     bootstrap: dict[str, Any] = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
     replicates = bootstrap_aurocs(labels, probabilities, **bootstrap)
     table = label_results(labels, probabilities, task.labels, replicates, patients)
@@ -212,7 +212,7 @@ def compare_task(
         theirs.probabilities,
         ours.probabilities,
         data.task.labels,
-        _evaluated(data.task),
+        evaluated_columns(data.task),
         ours.patients,
         num_bootstrap,
         seed=seed,
@@ -247,15 +247,11 @@ def _compare_sites(
         [(task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels],
         task.labels,
         sites,
-        _evaluated(task),
+        evaluated_columns(task),
         patients,
         num_bootstrap,
         seed=seed,
     )
-
-
-def _evaluated(task: ArkTask) -> list[int]:
-    return [task.labels.index(label) for label in task.eval_labels or task.labels]
 
 
 def _mean(values: list[float]) -> float:

@@ -22,6 +22,7 @@ from transformers import (
 
 from ..data.loading import InferenceSamples, TrainingSamples, ViewSettings
 from ..data.views import resize_side
+from ..evaluation.evaluation_data import evaluated_columns
 from ..evaluation.inference import mean_probabilities
 from ..evaluation.metrics import auroc, one_vs_rest
 from ..models.ark.configuration_ark import ArkTask
@@ -183,11 +184,6 @@ def has_two_classes(data: FinetuningData) -> bool:
         return False
     targets = targets_of(data.validation, data.task)[:, evaluated_columns(data.task)]
     return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any())
-
-
-def evaluated_columns(task: ArkTask) -> list[int]:
-    """Numbers of the labels that the mean AUROC is over."""
-    return [task.labels.index(label) for label in task.eval_labels or task.labels]
 
 
 def label_aurocs(scores: np.ndarray, targets: np.ndarray, task: ArkTask) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..evaluation.evaluation_data import EvaluationData, score_task
+from ..evaluation.evaluation_data import EvaluationData, evaluated_columns, score_task
 from ..evaluation.inference import load_ark
 from ..evaluation.metrics import bootstrap_aurocs, percentile_interval, row_means
 from ..files import write_json, write_text
@@ -20,7 +20,7 @@ from .finetune import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, save_predi
 from .finetuning_arguments import FinetuningArguments
 from .finetuning_data import FinetuningData, load_finetuning_data, shown_name, targets_of
 from .finetuning_report import interval, number, seed_interval
-from .finetuning_trainer import evaluated_columns, label_aurocs
+from .finetuning_trainer import label_aurocs
 
 SEXES = {"male": "M", "female": "F"}
 ARMS = ("male", "female", "mixed")
