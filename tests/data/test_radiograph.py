@@ -15,6 +15,7 @@ from PIL import Image
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
 
 from ark_hf.data import UnreadableImageError, dicom, read_radiograph
+from ark_hf.data.radiograph import read_picture
 
 from .test_dicom import RAMP, chest_like, encapsulated, jpeg_stream, lossless_jpeg, lut, make_dicom, save
 from .test_metaimage import metaimage
@@ -65,6 +66,28 @@ def test_sixteen_bits_are_not_clipped(tmp_path, top):
         read = read_radiograph(tmp_path / name)
         assert read.dtype == np.uint16, name
         np.testing.assert_array_equal(read[0], deep, err_msg=name)
+
+
+def test_eight_bits_stored_in_sixteen_come_back_as_eight(tmp_path):
+    grey = chest_like(np.uint8, 255)
+    widened = grey.astype(np.uint16) * 257
+    Image.fromarray(widened).save(tmp_path / "x.png")
+    Image.fromarray(widened).save(tmp_path / "x.tif")
+    Image.fromarray(grey / np.float32(255)).save(tmp_path / "float.tif")
+    (tmp_path / "x.mha").write_bytes(metaimage(widened, "MET_USHORT"))
+    whole_range = {"WindowCenter": 32768, "WindowWidth": 65536}
+    save(make_dicom(widened, 16, **whole_range), tmp_path / "x.dcm")
+    save(make_dicom(65535 - widened, 16, PhotometricInterpretation="MONOCHROME1", **whole_range), tmp_path / "1.dcm")
+    for name in ("x.png", "x.tif", "float.tif", "x.mha", "x.dcm", "1.dcm"):
+        read = read_radiograph(tmp_path / name)
+        assert read.dtype == np.uint8, name
+        np.testing.assert_array_equal(read[0], grey, err_msg=name)
+    with open(tmp_path / "x.png", "rb") as file:
+        np.testing.assert_array_equal(read_picture(file), grey)
+
+    widened[5, 5] += 1
+    Image.fromarray(widened).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "x.png")[0], widened)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,16 +47,20 @@ def _has_preamble(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def _read_tags(path: Path, head: bytes, tags: list[str], with_pixels: bool) -> Any:
+def _read_tags(file: BinaryIO, tags: list[str], with_pixels: bool) -> Any:
     from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
+    from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     _silence_pydicom()
-    # pydicom inflates without a limit, a thousandfold if the file wants it.
-    if _has_preamble(head) and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise UnreadableImageError("deflated DICOM is not read; convert it to Explicit VR Little Endian")
-    return dcmread(path, force=True, specific_tags=tags, stop_before_pixels=not with_pixels)
+    file.seek(0)
+    if _has_preamble(file.read(132)):
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        # pydicom inflates without a limit, a thousandfold if the file wants it.
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnreadableImageError("deflated DICOM is not read; convert it to Explicit VR Little Endian")
+    file.seek(0)
+    return dcmread(file, force=True, specific_tags=tags, stop_before_pixels=not with_pixels)
 
 
 def read_dicom_metadata(
@@ -83,10 +87,9 @@ def read_dicom_metadata(
     check_fields(fields)
     path = Path(path)
     with open_image_file(path) as file:
-        head = file.read(132)
-        if not is_dicom(path, head):
+        if not is_dicom(path, file.read(132)):
             raise UnreadableImageError("this is no DICOM file, so it has no tags to read")
-        dataset = _read_tags(path, head, [_METADATA[name][0] for name in fields], with_pixels=False)
+        dataset = _read_tags(file, [_METADATA[name][0] for name in fields], with_pixels=False)
         found = {}
         for name in fields:
             tag, read = _METADATA[name]
@@ -121,15 +124,15 @@ _METADATA: dict[str, tuple[str, Callable[[str], float | str | None]]] = {
 }
 
 
-def read_dicom(path: Path, head: bytes) -> np.ndarray:
-    """(H, W) uint8 or uint16 of a DICOM file that begins with `head`, as in [`read_radiograph`].
+def read_dicom(file: BinaryIO) -> np.ndarray:
+    """(H, W) uint8 or uint16 of an open DICOM file, as in [`read_radiograph`].
 
     Raises:
         UnreadableImageError: The file holds no radiograph that can be shown; other errors are pydicom's.
     """
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    dataset = _read_tags(path, head, _DICOM_TAGS, with_pixels=True)
+    dataset = _read_tags(file, _DICOM_TAGS, with_pixels=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian

@@ -4,20 +4,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
 MAX_PIXELS = 2**26
+# Which files of a folder are images; a file that is named itself is read whatever its name is.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha")
 
 
 class UnreadableImageError(ValueError):
     """An image file that cannot be read. The message names the file, the reason and what to do, never a patient."""
 
 
+def image_files_in(folder: Path) -> list[Path]:
+    """The files below a folder that are images by their suffixes, sorted."""
+    return sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES and not each.is_dir())
+
+
+def is_address(source: Any) -> bool:
+    """Whether it is to be fetched from the network."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
 @contextmanager
 def open_image_file(path: Path) -> Iterator[BinaryIO]:
     """The open file; whatever goes wrong with it inside becomes an `UnreadableImageError` that names it."""
-    try:
+    with naming_the_image(str(path)):
         if path.is_dir():
             raise UnreadableImageError("this is a folder; name the files in it")
         if not path.is_file() or not os.access(path, os.R_OK):
@@ -26,12 +38,19 @@ def open_image_file(path: Path) -> Iterator[BinaryIO]:
             raise UnreadableImageError("the file is empty; fetch it again")
         with path.open("rb") as file:
             yield file
+
+
+@contextmanager
+def naming_the_image(name: str) -> Iterator[None]:
+    """Whatever goes wrong with an image inside becomes an `UnreadableImageError` that names it."""
+    try:
+        yield
     except UnreadableImageError as refusal:
-        raise UnreadableImageError(f"{path}: {refusal}") from None
+        raise UnreadableImageError(f"{name}: {refusal}") from None
     except Exception as error:
         # The libraries' own words may quote the file, so only the kind of their complaint is passed on.
         raise UnreadableImageError(
-            f"{path}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare kind: "
+            f"{name}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare kind: "
             "fetch it again, or export it as PNG"
         ) from None
 

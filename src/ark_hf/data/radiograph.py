@@ -21,13 +21,13 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
     that occur. MONOCHROME1 is inverted; padding counts for nothing and is black. MetaImage (.mha) keeps bytes and
     whole numbers from 0 to 65535, and other values are stretched. A file is DICOM or MetaImage by its content or by a
-    name in `.dcm`, `.dicom`, `.mha` or `.mhd`.
+    name in `.dcm`, `.dicom`, `.mha` or `.mhd`. 8 bits that were stored in 16 come back as 8; see [`narrow`].
 
     Args:
         path: a PNG, JPEG, TIFF, DICOM or MetaImage file.
 
     Returns:
-        (1, H, W) uint8 for up to 8 stored bits, uint16 for more.
+        (1, H, W) uint8 for up to 8 bits, uint16 for more.
 
     Raises:
         UnreadableImageError: the file is absent, empty, damaged, cut short, of another kind, larger than `MAX_PIXELS`,
@@ -35,26 +35,43 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     with open_image_file(path) as file:
-        head = file.read(132)
-        file.seek(0)
-        if is_dicom(path, head):
-            return read_dicom(path, head)[None]
-        if is_metaimage(path, head):
-            return read_metaimage(file)[None]
-        return read_picture(file)[None]
+        opened = open_radiograph(file, path)
+        return (grey_values(opened) if isinstance(opened, Image.Image) else opened)[None]
+
+
+def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
+    """
+    What an open file of this name holds: a Pillow image, not yet decoded, of a PNG, JPEG or TIFF, for [`grey_values`];
+    of DICOM and MetaImage the (H, W) uint8 or uint16 of [`read_radiograph`].
+    """
+    head = file.read(132)
+    file.seek(0)
+    if is_dicom(path, head):
+        return narrow(read_dicom(file))
+    if is_metaimage(path, head):
+        return narrow(read_metaimage(file))
+    return _open_picture(file)
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
     """(H, W) uint8 or uint16 of an open PNG, JPEG or TIFF, as in [`read_radiograph`]; other errors are Pillow's."""
+    return grey_values(_open_picture(file))
+
+
+def _open_picture(file: BinaryIO) -> Image.Image:
     try:
         # Not by name: Pillow 13 maps uncompressed TIFFs that it opens by name, and garbles those with an orientation.
-        opened = Image.open(file, formats=("PNG", "JPEG", "TIFF"))
+        return Image.open(file, formats=("PNG", "JPEG", "TIFF"))
     except UnidentifiedImageError:
         raise UnreadableImageError(
-            "this is no PNG, JPEG, TIFF, DICOM or MetaImage file, or its header is damaged"
+            "this is no PNG, JPEG, TIFF, DICOM or MetaImage file, or its header is damaged; export it as PNG"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImageError(f"it claims more than the {MAX_PIXELS:,} pixels that can be read") from None
+
+
+def grey_values(opened: Image.Image) -> np.ndarray:
+    """(H, W) uint8 or uint16 of a Pillow image of any mode, as in [`read_radiograph`]; other errors are Pillow's."""
     check_size(opened.height, opened.width)
     white_is_zero = False
     if isinstance(opened, TiffImageFile):
@@ -76,4 +93,15 @@ def read_picture(file: BinaryIO) -> np.ndarray:
     else:
         return np.array(picture.convert("L"))
     # Pillow inverts such a TIFF of 8 bits only.
-    return np.uint16((1 << int(grey.max()).bit_length()) - 1) - grey if white_is_zero else grey
+    return narrow(np.uint16((1 << int(grey.max()).bit_length()) - 1) - grey if white_is_zero else grey)
+
+
+def narrow(grey: np.ndarray) -> np.ndarray:
+    """
+    Grey values (H, W), as uint8 if they are uint16 and all multiples of 257; others as they are.
+
+    By 257 tools widen 8 bits to 16, so nothing is lost. The same picture then gives the same probabilities in either
+    depth: the image processor resizes 8 bits with rounding to whole grey levels, as the original does, and deeper
+    pictures in floating point.
+    """
+    return (grey // 257).astype(np.uint8) if grey.dtype == np.uint16 and not (grey % 257).any() else grey
