@@ -1,4 +1,4 @@
-"""`ark-hf predict --second_opinion`: its file agrees with the predictions beside it, and nothing is half done."""
+"""`ark-hf predict`: second opinions that agree with the predictions, warnings, heat maps, addresses, wrong files."""
 
 import csv
 
@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ark_hf.cli import main
+from ark_hf.cli import MAX_WARNINGS, main
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from tests.data.test_inputs import server  # noqa: F401
 from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.wrong_inputs import chest, encode, wrong_inputs  # noqa: F401
 
 TASKS = [
     ArkTask("north", ["Edema", "Pleural Effusion"], thresholds={"Edema": 0.3}),
@@ -84,7 +86,8 @@ def test_second_opinions_are_those_of_the_predictions(model, pictures, tmp_path,
     assert "No second opinion, known to one head only: " in printed and str(out.parent / names[1]) in printed
 
     before = out.read_bytes()
-    assert main(["predict", model, str(pictures), "--out", str(tmp_path / "plain.csv")]) == 0
+    plain = ["predict", model, str(pictures), "--out", str(tmp_path / "plain.csv"), "--batch_size", "3"]
+    assert main(plain) == 0
     assert (tmp_path / "plain.csv").read_bytes() == before
     assert not (tmp_path / "plain.second_opinion.csv").exists()
 
@@ -111,3 +114,83 @@ def test_a_model_without_second_opinions_is_refused_before_any_work(kwargs, mess
     error = capsys.readouterr().err
     assert message in error.strip().splitlines()[-1] and "predicting" not in error
     assert not out.parent.exists()
+
+
+def rows_of(path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_wrong_files_have_a_line_each(model, wrong_inputs, tmp_path, capsys):  # noqa: F811
+    named = [each for each in wrong_inputs if each.path.is_file()]
+    refused = {str(each.path): each for each in named if each.kind == "refused"}
+    warned = {str(each.path): each for each in named if each.kind == "warned"}
+    out = tmp_path / "out.csv"
+    assert main(["predict", model, *refused, *warned, "--out", str(out)]) == 0
+    assert rows_of(out).keys() == warned.keys()
+    reasons = {image: row["reason"] for image, row in rows_of(tmp_path / "out.unreadable.csv").items()}
+    assert reasons.keys() == refused.keys()
+    for path, reason in reasons.items():
+        assert refused[path].message in reason and "\n" not in reason
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning: ")]
+    assert len(lines) == len(warned)
+    for path, line in zip(warned, lines, strict=True):
+        assert line.startswith(f"Warning: {path}: ") and warned[path].message in line
+
+
+def test_what_is_not_there_stops_it_at_once(model, wrong_inputs, tmp_path, capsys):  # noqa: F811
+    for name, message in [("missing.png", "does not exist"), ("folder.png", "No files with the suffixes")]:
+        path = next(each.path for each in wrong_inputs if each.name == name)
+        assert main(["predict", model, str(path), "--out", str(tmp_path / "out.csv")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line and str(path) in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_many_warnings_are_counted(model, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for number in range(MAX_WARNINGS + 3):
+        (tmp_path / "pictures" / f"{number:02d}.png").write_bytes(encode(chest()[:40, :40]))
+    assert main(["predict", model, str(tmp_path / "pictures"), "--out", str(tmp_path / "out.csv")]) == 0
+    printed = capsys.readouterr()
+    warned = [line for line in printed.err.splitlines() if "too few" in line]
+    assert len(warned) == MAX_WARNINGS and "19.png" in warned[-1]
+    assert printed.err.endswith("... and 3 more images with warnings.\n")
+    assert f"{MAX_WARNINGS + 3} images are in" in printed.out
+
+
+def test_addresses_are_predicted_like_files(model, server, tmp_path):  # noqa: F811
+    path, address, missing = tmp_path / "chest.png", f"{server}/chest.png", f"{server}/nothing.png"
+    path.write_bytes(encode(chest().astype(np.uint16) * 16 + 3))
+    assert main(["predict", model, str(path), address, missing, "--out", str(tmp_path / "out.csv")]) == 0
+    of_file, of_address = rows_of(tmp_path / "out.csv").values()
+    assert of_address.pop("image") == address and of_file.pop("image") == str(path)
+    assert of_file == of_address
+    assert "404 Not Found" in rows_of(tmp_path / "out.unreadable.csv")[missing]["reason"]
+
+
+def test_heat_maps_are_written_for_what_is_called_positive(pictures, tmp_path, capsys):
+    tasks = [
+        ArkTask("both", ["Edema", "Pleural/Effusion"], thresholds={"Edema": 0, "Pleural/Effusion": 0}),
+        ArkTask("neither", ["Mass", "No Finding"], thresholds={"Mass": 1}),
+    ]
+    model = save_model(tmp_path / "model", tasks=tasks)
+    out, folder = tmp_path / "out.csv", tmp_path / "maps"
+    command = ["predict", model, str(pictures), "--out", str(out), "--heatmaps", str(folder)]
+    assert main(command) == 0
+    assert f"Heat maps are in {folder}." in capsys.readouterr().out
+    expected = set()
+    for number, (image, row) in enumerate(rows_of(out).items(), start=1):
+        name = f"{number:05d}_{image.rsplit('/')[-1].removesuffix('.png')}"
+        likelier = max(["Mass", "No Finding"], key=lambda label: float(row[f"neither/{label}"]))
+        expected |= {f"{name}_both_Edema.png", f"{name}_both_Pleural_Effusion.png"}
+        expected.add(f"{name}_neither_{likelier.replace(' ', '_')}.png")
+    assert {path.name for path in folder.iterdir()} == expected and len(expected) == 21
+    for path in folder.iterdir():
+        with Image.open(path) as overlay:
+            assert overlay.mode == "RGB" and overlay.size == (50, 40)
+
+    assert main(["predict", model, str(pictures), "--out", str(tmp_path / "plain.csv")]) == 0
+    assert (tmp_path / "plain.csv").read_bytes() == out.read_bytes()
+    assert main([*command, "--crops", "ten"]) == 2
+    assert "whole pictures" in capsys.readouterr().err.splitlines()[-1]

@@ -18,6 +18,8 @@ _EXPORTS = {
     "finetune": ".training.finetune",
     "load_task_dataset": ".data.task_dataset",
     "read_radiograph": ".data.radiograph",
+    "read_input": ".data.inputs",
+    "ChestXrayClassificationPipeline": ".pipelines",
 }
 __all__ = list(_EXPORTS)
 

@@ -1,16 +1,24 @@
 """Registers Ark with transformers' Auto classes, and its code to travel with every `save_pretrained`."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from .pipelines import ChestXrayClassificationPipeline
 
 AutoConfig.register("ark", ArkConfig)
 AutoModel.register(ArkConfig, ArkModel)
 AutoModelForImageClassification.register(ArkConfig, ArkForImageClassification)
 AutoImageProcessor.register(
     ArkConfig, image_processor_classes={"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "chest-xray-classification",
+    pipeline_class=ChestXrayClassificationPipeline,
+    pt_model=AutoModelForImageClassification,
+    type="image",
 )
 
 ArkConfig.register_for_auto_class()

@@ -40,6 +40,12 @@ def explain(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def is_of_the_hub(error: BaseException) -> bool:
+    """Whether the Hub or the way to it is why `error` was raised; transformers raises `OSError` for it, too."""
+    kinds = (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+    return any(isinstance(each, kinds) for each in _causes(error))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:

@@ -127,8 +127,8 @@ def compare_heads(probabilities: ArrayLike, findings: Mapping[str, Sequence[Find
 
 
 def writing_second_opinions(
-    path: Path, findings: Mapping[str, Sequence[FindingLabel]], results: Iterator[tuple[Path, np.ndarray | str]]
-) -> Iterator[tuple[Path, np.ndarray | str]]:
+    path: Path, findings: Mapping[str, Sequence[FindingLabel]], results: Iterator[tuple[Path | str, np.ndarray | str]]
+) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
     Passes on the results of `inference.predict_files`, and writes one row an image and finding as they pass.
 
@@ -152,7 +152,7 @@ def writing_second_opinions(
         new.unlink(missing_ok=True)
 
 
-def _row(image: Path, agreement: Agreement) -> list[str]:
+def _row(image: Path | str, agreement: Agreement) -> list[str]:
     lowest, highest = agreement.opinions[0], agreement.opinions[-1]
     calls = [
         f"{opinion.source.name} {'yes' if opinion.called else 'no'} ({opinion.probability:.3f}, from "

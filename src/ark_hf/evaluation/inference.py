@@ -1,7 +1,7 @@
 """Loading a model, and its probabilities over a task dataset or over files."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from ..data.image_files import UnreadableImageError
+from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
-from ..data.radiograph import read_radiograph
 from ..data.views import resize_side
+from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+
+# What transformers raises for files that are absent, damaged, or hold JSON of another kind
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[Any, ArkImageProcessor]:
@@ -41,10 +47,14 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":
             raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
-        model, loaded = kind.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+        model, loaded = kind.from_pretrained(
+            name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         processor = ArkImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())  # transformers' own run over several lines
+        if is_of_the_hub(error):
+            reason = f"it is no folder here, and on the Hub {explain(error)}"
         raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {reason}") from None
     missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
     if missing and all(name.startswith("classifier.") for name in missing):
@@ -118,8 +128,8 @@ def predict_logits(
     )
     for batch in progress:
         with accelerator.autocast():
-            logits = _logits(model, batch["pixel_values"].to(accelerator.device), head)
-        parts.append((logits.cpu().numpy(), batch["labels"].numpy()))
+            logits = crop_logits(model, batch["pixel_values"].to(accelerator.device), head)
+        parts.append((logits.numpy(), batch["labels"].numpy()))
     model.train(was_training)
 
     mine = (
@@ -144,53 +154,65 @@ def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndar
     Returns:
         float64 (samples, labels) in [0, 1].
     """
-    multi_label = task.problem_type == "multi_label_classification"
-    return _mean_probabilities(torch.as_tensor(logits, dtype=torch.float64), multi_label)
-
-
-def _logits(model: ArkForImageClassification, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
-    """float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W)."""
-    logits = model(pixel_values.flatten(0, -4), task=task).logits.double()
-    return logits.unflatten(0, pixel_values.shape[:-3])
-
-
-def _mean_probabilities(logits: torch.Tensor, multi_label: bool) -> np.ndarray:
-    probabilities = (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).cpu().numpy()
+    values = torch.as_tensor(logits, dtype=torch.float64)
+    multi_label = task.problem_type == "multi_label_classification" or values.shape[-1] == 1
+    probabilities = (values.sigmoid() if multi_label else values.softmax(dim=-1)).numpy()
     return probabilities.mean(axis=1) if probabilities.ndim == 3 else probabilities
+
+
+def crop_logits(model: ArkForImageClassification, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
+    """
+    float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W), on the
+    CPU.
+    """
+    logits = model(pixel_values.flatten(0, -4), task=task).logits
+    return logits.cpu().double().unflatten(0, pixel_values.shape[:-3])
 
 
 @torch.no_grad()
 def predict_files(
-    model: ArkForImageClassification, processor: ArkImageProcessor, paths: list[Path], batch_size: int = 16
-) -> Iterator[tuple[Path, np.ndarray | str]]:
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    paths: Sequence[Path | str],
+    batch_size: int = 16,
+    on_image: Callable[[RadiographInput, np.ndarray], None] | None = None,
+) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
-    Probabilities of all labels, in `id2label` order, for image files of any kind that [`read_radiograph`] reads.
+    Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_input`] reads.
 
     If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`].
+
+    Args:
+        on_image: Is given each image that can be read, and its probabilities, before they are yielded.
 
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
-    multi_label = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
     for start in tqdm(range(0, len(paths), batch_size), desc="predicting", unit="batch"):
-        images: list[np.ndarray] = []
+        images: list[RadiographInput] = []
         results: list[int | str] = []
         batch = paths[start : start + batch_size]
         for path in batch:
             try:
-                images.append(read_radiograph(path))
+                images.append(read_input(path))
                 results.append(len(images) - 1)
             except UnreadableImageError as error:
                 results.append(str(error))
         if images:
-            pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(model.device)
-            probabilities = _mean_probabilities(_logits(model, pixel_values), multi_label)
+            pixels = [image.pixels for image in images]
+            pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
+            probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
         for path, result in zip(batch, results, strict=True):
-            yield path, result if isinstance(result, str) else probabilities[result]
+            if isinstance(result, str):
+                yield path, result
+                continue
+            if on_image is not None:
+                on_image(images[result], probabilities[result])
+            yield path, probabilities[result]
 
 
 def write_predictions(
-    path: Path, labels: list[str], results: Iterator[tuple[Path, np.ndarray | str]]
+    path: Path, labels: list[str], results: Iterator[tuple[Path | str, np.ndarray | str]]
 ) -> tuple[int, Path | None]:
     """
     Writes one row an image, one column a label; files that cannot be read go to `<name>.unreadable.csv` beside it.

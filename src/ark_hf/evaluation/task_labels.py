@@ -1,0 +1,32 @@
+"""A model's labels by task: where each stands in the outputs, and from which probability it is called positive."""
+
+import itertools
+from typing import NamedTuple
+
+from ..models.ark.configuration_ark import ArkConfig
+
+UNNAMED_TASK = "classifier"  # of a model without named tasks, as its head
+
+
+class TaskLabel(NamedTuple):
+    """
+    Args:
+        column: Its place in the model's outputs, `id2label`.
+        name: Without the task's.
+        threshold: The saved operating point, a probability; None if there is none.
+    """
+
+    column: int
+    name: str
+    threshold: float | None
+
+
+def labels_by_task(config: ArkConfig) -> dict[str, list[TaskLabel]]:
+    """By the names of the tasks, in the model's order; `UNNAMED_TASK` for an ordinary classifier."""
+    if config.tasks is None:
+        return {UNNAMED_TASK: [TaskLabel(column, name, None) for column, name in sorted(config.id2label.items())]}
+    columns = itertools.count()
+    return {
+        task.name: [TaskLabel(next(columns), name, (task.thresholds or {}).get(name)) for name in task.labels]
+        for task in config.tasks
+    }
