@@ -77,6 +77,21 @@ class LabelArguments(BuildArguments):
     )
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     patient_column: str = field(default="patient_id", metadata={"help": "Column of the patients, if it has one."})
+    title: str | None = field(default=None, metadata={"help": "For the cards: what the source is called."})
+    homepage: str | None = field(default=None, metadata={"help": "For the cards: where it is found."})
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the cards: its licence by its name on the Hub, such as cc-by-4.0, or other. Under an open "
+            "one `ark-hf push` needs no --allow_patient_data."
+        },
+    )
+    access: str | None = field(default=None, metadata={"help": "For the cards: on what terms one gets it."})
+
+    @property
+    def source_facts(self) -> dict[str, str]:
+        facts = {name: getattr(self, name) for name in ("title", "homepage", "license", "access")}
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
     def __post_init__(self):
         super().__post_init__()
@@ -147,7 +162,9 @@ def build_generic(argv: list[str]) -> int:
         args.split_column,
         args.patient_column,
     )
-    return finish_build(args, read_generic(source))
+    release = read_generic(source)
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
 
 
 def build_release(entry: "CatalogEntry", argv: list[str]) -> int:
@@ -191,14 +208,16 @@ def build_hub(argv: list[str]) -> int:
         args.patient_column,
         args.config,
     )
-    return finish_build(args, read_hub(source))
+    release = read_hub(source)
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
 
 
 def finish_build(args: BuildArguments, release) -> int:
     """Builds a release as the options say, and tells what came of it."""
     from .data.build import build_dataset
     from .data.dicom_rows import add_dicom_metadata
-    from .push import check_allowed, push_dataset
+    from .push_dataset import check_allowed, push_dataset
 
     if args.push is not None:
         check_allowed(release.task.name, release.facts.get("license"), args.allow_patient_data)

@@ -129,6 +129,7 @@ def evaluate(argv: list[str]) -> int:
     from .evaluation.report import compare_sites, report_task
     from .evaluation.report_page import write_report
     from .evaluation.report_text import report_text
+    from .provenance import weights_sha256
 
     name, other_name = _distinct_names(given.model, args.against)
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
@@ -157,6 +158,7 @@ def evaluate(argv: list[str]) -> int:
     print(report_text(reports))
     if args.out is not None:
         sites = compare_sites(tested, args.bootstrap, args.seed)
+        facts["weights_sha256"] = weights_sha256(args.calibrate or given.model)
         print(f"The report is in {write_report(reports, Path(args.out), facts, sites)}.")
     if args.calibrate is not None:
         print(f"The calibrated model is in {args.calibrate}.")

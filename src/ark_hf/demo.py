@@ -16,6 +16,7 @@ from .evaluation.report import evaluate_task
 from .evaluation.report_page import write_report
 from .evaluation.report_text import report_text
 from .files import replace_folder
+from .provenance import weights_sha256
 from .training.pretrain_ark import CyclicPretrainer
 from .training.recipe import PretrainingArguments, TaskSpec
 from .training.tasks import load_tasks
@@ -68,7 +69,8 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
         for folder in folders.values()
     ]
     mean = float(np.mean([report.mean.auroc for report in reports]))
-    report_file = write_report(reports, output_dir / "report", {"held_out_mean_auroc": mean})
+    facts = {"held_out_mean_auroc": mean, "weights_sha256": weights_sha256(str(model_dir))}
+    report_file = write_report(reports, output_dir / "report", facts)
     print(report_text(reports))
 
     pictures = _write_pictures(folders, output_dir / "pictures")

@@ -9,8 +9,14 @@ from typing import Any
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder, then puts it in the place of `target`."""
+    """
+    Lets `write` fill a new folder, then puts it in the place of `target`. Killed at any moment, it leaves the old
+    folder or the new one, at the latest when it is called again.
+    """
+    target = target.resolve()  # "." has no name
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -21,6 +27,8 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
         new.rename(target)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -365,10 +365,14 @@ def test_readme_commands_build(tmp_path, capsys):
     rows = [{"image": f"{i}.png", "split": split, "pneumonia": i % 2} for i, split in enumerate(splits)]
     write_rows(tmp_path / "rsna", rows)
     command = ["data", "build", "generic", "--raw", str(tmp_path / "rsna"), "--out", str(tmp_path / "data" / "rsna")]
-    assert main([*command, "--labels", "pneumonia"]) == 0
+    source = ["--title", "Our clinic", "--license", "cc-by-4.0", "--homepage", "https://clinic.example/cxr"]
+    assert main([*command, "--labels", "pneumonia", *source]) == 0
     assert "2 train, 1 validation, 1 test; 0 rows or images left out" in capsys.readouterr().out
     assert read_task(tmp_path / "data" / "rsna") == ArkTask("rsna", ["pneumonia"])
     assert load_task_dataset(tmp_path / "data" / "rsna", "train")["labels"][:] == [[0.0], [1.0]]
+    card = (tmp_path / "data" / "rsna" / "README.md").read_text()
+    assert "license: cc-by-4.0\n" in card and "| home | https://clinic.example/cxr |" in card
+    assert "# Our clinic" in card
 
     fill(tmp_path / "kids", *(f"{kind}/{number}.png" for kind in ("NORMAL", "PNEUMONIA") for number in range(9)))
     command = ["data", "build", "generic", "--raw", str(tmp_path / "kids"), "--out", str(tmp_path / "data" / "kids")]

@@ -35,7 +35,7 @@ from .phantom import SITES, PhantomPictures, describe_phantom_image
 from .rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, encode_png, write_parquet
 from .summary import split_summary
-from .task_dataset import SPLITS
+from .task_dataset import BUILD_REPORT, SPLITS
 from .workers import PROCESS_NAME, build_shards
 
 __all__ = ["build_dataset", "build_phantom_sites", "check_output", "encode_png", "task_features", "write_task_dataset"]
@@ -126,7 +126,7 @@ def build_dataset(
         }
         dataset = work / "dataset"
         pq.write_table(table, dataset / HASH_FILE)
-        write_json(dataset / "build_report.json", report)
+        write_json(dataset / BUILD_REPORT, report)
         write_text(dataset / "README.md", dataset_card(release.task, features, report))
         if output_dir.exists():
             output_dir.rmdir()
@@ -348,7 +348,7 @@ def write_task_dataset(
             splits[split] = split_summary(task, table.pop("labels"), table)
         counts = {split: summary["rows"] for split, summary in splits.items()}
         report = {"name": task.name, "rows": counts, "splits": splits, "problems": [], "facts": facts}
-        write_json(folder / "build_report.json", report)
+        write_json(folder / BUILD_REPORT, report)
         write_text(folder / "README.md", dataset_card(task, features, report))
 
     replace_folder(output_dir, write)

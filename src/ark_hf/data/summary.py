@@ -1,12 +1,46 @@
-"""What a split holds, in numbers: labels, patients, sex, view, age."""
+"""What a dataset and its splits hold, in numbers: labels, patients, sex, view, age."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from ..models.ark.configuration_ark import ArkTask
+from ..provenance import shown_name
+from .task_dataset import read_build_facts, read_card
+
+SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
+
+
+def describe_dataset(name_or_path: str | Path, task: ArkTask, splits: Mapping[str, Dataset]) -> dict[str, Any]:
+    """
+    What a model's card tells of a dataset that it was trained on, ready for JSON and free of paths.
+
+    Args:
+        name_or_path: Folder or Hub id of the dataset.
+        task: The task that its labels belong to.
+        splits: Rows by split, with or without their images.
+
+    Returns:
+        `task`, `dataset` (its name), those of `SOURCE_FACTS` that its build report knows, else the licence that its
+        card names, and `splits`: of each `rows`, `patients` and `labels` as in [`split_summary`].
+    """
+    facts = {name: fact for name, fact in read_build_facts(name_or_path).items() if name in SOURCE_FACTS and fact}
+    if "license" not in facts:
+        try:
+            license_id = read_card(name_or_path).data.get("license")
+        except ValueError:  # a foreign dataset may have no card
+            license_id = None
+        facts |= {"license": license_id} if license_id else {}
+    counts = {}
+    for split, rows in splits.items():
+        patients = {"patient_id": rows["patient_id"][:]} if "patient_id" in rows.column_names else {}
+        summary = split_summary(task, rows["labels"][:], patients)
+        counts[split] = {name: summary[name] for name in ("rows", "patients", "labels")}
+    return {"task": task.name, "dataset": shown_name(name_or_path), **facts, "splits": counts}
 
 
 def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:

@@ -1,6 +1,7 @@
 """Task datasets: a Hub dataset, or the same layout on disk, whose card holds the `ArkTask` that its labels mean."""
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from ..models.ark.configuration_ark import ArkTask
 
 SPLITS = ("train", "validation", "test")
 CARD_KEY = "ark_task"
+BUILD_REPORT = "build_report.json"
 SMOOTHED = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}
 
 
@@ -43,6 +45,17 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     Raises:
         ValueError: There is no such dataset, it has no card, or its card holds no task.
     """
+    values = read_card(name_or_path).data.to_dict().get(CARD_KEY)
+    if values is None:
+        raise ValueError(
+            f"The card of {name_or_path} has no `{CARD_KEY}` entry; build the dataset with `ark-hf data`, or give "
+            "`name` and `columns` in the recipe."
+        )
+    return ArkTask.from_dict(values)
+
+
+def read_card(name_or_path: str | Path) -> DatasetCard:
+    """The dataset's card. Raises `ValueError` if there is no such dataset, or it has no card that can be read."""
     card_file = Path(name_or_path) / "README.md"
     if Path(name_or_path).exists() and not card_file.is_file():
         raise ValueError(
@@ -58,16 +71,28 @@ def read_task(name_or_path: str | Path) -> ArkTask:
                 f"{explain(error)} Check the path (`--data_root`) or the repository id."
             ) from None
     try:
-        card = DatasetCard.load(card_file)
+        return DatasetCard.load(card_file)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"The card of {name_or_path} is not UTF-8 with a YAML header: {error}") from None
-    values = card.data.to_dict().get(CARD_KEY)
-    if values is None:
-        raise ValueError(
-            f"The card of {name_or_path} has no `{CARD_KEY}` entry; build the dataset with `ark-hf data`, or give "
-            "`name` and `columns` in the recipe."
-        )
-    return ArkTask.from_dict(values)
+
+
+def read_build_facts(name_or_path: str | Path) -> dict[str, Any]:
+    """
+    What the dataset's build report knows of its source: `title`, `homepage`, `license`, `access`, `citation`, ...
+
+    Empty if there is no such report, as of datasets that `ark-hf data build` did not make.
+    """
+    path = Path(name_or_path) / BUILD_REPORT
+    if not Path(name_or_path).exists():
+        name, revision = _split_revision(name_or_path)
+        try:
+            path = Path(hf_hub_download(name, BUILD_REPORT, repo_type="dataset", revision=revision))
+        except HUB_ERRORS:
+            return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _split_revision(name_or_path: str | Path) -> tuple[str, str | None]:

@@ -25,6 +25,7 @@ from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import PROVENANCE_FILE
 from .inference import predict_logits
 from .metrics import check_column, one_vs_rest
 from .operating_point import Rule, check_rule, choose_thresholds
@@ -314,15 +315,16 @@ def save_calibrated(
     """
     Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
 
-    The card of the folder that the model was loaded from goes along: it says under which licence the weights are.
+    What the folder that the model was loaded from says of the weights goes along.
     """
-    card = Path(model.name_or_path, "README.md")
+    noted = [Path(model.name_or_path, name) for name in ("README.md", PROVENANCE_FILE)]
 
     def write(new: Path) -> None:
         model.save_pretrained(new)
         processor.save_pretrained(new)
-        if card.is_file():
-            shutil.copyfile(card, new / card.name)
+        for path in noted:
+            if path.is_file():
+                shutil.copyfile(path, new / path.name)
         write_json(new / "calibration.json", [asdict(result) for result in results])
 
     replace_folder(folder, write)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.duplicates import HASH_FILE, find_duplicates, read_hashes
 from ..data.summary import split_summary
+from ..data.task_dataset import BUILD_REPORT
 from ..models.ark.configuration_ark import ArkTask
 from .metrics import label_table
 from .prevalence import co_occurrence, prevalence
@@ -158,7 +159,7 @@ def _patient_numbers(splits: list[Split]) -> dict[str, np.ndarray]:
 def _read_build_report(folder: Path) -> dict[str, Any]:
     """What the builder noted: the source, counts that are not the release's, how many rows it left out."""
     try:
-        noted = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
+        noted = json.loads((folder / BUILD_REPORT).read_text(encoding="utf-8"))
         facts = noted.get("facts", {})
     except (OSError, ValueError, AttributeError):  # none, or not a builder's
         noted, facts = {}, {}

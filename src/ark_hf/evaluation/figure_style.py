@@ -51,8 +51,20 @@ def interval_plot(
     axis: str,
     mark: float,
 ) -> str:
+    """[`draw_intervals`] as SVG for a page; `name`, unique in it, precedes every id."""
+    with style():
+        return to_svg(draw_intervals(labels, series, colours, axis, mark).figure, name)
+
+
+def draw_intervals(
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[Sequence[float | None]]],
+    colours: Mapping[str, str],
+    axis: str,
+    mark: float,
+):
     """
-    A dot with its interval a label and series.
+    Axes with a dot and its interval a label and series.
 
     Args:
         series: By its name, (value, low, high) a label; None or NaN: nothing is drawn.
@@ -60,20 +72,19 @@ def interval_plot(
         axis: What the values are.
         mark: The value of nothing: a line stands there.
     """
-    with style():
-        axes = new_axes(0.5 + len(labels) * (0.1 + 0.11 * len(series)))
-        for number, (each, rows) in enumerate(series.items()):
-            values = np.array(rows, dtype=float).reshape(-1, 3)
-            heights = np.arange(len(labels)) + (number - (len(series) - 1) / 2) * 0.8 / max(len(series), 2)
-            drawn = ~np.isnan(values[:, 0])
-            value, low, high = values[drawn].T
-            errors = np.nan_to_num(np.maximum([value - low, high - value], 0))
-            axes.errorbar(value, heights[drawn], xerr=errors, fmt="o", ms=3, lw=1.2, color=colours[each], label=each)
-        axes.axvline(mark, color=SOFT, lw=1)
-        name_rows(axes, labels)
-        axes.set_xlabel(axis)
-        legend(axes, len(series))
-        return to_svg(axes.figure, name)
+    axes = new_axes(0.5 + len(labels) * (0.1 + 0.11 * len(series)))
+    for number, (each, rows) in enumerate(series.items()):
+        values = np.array(rows, dtype=float).reshape(-1, 3)
+        heights = np.arange(len(labels)) + (number - (len(series) - 1) / 2) * 0.8 / max(len(series), 2)
+        drawn = ~np.isnan(values[:, 0])
+        value, low, high = values[drawn].T
+        errors = np.nan_to_num(np.maximum([value - low, high - value], 0))
+        axes.errorbar(value, heights[drawn], xerr=errors, fmt="o", ms=3, lw=1.2, color=colours[each], label=each)
+    axes.axvline(mark, color=SOFT, lw=1)
+    name_rows(axes, labels)
+    axes.set_xlabel(axis)
+    legend(axes, len(series))
+    return axes
 
 
 def style():
@@ -102,6 +113,15 @@ def legend(axes, columns: int) -> None:
 
 def short(name: str, longest: int = 28) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def to_png(figure) -> bytes:
+    """The figure on white, 150 dots an inch; what is not drawn in a colour of its own is black."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about letters that matplotlib's font lacks
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def to_svg(figure, name: str) -> str:

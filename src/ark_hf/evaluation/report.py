@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..data.task_dataset import resolve_labels
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import shown_name
 from .calibration import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
 from .curves import LabelCurves, label_curves
 from .evaluation_data import EvaluationData, ScoredTask, evaluated_columns, read_groups, score_task
@@ -159,7 +159,7 @@ def report_task(
     points = operating_point_table(labels, probabilities, task.labels, thresholds, **bootstrap)
     return TaskReport(
         task=task.name,
-        dataset=Path(data.dataset).name,
+        dataset=shown_name(data.dataset),
         split=data.split,
         num_images=len(labels),
         num_patients=None if patients is None else number_clusters(patients, len(labels))[1],
@@ -233,7 +233,7 @@ def compare_sites(
 def _compare_sites(
     tested: list[tuple[EvaluationData, ScoredTask]], num_bootstrap: int, seed: int
 ) -> list[SubgroupResult]:
-    task, names = tested[0][0].task, [Path(data.dataset).name for data, _ in tested]
+    task, names = tested[0][0].task, [shown_name(data.dataset) for data, _ in tested]
     sites, patients = [], []
     for number, (name, (_, scored)) in enumerate(zip(names, tested, strict=True), start=1):
         site = f"{name} ({number})" if names.count(name) > 1 else name

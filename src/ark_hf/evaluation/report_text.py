@@ -24,11 +24,11 @@ def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupRe
     for report in reports:
         lines += ["", _title(report)]
         for table in task_tables(report):
-            lines += ["", f"### {table.title}", "", *_markdown(table)]
+            lines += ["", f"### {table.title}", "", *markdown_table(table)]
         lines += provenance(report)
     for task, results in (sites or {}).items():
         for table in subgroup_tables("dataset", results):
-            lines += ["", f"## {task}: {table.title}", "", *_markdown(table)]
+            lines += ["", f"## {task}: {table.title}", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +87,7 @@ def _task_lines(report: TaskReport) -> list[str]:
         lines += ["", f"New: {report.comparison.other} has no head {report.task!r} to compare with."]
     elif report.comparison is not None:
         table = comparison_table(report)
-        lines += ["", f"{table.title}:", "", *_markdown(table)]
+        lines += ["", f"{table.title}:", "", *markdown_table(table)]
     return lines + provenance(report)
 
 
@@ -101,7 +101,7 @@ def _cells(result) -> str:
     return " | ".join(auroc_cells(result))
 
 
-def _markdown(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     rows = [[cell.replace("|", "\\|") for cell in row] for row in [table.header, *table.rows]]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, f"|{'---|' * len(table.header)}")

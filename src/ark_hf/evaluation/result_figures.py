@@ -9,7 +9,21 @@ import numpy as np
 
 from .curves import LabelCurves
 from .fairness import SubgroupResult
-from .figure_style import BLUE, GREEN, ORANGE, SOFT, WIDTH, interval_plot, name_rows, new_axes, short, style, to_svg
+from .figure_style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    SOFT,
+    WIDTH,
+    draw_intervals,
+    interval_plot,
+    name_rows,
+    new_axes,
+    short,
+    style,
+    to_png,
+    to_svg,
+)
 from .operating_point import OperatingPointResult
 from .report import LabelCalibration, TaskReport
 
@@ -41,11 +55,23 @@ def task_figures(key: str, report: TaskReport) -> dict[str, str]:
 
 
 def auroc_plot(name: str, report: TaskReport) -> str:
+    colours = {"model": BLUE, "shortcut baseline": ORANGE}
+    return interval_plot(name, [r.label for r in report.labels], _auroc_series(report), colours, "AUROC", 0.5)
+
+
+def auroc_picture(report: TaskReport) -> bytes:
+    """The same as a PNG on white, for where pages may not style a figure."""
+    colours = {"model": "#2f6fb7", "shortcut baseline": "#c2691a"}
+    with style():
+        axes = draw_intervals([r.label for r in report.labels], _auroc_series(report), colours, "AUROC", 0.5)
+        return to_png(axes.figure)
+
+
+def _auroc_series(report: TaskReport) -> dict[str, list[list[float]]]:
     series = {"model": [[r.auroc, r.ci_low, r.ci_high] for r in report.labels]}
     if report.baseline_labels is not None:
         series["shortcut baseline"] = [[r.auroc, r.ci_low, r.ci_high] for r in report.baseline_labels]
-    colours = {"model": BLUE, "shortcut baseline": ORANGE}
-    return interval_plot(name, [r.label for r in report.labels], series, colours, "AUROC", 0.5)
+    return series
 
 
 def operating_point_plot(name: str, points: Sequence[OperatingPointResult]) -> str:

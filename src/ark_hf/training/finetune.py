@@ -14,19 +14,27 @@ from ..data.loading import InferenceSamples
 from ..evaluation.evaluation_data import EvaluationData, ScoredTask, score_task
 from ..evaluation.inference import load_ark, mean_probabilities, predict_logits
 from ..evaluation.report import report_task
+from ..evaluation.report_page import write_report
 from ..files import replace_folder, write_json, write_text
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import (
+    PROVENANCE_FILE,
+    compute_facts,
+    read_provenance,
+    shown_name,
+    weights_sha256,
+    write_provenance,
+)
 from .finetuning_arguments import FinetuningArguments
-from .finetuning_card import push_run
-from .finetuning_data import FinetuningData, choose_training_rows, load_finetuning_data, shown_name
-from .finetuning_report import best_seed, results_text, summarise
+from .finetuning_data import FinetuningData, choose_training_rows, load_finetuning_data
+from .finetuning_report import results_text, summarise
 from .finetuning_trainer import DIVERGED, create_trainer, label_aurocs
 from .initial_weights import build_student, initial_heads
 from .recipe import PretrainingArguments
 
-MODEL_FOLDER, PREDICTIONS_FILE = "ark-cxr", "test_predictions.npz"
+MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
 TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
 
 
@@ -37,7 +45,8 @@ def finetune(
     Fine-tunes `model` on a dataset, once a seed, and scores the test split.
 
     `args.output_dir` then holds `seed-N/ark-cxr` (an ordinary ark-cxr of one head), `seed-N/metrics.json`,
-    `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and `results.md`.
+    `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and
+    `results.md`.
     The same call again goes on where it was stopped, and does not train finished seeds again.
 
     Args:
@@ -71,11 +80,24 @@ def finetune(
     if state.is_main_process:
         write_json(folder / "results.json", summary)
         write_text(folder / "results.md", results_text(summary))
-        if args.push_to_hub is not None:
-            best = folder / f"seed-{best_seed(summary)['seed']}" / MODEL_FOLDER
-            print(f"The model is at {push_run(summary, best, args.push_to_hub)}.")
+        for seed in args.seeds:
+            _note_seeds(folder / f"seed-{seed}" / MODEL_FOLDER, summary)
     state.wait_for_everyone()
     return summary
+
+
+def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
+    """Tells a seed's model what all seeds reached: its card shows it."""
+    rows = [
+        {
+            "seed": each["seed"],
+            "validation": each["validation"] and each["validation"]["mean_auroc"],
+            "test": each["test"]["mean"]["auroc"] if each.get("test") else None,
+        }
+        for each in summary["seeds"]
+    ]
+    seeds = {"runs": rows, "validation": summary["validation"], "test": summary["test"]}
+    write_json(model_folder / PROVENANCE_FILE, {**(read_provenance(model_folder) or {}), "seeds": seeds})
 
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
@@ -116,7 +138,7 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
     rows = choose_training_rows(data, args, seed)
     start, processor = initial_model(model, data.task, args, seed)
     trainer = create_trainer(start, processor, rows, data, args, seed, folder / "checkpoints")
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / "checkpoints"))
+    trained = trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / "checkpoints"))
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
     tuned.eval()
     if not all(torch.isfinite(parameter).all() for parameter in tuned.parameters()):
@@ -134,6 +156,20 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
     def save(target: Path) -> None:
         tuned.save_pretrained(target)
         processor.save_pretrained(target)
+        kept = ("seed", "train_images", "head", "steps", "best_step", "validation")
+        write_provenance(
+            target,
+            "fine-tuning",
+            {
+                "start": shown_name(model),
+                "settings": args.lasting_settings(),
+                "data": [{"task": data.task.name, **data.description, "uncertain": args.uncertain}],
+                "compute": compute_facts(
+                    trained.metrics["train_runtime"], trainer.accelerator.num_processes, args.mixed_precision
+                ),
+                **{name: metrics[name] for name in kept},
+            },
+        )
 
     if trainer.is_world_process_zero():
         replace_folder(folder / MODEL_FOLDER, save)
@@ -206,8 +242,8 @@ def score_test(data: FinetuningData, args: FinetuningArguments, seed: int, folde
     Scores a finished seed on the test split, and adds `test` to its metrics.json: of a [`TaskReport`] the counts and
     the AUROCs with their patient-clustered intervals, beside the shortcut baseline fitted on the same training images.
 
-    `test_predictions.npz` beside it holds `probabilities` float64 (rows, labels) and `targets` (rows, labels; NaN
-    unknown) in the order of the split, and `labels`, their names.
+    `report` beside it is that of `ark-hf evaluate`, and `test_predictions.npz` holds `probabilities` float64 (rows,
+    labels) and `targets` (rows, labels; NaN unknown) in the order of the split, and `labels`, their names.
     """
     model, processor = load_ark(str(folder / MODEL_FOLDER))
     rows = choose_training_rows(data, args, seed)
@@ -216,8 +252,11 @@ def score_test(data: FinetuningData, args: FinetuningArguments, seed: int, folde
     state = PartialState()
     if state.is_main_process:
         save_predictions(folder, scored, data.task)
-        report = asdict(report_task(evaluation, scored, args.bootstrap))
-        test = {key: report[key] for key in TEST_FIELDS}
+        report = report_task(evaluation, scored, args.bootstrap)
+        facts = {"model": MODEL_FOLDER, "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER))}
+        write_report([report], folder / REPORT_FOLDER, facts)
+        values = asdict(report)
+        test = {key: values[key] for key in TEST_FIELDS}
         write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
     state.wait_for_everyone()
     return read_metrics(folder)

@@ -8,7 +8,7 @@ ClassWeighting = Literal["none", "balanced", "effective"]
 
 # May differ between runs that continue each other: they change what is done with the trained models, or how fast
 RUN_TIME_SETTINGS = (
-    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap", "push_to_hub",
+    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap"
 )  # fmt: skip
 
 
@@ -127,10 +127,6 @@ class FinetuningArguments:
         ),
     )
     bootstrap: int = field(default=1000, metadata=_help("Resamples of patients behind each interval."))
-    push_to_hub: str | None = field(
-        default=None,
-        metadata=_help("Repository on the Hub, private if new, for the seed of the best validation, with its card."),
-    )
 
     def __post_init__(self):
         if isinstance(self.backbone_kwargs, str):

@@ -1,13 +1,14 @@
 """The data of fine-tuning: one task's splits, from a task dataset or any Hub image dataset, checked."""
 
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..data.subsets import fraction_rows, rows_per_class
+from ..data.summary import describe_dataset
 from ..data.task_dataset import (
     SPLITS,
     check_columns,
@@ -22,23 +23,23 @@ from ..data.task_dataset import (
 )
 from ..evaluation.metrics import one_vs_rest
 from ..models.ark.configuration_ark import ArkTask
+from ..provenance import shown_name
 from .finetuning_arguments import FinetuningArguments
 
 
 @dataclass
 class FinetuningData:
-    """One task with its splits, of which only `train` is always there; `dataset` is its name without any path."""
+    """
+    One task with its splits, of which only `train` is always there; `dataset` is its name without any path, and
+    `description` what [`describe_dataset`] says of it.
+    """
 
     dataset: str
     task: ArkTask
     train: Dataset
     validation: Dataset | None = None
     test: Dataset | None = None
-
-
-def shown_name(name_or_path: str) -> str:
-    """A Hub id or another name as it is, of a file or folder its own name: reports tell nothing of the machine."""
-    return Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path
+    description: dict[str, Any] = field(default_factory=dict)
 
 
 def load_finetuning_data(dataset: str, args: FinetuningArguments) -> FinetuningData:
@@ -62,7 +63,8 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> FinetuningD
         if not has_known_label(task, rows):
             raise ValueError(f"{where}: no label of task {task.name!r} is known, so it is of no use.")
     check_disjoint(splits, dataset)
-    return FinetuningData(shown_name(dataset), task, splits["train"], splits.get("validation"), splits.get("test"))
+    name, description = shown_name(dataset), describe_dataset(dataset, task, splits)
+    return FinetuningData(name, task, splits["train"], splits.get("validation"), splits.get("test"), description)
 
 
 def _load_columns(dataset: str, args: FinetuningArguments) -> tuple[ArkTask, dict[str, Dataset]]:

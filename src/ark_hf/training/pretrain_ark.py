@@ -23,6 +23,7 @@ from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import compute_facts, shown_name, write_provenance
 from .baselines import MixedPass, MixedSamples, plan_cycle
 from .checkpoint import load_newest_checkpoint, save_checkpoint
 from .ema import update_teacher
@@ -94,6 +95,7 @@ class CyclicPretrainer:
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
         init = args.init if student is None else None
         student, self.teacher, saved_processor = self._initial_models(student, teacher)
+        self.start = None if init is None else shown_name(init)
         self.earlier = earlier_tasks(self.curriculum, init)
         learning = {task.name for each in self.passes for task in each.learners}
         for name, head in student.heads.items():
@@ -360,6 +362,23 @@ class CyclicPretrainer:
     def _save_model(self, model: ArkForImageClassification, folder: Path) -> None:
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        write_provenance(folder, "pretraining", self._provenance("teacher" if model is self.teacher else "student"))
+
+    def _provenance(self, role: str) -> dict[str, Any]:
+        settings = {key: value for key, value in self._settings().items() if key not in ("init", "tasks")}
+        last = self.state.history[-1]
+        return {
+            "start": self.start,
+            "settings": settings,
+            "data": [{"task": data.name, **data.description, "uncertain": data.uncertain} for data in self.tasks],
+            "compute": compute_facts(
+                sum(each["seconds"] for each in self.state.history),
+                self.accelerator.num_processes,
+                self.accelerator.mixed_precision,
+            ),
+            "cycle": last["cycle"],
+            "validation": last["validation"][role],
+        }
 
     def _metrics(self) -> dict[str, Any]:
         return {

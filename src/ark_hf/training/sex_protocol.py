@@ -16,9 +16,10 @@ from ..evaluation.evaluation_data import EvaluationData, evaluated_columns, scor
 from ..evaluation.inference import load_ark
 from ..evaluation.metrics import bootstrap_aurocs, percentile_interval, row_means
 from ..files import write_json, write_text
+from ..provenance import shown_name
 from .finetune import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, save_predictions, train_seed
 from .finetuning_arguments import FinetuningArguments
-from .finetuning_data import FinetuningData, load_finetuning_data, shown_name, targets_of
+from .finetuning_data import FinetuningData, load_finetuning_data, targets_of
 from .finetuning_report import interval, number, seed_interval
 from .finetuning_trainer import label_aurocs
 

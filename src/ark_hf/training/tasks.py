@@ -1,7 +1,7 @@
 """The tasks of a run: the datasets that a recipe names, loaded and checked before any training time is spent."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ..data.loading import TrainingSamples, ViewSettings, pass_order
 from ..data.streaming import StreamedRows
+from ..data.summary import describe_dataset
 from ..data.task_dataset import (
     SPLITS,
     check_disjoint,
@@ -29,13 +30,14 @@ class TaskData:
     One task with its rows, and in cyclic training a pass of its own.
 
     `train` is None for a task that is only evaluated. `validation` may be missing, then the task counts for no
-    validation figure.
+    validation figure. `description` is what [`describe_dataset`] says.
     """
 
     task: ArkTask
     train: Dataset | StreamedRows | None
     validation: Dataset | StreamedRows | None = None
     uncertain: str = "ignore"
+    description: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -105,5 +107,6 @@ def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -
         first = wanted[0]
         if not has_known_label(task, checked[first]):
             raise ValueError(f"{location}: task {task.name!r} is empty: no label of its {first} split is known.")
-        loaded[task.name] = TaskData(task, splits.get("train"), splits.get("validation"), spec.uncertain)
+        description = describe_dataset(location, task, checked)
+        loaded[task.name] = TaskData(task, splits.get("train"), splits.get("validation"), spec.uncertain, description)
     return list(loaded.values())

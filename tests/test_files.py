@@ -1,0 +1,64 @@
+"""Folders that are replaced whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from ark_hf.files import replace_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_text("old")
+    return tmp_path / "model"
+
+
+def write_new(new):
+    (new / "file").write_text("new")
+
+
+def test_a_folder_is_replaced_and_nothing_else_is_left(folder):
+    replace_folder(folder, write_new)
+    assert (folder / "file").read_text() == "new" and list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_cannot_be_written_leaves_the_old_one(folder):
+    def fail(new):
+        (new / "file").write_text("half")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        replace_folder(folder, fail)
+    assert (folder / "file").read_text() == "old" and list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_rename_that_fails_brings_the_old_one_back(folder, monkeypatch):
+    rename = Path.rename
+
+    def rename_or_fail(self, target):
+        if self.name.endswith(".new"):
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_fail)
+    with pytest.raises(OSError, match="no"):
+        replace_folder(folder, write_new)
+    assert (folder / "file").read_text() == "old"
+
+
+def test_a_kill_between_the_renames_loses_nothing(folder):
+    folder.rename(folder.with_name(".model.old"))
+
+    def look(new):
+        assert (folder / "file").read_text() == "old"
+        write_new(new)
+
+    replace_folder(folder, look)
+    assert (folder / "file").read_text() == "new"
+
+
+def test_the_current_folder_can_be_replaced(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    replace_folder(Path("."), write_new)
+    assert (folder / "file").read_text() == "new"
