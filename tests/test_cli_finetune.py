@@ -119,7 +119,8 @@ def test_the_model_goes_to_the_hub_with_its_own_numbers(hub, site, run, capsys):
     best = max(results["seeds"], key=lambda seed: seed["validation"]["mean_auroc"])
     card = repository.files["README.md"].decode()
     assert f"value: {round(best['test']['mean']['auroc'], 4)}" in card
-    assert f"seed\n{best['seed']} of 2" in card and f"{best['test']['labels'][2]['auroc']:.3f}" in card
+    assert f"seed {best['seed']}; weights of step" in card and "mean (t interval over seeds)" in card
+    assert f"{best['test']['labels'][2]['auroc']:.3f}" in card
     assert "normal, bacterial, viral" in card and str(run.parent) not in card
     loaded = AutoModelForImageClassification.from_pretrained("someone/coast")
     local = AutoModelForImageClassification.from_pretrained(run / f"seed-{best['seed']}" / "ark-cxr")

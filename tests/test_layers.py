@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ark_hf"
 # From the bottom up; a path names a file or all files of a folder
 LAYERS = [
     "files.py",
+    "provenance.py",
     "hub_errors.py",
     "weights.py",
     "models",
@@ -16,13 +17,19 @@ LAYERS = [
     "data",
     "evaluation",
     "training",
-    "hub.py",
     "push.py",
+    "model_card.py",
+    "hub.py",
+    "push_dataset.py",
+    "push_model.py",
     "pipelines.py",
+    "export.py",
+    "serve.py",
     "demo.py",
 ]
 LAYERS += ["auto.py", "__init__.py", "cli_parse.py"]
-LAYERS += ["cli_data.py", "cli_evaluate.py", "cli_finetune.py", "cli_probe.py", "cli.py"]
+LAYERS += ["cli_data.py", "cli_evaluate.py", "cli_export.py", "cli_finetune.py", "cli_probe.py", "cli_push.py"]
+LAYERS += ["cli_serve.py", "cli.py"]
 MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py")
 
 

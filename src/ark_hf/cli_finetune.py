@@ -21,6 +21,14 @@ class FinetuneCommand(FinetuningArguments):
         default=None, metadata={"help": "With --protocol: training images of each group, at most."}
     )
 
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "Repository on the Hub, private if new, for the seed of the best validation, with its card and "
+            "report; `ark-hf push` has more options."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if self.max_images is not None:
@@ -49,7 +57,7 @@ def finetune(argv: list[str]) -> int:
     from accelerate import PartialState
 
     from .training.finetune import finetune as run
-    from .training.finetuning_report import results_text
+    from .training.finetuning_report import best_seed, results_text
     from .training.sex_protocol import protocol_text, sex_protocol
 
     if args.protocol == "sex":
@@ -60,4 +68,17 @@ def finetune(argv: list[str]) -> int:
         where = f"The {'models are' if len(folders) > 1 else 'model is'} in {', '.join(folders)}."
         text = f"{results_text(results)}\n{where}"
     PartialState().print(text)
+    if args.push_to_hub is not None and PartialState().is_main_process:
+        _push(Path(args.output_dir, f"seed-{best_seed(results)['seed']}"), args.push_to_hub)
     return 0
+
+
+def _push(seed_folder: Path, repo: str) -> None:
+    from .push_model import push_model
+
+    report = seed_folder / "report"
+    try:
+        pushed = push_model(seed_folder / "ark-cxr", repo, report if report.is_dir() else None)
+    except ValueError as error:
+        raise ValueError(f"{error} The run is finished and kept: the same command tries again.") from None
+    print(f"The model is at {pushed.url}.")

@@ -1,34 +1,30 @@
-"""Task datasets to the Hub: what may go is checked first, and is sent in one commit that can be resumed."""
+"""Sending checked files to the Hub in one commit that can be resumed; see `push_dataset` and `push_model`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-from datasets.info import DatasetInfosDict
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 
-from .data.cards import OPEN_LICENSES, PHANTOM_TAG, PLACE
-from .data.duplicates import HASH_FILE
-from .data.rows import OPTIONAL_COLUMNS
-from .data.task_dataset import SPLITS, read_task
 from .hub_errors import HUB_ERRORS, explain
 
-CARD, REPORT = "README.md", "build_report.json"
-SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-COLUMNS = ["image", "labels", "image_id", *OPTIONAL_COLUMNS]
-PATIENT_COLUMNS = ["patient_id", "study_id", "sex", "age"]
-# "/home/me/x", "C:\x" or "~/x", but not the path in an address such as https://host/x/y
-MACHINE_PATH = re.compile(r"(?<![\w:/.~-])(?:/[^\s/'\"`,:;()]+){2,}|\b[A-Za-z]:\\|(?<!\w)~/")
+CARD_FILE = "README.md"
+# "/home/me/x", "C:\x", "\\server\x", "file:/x" or "~/x", but not the path in an address such as https://host/x/y
+MACHINE_PATH = re.compile(r"(?<![\w:/.~-])(?:/[^\s/'\"`,:;()]+){2,}|\b[A-Za-z]:\\|(?<!\w)~/|\bfile:/|\\\\[\w.-]+\\")
+SECRET = re.compile(
+    r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
 SHOWN_FILES = 5
+ONLY_GIT = {".gitattributes"}
 
 
 class Push(NamedTuple):
-    """What a push did: the repository's address; files sent, found there unchanged, and removed there."""
+    """What a push did: the address of the repository, or of the pull request; files sent, found unchanged, removed."""
 
     url: str
     sent: int
@@ -36,165 +32,105 @@ class Push(NamedTuple):
     removed: int
 
 
-def push_dataset(folder: Path, repo_id: str, public: bool = False, allow_patient_data: bool = False) -> Push:
-    """
-    Pushes a task dataset to the Hub, in one commit: readers see all of it or nothing.
+class Repository(NamedTuple):
+    """One state of a repository on the Hub: its id, the commit, and what it holds by path."""
 
-    What an interrupted push has sent, and files that have not changed, are not sent again. Parquet files that are
-    there but no longer in the folder are removed. Where the licence does not let anybody pass the images on, a new
-    public repository is gated: its owner lets each reader in.
+    id: str
+    kind: str
+    commit: str
+    files: dict
+
+    @property
+    def is_new(self) -> bool:
+        return not set(self.files) - ONLY_GIT
+
+
+def open_repository(
+    api: HfApi, repo_id: str, kind: str, public: bool, revision: str | None = None, pull_request: bool = False
+) -> Repository:
+    """
+    The repository as it is now; it is made if there is none, and so is the branch `revision`.
 
     Args:
-        folder: See [`check_dataset_folder`], whose checks come first.
         repo_id: `someone/name`, or `name` for the account's own.
-        public: Whether everybody may find the repository; it is made if there is none.
-        allow_patient_data: See [`check_dataset_folder`].
+        kind: "model" or "dataset".
+        public: Whether everybody may find it. For a pull request its owner has decided that.
 
     Raises:
-        ValueError: The folder may not be pushed; the repository is public where it should be private or the reverse,
-            or holds something else; or the Hub refuses or cannot be reached.
+        ValueError: It is public where it should be private, or the reverse.
     """
-    files = check_dataset_folder(folder, allow_patient_data)
-    card = DatasetCard.load(folder / CARD)
-    api = HfApi()
-    with _explained(f"Cannot push {folder} to {repo_id}: "):
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True).repo_id
-        there = api.dataset_info(repo_id)
-        if there.private == public:
+    if not pull_request:
+        repo_id = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True).repo_id
+        private = api.repo_info(repo_id, repo_type=kind).private
+        if private == public:
             is_now, remedy = ("private", "leave out --public") if public else ("public", "add --public")
             raise ValueError(f"it is {is_now}; change that in its settings, or {remedy}.")
-        listed = {entry.path: entry for entry in api.list_repo_tree(repo_id, repo_type="dataset", recursive=True)}
-        is_new = not set(listed) - {".gitattributes"}
-        earlier = None if is_new else _card_of_same_task(repo_id, there.sha, read_task(folder).name)
-        # Later it is the owner's to open the gate
-        if public and not _is_open(card) and (earlier is None or _is_open(earlier)):
-            api.update_repo_settings(repo_id, repo_type="dataset", gated="manual")
-
-        hashes = {path: entry.lfs.sha256 for path, entry in listed.items() if getattr(entry, "lfs", None)}
-        text = str(card).replace(PLACE, repo_id)
-        additions = [CommitOperationAdd(path, file) for path, file in files.items() if path != CARD]
-        additions.append(CommitOperationAdd(CARD, text.encode()))
-        new = []
-        size = sum(addition.upload_info.size for addition in additions)
-        with _hub_bars_off(), tqdm(total=size, unit="B", unit_scale=True, desc=f"sending to {repo_id}") as bar:
-            for addition in additions:
-                there_too = hashes.get(addition.path_in_repo)  # only then is the file's own worth a reading
-                if there_too is None or there_too != addition.upload_info.sha256.hex():
-                    api.preupload_lfs_files(repo_id, [addition], repo_type="dataset", free_memory=False)
-                    new.append(addition)
-                bar.update(addition.upload_info.size)
-            gone = [CommitOperationDelete(path) for path in listed if SHARD.fullmatch(path) and path not in files]
-            api.create_commit(
-                repo_id,
-                [*new, *gone],
-                repo_type="dataset",
-                commit_message=f"{read_task(folder).name}, {len(files)} files",
-                parent_commit=there.sha,
-            )
-    return Push(f"{api.endpoint}/datasets/{repo_id}", len(new), len(additions) - len(new), len(gone))
+        if revision is not None:
+            api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
+    commit = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
+    tree = api.list_repo_tree(repo_id, repo_type=kind, revision=commit, recursive=True)
+    return Repository(repo_id, kind, commit, {entry.path: entry for entry in tree})
 
 
-def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict[str, Path]:
+def send(
+    api: HfApi,
+    there: Repository,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    is_ours: Callable[[str], object],
+    revision: str | None = None,
+    pull_request: bool = False,
+) -> Push:
     """
-    What of a task dataset's folder goes to the Hub, if all of it may.
+    Sends files in one commit: readers see all of them or nothing.
+
+    What an interrupted push has sent, and large files that have not changed, are not sent again.
 
     Args:
-        folder: A folder that `ark-hf data build` wrote.
-        allow_patient_data: Says that the terms of the source and whoever is responsible allow the images, and the
-            columns about patients, to be stored on the Hub. Needed unless the card names a licence under which anybody
-            may pass the images on, or the data are phantoms.
-
-    Returns:
-        The files by their path in the repository.
-
-    Raises:
-        ValueError: The folder is no task dataset, holds anything else, is damaged, names paths of this machine, or
-            holds patients' data without being allowed to.
+        files: By path in the repository.
+        is_ours: Says of a path there whether it may be removed if `files` has it no longer.
+        revision: Branch; the main one unless set.
+        pull_request: Whether to propose the change to the owner instead of making it.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder.")
-    if (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is a model; only task datasets can be pushed yet.")
-    read_task(folder)
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
-    shards = [name for name in files if SHARD.fullmatch(name)]
-    if not shards:
-        raise ValueError(f"{folder} has no data/*.parquet; build the dataset with `ark-hf data build`.")
-    others = sorted(set(files) - {*shards, CARD, REPORT, HASH_FILE})
-    if others:
-        more = f" and {len(others) - SHOWN_FILES} more" if len(others) > SHOWN_FILES else ""
-        names = ", ".join(others[:SHOWN_FILES])
-        raise ValueError(
-            f"{folder} holds files that are no part of a task dataset: {names}{more}. Move them elsewhere."
+    hashes = {path: entry.lfs.sha256 for path, entry in there.files.items() if getattr(entry, "lfs", None)}
+    additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+    new = []
+    size = sum(addition.upload_info.size for addition in additions)
+    where = {"repo_type": there.kind, "revision": revision, "create_pr": pull_request}
+    with _hub_bars_off(), tqdm(total=size, unit="B", unit_scale=True, desc=f"sending to {there.id}") as bar:
+        for addition in additions:
+            there_too = hashes.get(addition.path_in_repo)  # only then is the file's own worth a reading
+            if there_too is None or there_too != addition.upload_info.sha256.hex():
+                api.preupload_lfs_files(there.id, [addition], free_memory=False, **where)
+                new.append(addition)
+            bar.update(addition.upload_info.size)
+        gone = [CommitOperationDelete(path) for path in there.files if path not in files and is_ours(path)]
+        commit = api.create_commit(
+            there.id, [*new, *gone], commit_message=message, parent_commit=there.commit, **where
         )
-    for name in (CARD, REPORT):
-        path = MACHINE_PATH.search(files[name].read_text(encoding="utf-8")) if name in files else None
-        if path:
-            raise ValueError(f"{folder / name} names a path of this machine, {path[0]!r}: take it out.")
-
-    card = DatasetCard.load(folder / CARD)
-    columns = _check_shards(folder, shards, card)
-    if not _is_open(card):
-        about = [column for column in PATIENT_COLUMNS if column in columns]
-        what = f"{folder} (with {', '.join(about)})" if about else str(folder)
-        check_allowed(what, card.data.license, allow_patient_data)
-    return files
+    kind = "datasets/" if there.kind == "dataset" else ""
+    url = commit.pr_url or f"{api.endpoint}/{kind}{there.id}{f'/tree/{revision}' if revision else ''}"
+    return Push(url, len(new), len(additions) - len(new), len(gone))
 
 
-def check_allowed(what: str, license_id: str | None, allow_patient_data: bool) -> None:
-    """Raises `ValueError` if `what` is not known to be free to be passed on, and nobody has said that it may be."""
-    if license_id not in OPEN_LICENSES and not allow_patient_data:
-        raise ValueError(
-            f"The radiographs of {what} are not under a licence that lets anybody pass them on (it is "
-            f"{license_id or 'unknown'!r}). If the terms of their source, and whoever is responsible for them, allow "
-            "them to be stored on the Hub, add --allow_patient_data."
-        )
+def check_text(name: Path | str, text: str) -> None:
+    """Raises `ValueError` if a text to be published names a path of this machine or holds a token or a key."""
+    path = MACHINE_PATH.search(text)
+    if path:
+        raise ValueError(f"{name} names a path of this machine, {path[0]!r}: take it out.")
+    if SECRET.search(text):
+        raise ValueError(f"{name} holds what looks like a token or a private key: take it out, and have it revoked.")
 
 
-def _is_open(card: DatasetCard) -> bool:
-    return card.data.license in OPEN_LICENSES or PHANTOM_TAG in (card.data.get("tags") or [])
-
-
-def _check_shards(folder: Path, shards: list[str], card: DatasetCard) -> set[str]:
-    """The columns of the parquet files, which hold what the card says and nothing more."""
-    columns: set[str] = set()
-    rows = dict.fromkeys(SPLITS, 0)
-    for name in shards:
-        try:
-            file = pq.ParquetFile(folder / name)
-            columns |= set(file.schema_arrow.names)
-            rows[name.removeprefix("data/").split("-")[0]] += file.metadata.num_rows
-            for batch in file.iter_batches(columns=["image.path", "image_id"]):
-                paths = batch.column("image").field("path").to_pylist() + batch.column("image_id").to_pylist()
-                if any(path and MACHINE_PATH.match(path) for path in paths):
-                    raise ValueError("images are named by paths of this machine; build it again with shorter ones")
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder / name}: {error}.") from None
-    unknown = sorted(columns - set(COLUMNS))
-    if unknown:
-        raise ValueError(f"{folder} has the columns {unknown}; a task dataset has no others than {COLUMNS}.")
-    info = DatasetInfosDict.from_dataset_card_data(card.data).get("default")
-    for split, expected in ((info.splits or {}) if info else {}).items():
-        if rows[split] != expected.num_examples:
-            raise ValueError(
-                f"{folder}: split {split!r} should have {expected.num_examples} images as {CARD} says, but its files "
-                f"hold {rows[split]}. Build it again."
-            )
-    return columns
-
-
-def _card_of_same_task(repo_id: str, revision: str, task: str) -> DatasetCard:
-    """The card there, if it is of a dataset for the same task."""
-    try:
-        if read_task(f"{repo_id}@{revision}").name == task:
-            return DatasetCard.load(hf_hub_download(repo_id, CARD, repo_type="dataset", revision=revision))
-    except ValueError:
-        pass
-    raise ValueError("it holds something else; choose another name.")
+def name_files(names: list[str]) -> str:
+    """The first few of them."""
+    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(names[:SHOWN_FILES]) + more
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Turns what the Hub's client raises into a `ValueError` of one line that begins with `what`."""
     try:
         yield
     except HUB_ERRORS as error:

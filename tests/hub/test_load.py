@@ -19,7 +19,7 @@ from ark_hf.data.build import build_dataset
 from ark_hf.data.releases import read_release
 from ark_hf.data.rows import Problem
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
-from ark_hf.push import check_dataset_folder, push_dataset
+from ark_hf.push_dataset import check_dataset_folder, push_dataset
 from tests.data.tiny_releases import RELEASES
 from tests.hub.conftest import COUNTS, SHARD, assert_same_rows, rewrite
 from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401

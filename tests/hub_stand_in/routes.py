@@ -44,7 +44,6 @@ class Routes(BaseHTTPRequestHandler):
         self.body = self.read_body()
         url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        self.status = 0
         # `/someone/name/...` is `/models/someone/name/...` where no kind is named
         path = url.path if re.match("/(api|datasets|storage)/", url.path) else "/models" + url.path
         with self.hub.lock:
@@ -54,14 +53,13 @@ class Routes(BaseHTTPRequestHandler):
             if failure is not None and failure.status:
                 self.send(failure.status, b'{"error": "on demand"}')
             elif failure is not None and not failure.after:
+                self.record(0)
                 self.drop()
             else:
                 self.cut = failure.after if failure is not None else None
                 self.answer(path)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            self.hub.record(self.command, self.path, self.status, len(self.body))
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
@@ -93,7 +91,7 @@ class Routes(BaseHTTPRequestHandler):
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
     def send(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        self.status = status
+        self.record(status)
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
             self.send_header(name, value)
@@ -105,6 +103,10 @@ class Routes(BaseHTTPRequestHandler):
         self.wfile.write(content if cut is None else content[:cut])
         if cut is not None:
             self.drop()
+
+    def record(self, status: int) -> None:
+        """Before the answer: whoever has that finds the request among those made."""
+        self.hub.record(self.command, self.path, status, len(self.body))
 
     def drop(self) -> None:
         self.wfile.flush()
@@ -307,7 +309,9 @@ class Routes(BaseHTTPRequestHandler):
 
     @route("POST", r"/REPO\.git/info/lfs/objects/batch")
     def large_file_batch(self, kind, repo):
-        repository, answers = self.repository(kind, repo, write=True), []
+        repository, answers = self.repository(kind, repo), []
+        if self.account is None:  # others may send, too: for a pull request
+            raise Refusal(401, "Invalid username or password.")
         for asked in json.loads(self.body)["objects"]:
             answer = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in repository.large_files:
@@ -335,7 +339,7 @@ class Routes(BaseHTTPRequestHandler):
     @route("POST", "/api/REPO/verify")
     def verify(self, kind, repo):
         values = json.loads(self.body)
-        stored = self.repository(kind, repo, write=True).large_files.get(values["oid"])
+        stored = self.repository(kind, repo).large_files.get(values["oid"])
         if stored is None or len(stored) != values["size"]:
             raise Refusal(404, f"{values['oid']} has not come whole")
         return {}

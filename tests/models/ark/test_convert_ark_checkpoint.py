@@ -152,11 +152,13 @@ def test_saved_model_loads_through_the_auto_classes(tmp_path):
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "ark-cxr").eval()
     with torch.no_grad():
         expected, actual = (each(pixel_values).logits for each in (conversion.model, model))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    weights = conversion.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     files = {path.name for path in (tmp_path / "ark-cxr").iterdir()}
     assert files >= {"config.json", "model.safetensors", "README.md", "modeling_ark.py"}
     card = (tmp_path / "ark-cxr" / "README.md").read_text()
-    assert "Research use only" in card and "ark.pth.tar" in card and "| vindr_cxr |" in card
+    assert "Research use only" in card and "ark.pth.tar" in card and "| `vindr_cxr` |" in card
     assert str(tmp_path) not in card
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ark_hf.cli import main
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
-from ark_hf.push import check_dataset_folder, push_dataset
+from ark_hf.push_dataset import check_dataset_folder, push_dataset
 from tests.hub.conftest import COUNTS, SHARD, rewrite, sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 
@@ -92,7 +92,7 @@ def spoil_the_card(folder):
         (spoil_with_paths_as_ids, r"train-00000-of-00001.parquet: images are named by paths of this machine"),
         (spoil_with_a_missing_shard, r"split 'train' should have 12 images as README.md says, but its files hold 0"),
         (spoil_by_cutting_a_shard, r"train-00000-of-00001.parquet: "),
-        (spoil_with_a_model, "is a model; only task datasets can be pushed yet"),
+        (spoil_with_a_model, "no part of a task dataset: config.json. Move them elsewhere"),
         (spoil_by_removing_the_data, r"has no data/\*.parquet"),
         (spoil_the_card, "has no `ark_task` entry"),
         (shutil.rmtree, "is not a folder"),

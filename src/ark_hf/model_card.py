@@ -1,0 +1,328 @@
+"""The card of a model, filled from its own files and the report of its test, and what goes to the Hub beside it."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from .evaluation.page import format_number
+from .evaluation.report import TaskReport
+from .evaluation.report_page import things_to_look_at
+from .evaluation.report_tables import Table, auroc_cells, task_tables
+from .evaluation.report_text import markdown_table, provenance
+from .evaluation.result_figures import auroc_picture
+from .evaluation.stored_report import read_report
+from .models.ark.configuration_ark import ArkConfig
+from .provenance import read_provenance, weights_sha256
+from .push import CARD_FILE
+
+EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
+REPORT_FILES = ("report.json", "report.md", "report.html")
+TEMPLATE = Path(__file__).parent / "hub_cards" / "model_card.md"
+PROSE = TEMPLATE.with_suffix(".yaml")
+SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+def model_card_files(
+    folder: Path, place: str, report: Path | None = None, license_id: str | None = None
+) -> dict[str, bytes]:
+    """
+    The card and what belongs to it, by path in the repository: `README.md`, `figures/`, the report, `.eval_results/`.
+
+    Nothing in them is typed by hand: numbers come from `config.json` and `provenance.json` of the model's folder and
+    from the report, what holds for every model from `hub_cards/model_card.yaml`.
+
+    Args:
+        folder: Of the model.
+        place: What `from_pretrained` is given: the repository's id, or the folder.
+        report: Folder that `ark-hf evaluate --out` wrote for this model.
+        license_id: The licence of the weights by its name on the Hub; unless given, the card says that it hangs on the
+            training data.
+
+    Returns:
+        The content of each file.
+
+    Raises:
+        ValueError: The report is of other weights, or a file cannot be read.
+    """
+    facts, reports = ({}, []) if report is None else read_report(report)
+    if report is not None:
+        _check_same_weights(folder, facts, report)
+    figures = {f"figures/auroc-{number}-{each.task}.png": each for number, each in enumerate(reports, start=1)}
+    card = model_card(folder, place, dict(zip(figures, reports, strict=True)), license_id)
+    files = {CARD_FILE: str(card).encode()}
+    files |= {name: auroc_picture(each) for name, each in figures.items()}
+    if report is not None:
+        files |= {f"report/{name}": (report / name).read_bytes() for name in REPORT_FILES if (report / name).is_file()}
+    entries = eval_result_entries(reports)
+    if entries:
+        text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+        files[EVAL_RESULTS_FILE] = text.encode()
+    return files
+
+
+def model_card(
+    folder: Path, place: str, reports: Mapping[str, TaskReport] | None = None, license_id: str | None = None
+) -> ModelCard:
+    """
+    The card alone; see [`model_card_files`].
+
+    Args:
+        reports: The test results, each by the path of its figure.
+    """
+    config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
+    prose = _prose()
+    kind = origin["kind"] if origin else "conversion"
+    licence = prose["licences"][kind]
+    classifies = "ArkForImageClassification" in (config.architectures or [])
+    return ModelCard.from_template(
+        _header(place, config, classifies, origin or {}, list(reports.values()), license_id or licence),
+        template_path=str(TEMPLATE),
+        name=place.rpartition("/")[2],
+        place=place,
+        prose=prose,
+        origin=prose["origins"][kind] if origin else "",
+        known=origin is not None,
+        auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
+        image_size=config.image_size,
+        labels=_label_rows(config) if classifies else [],
+        reports=[_report_section(figure, report) for figure, report in reports.items()],
+        overview=_overview(list(reports.values())),
+        licence_text=licence["text"] if license_id is None else f"The weights are under {license_id}.",
+        citation=_citations(prose, origin or {}),
+        **_origin_sections(origin or {}),
+    )
+
+
+def eval_result_entries(reports: Sequence[TaskReport]) -> list[EvalResultEntry]:
+    """The mean AUROC on each dataset of the Hub, for its leaderboard; datasets on this machine have none."""
+    entries = []
+    for report in reports:
+        dataset, _, revision = report.dataset.partition("@")
+        if dataset.count("/") == 1 and not math.isnan(report.mean.auroc):
+            entries.append(
+                EvalResultEntry(
+                    dataset_id=dataset,
+                    task_id=report.task,
+                    value=round(report.mean.auroc, 4),
+                    dataset_revision=revision if SHA1.fullmatch(revision) else None,
+                    notes=f"mean AUROC of {report.mean.num_defined} labels, split {report.split}",
+                )
+            )
+    return entries
+
+
+def _check_same_weights(folder: Path, facts: Mapping[str, Any], report: Path) -> None:
+    noted, ours = facts.get("weights_sha256"), weights_sha256(str(folder))
+    if noted is None or noted != ours:
+        raise ValueError(
+            f"{report} is not the report of the weights in {folder}: "
+            f"{'it does not say whose it is' if noted is None else 'it is of other weights'}. "
+            f"Run `ark-hf evaluate {folder} DATASETS --out {report}` again."
+        )
+
+
+@cache
+def _prose() -> dict[str, Any]:
+    return yaml.safe_load(PROSE.read_text(encoding="utf-8"))
+
+
+def _header(
+    place: str,
+    config: ArkConfig,
+    classifies: bool,
+    origin: Mapping[str, Any],
+    reports: Sequence[TaskReport],
+    licence: str | Mapping[str, str],
+) -> ModelCardData:
+    named = {"license": licence} if isinstance(licence, str) else {"license": licence["license"]}
+    datasets = [each["dataset"].partition("@")[0] for each in origin.get("data", []) if "dataset" in each]
+    start = origin.get("start") or ""
+    header = ModelCardData(
+        **named,
+        library_name="transformers",
+        pipeline_tag="image-classification" if classifies else "image-feature-extraction",
+        tags=_prose()["tags"],
+        base_model=start if start.count("/") == 1 else None,
+        datasets=[each for each in datasets if each.count("/") == 1] or None,
+        metrics=["roc_auc"] if reports else None,
+        model_name=place.rpartition("/")[2],
+        eval_results=_model_index(reports) or None,
+    )
+    if not isinstance(licence, str):
+        header["license_name"] = licence["license_name"]
+    return header
+
+
+def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
+    """The mean test AUROC of each task and that of each label, where they are defined."""
+    results = []
+    for report in reports:
+        values = {"mean AUROC": report.mean.auroc} | {f"AUROC, {each.label}": each.auroc for each in report.labels}
+        results += [
+            EvalResult(
+                task_type="image-classification",
+                task_name=report.task,
+                dataset_type=report.dataset.partition("@")[0],
+                dataset_name=report.dataset,
+                dataset_split=report.split,
+                metric_type="roc_auc",
+                metric_name=name,
+                metric_value=round(value, 4),
+            )
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+    return results
+
+
+def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
+    if config.tasks is None:
+        labels = ", ".join(map(str, config.id2label.values()))
+        return [{"name": "classifier", "kind": _kind(config.problem_type), "labels": labels}]
+    return [
+        {"name": task.name, "kind": _kind(task.problem_type), "labels": ", ".join(task.labels)}
+        for task in config.tasks
+    ]
+
+
+def _kind(problem_type: str | None) -> str:
+    return "several labels an image" if problem_type == "multi_label_classification" else "one class an image"
+
+
+def _report_section(figure: str, report: TaskReport) -> dict[str, Any]:
+    patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
+    zero_shot = "" if report.matches is None else ", zero-shot"
+    return {
+        "title": f"{report.task}{zero_shot}: {report.dataset}, {report.split}, {report.num_images:,} images{patients}",
+        "look_at": things_to_look_at(report),
+        "figure": figure,
+        "tables": [
+            {"title": table.title, "text": "\n".join(markdown_table(table))}
+            for table in task_tables(report)
+            if not table.folded
+        ],
+        "provenance": "\n".join(provenance(report)).strip(),
+    }
+
+
+def _overview(reports: Sequence[TaskReport]) -> str:
+    header = ["task", "dataset", "split", "images", "labels", "mean AUROC", "95 % interval", "shortcut baseline",
+              "95 % interval"]  # fmt: skip
+    rows = [
+        [
+            f"`{report.task}`",
+            report.dataset,
+            report.split,
+            f"{report.num_images:,}",
+            f"{report.mean.num_defined} of {report.mean.num_labels}",
+            *auroc_cells(report.mean),
+            *auroc_cells(report.baseline_mean),
+        ]
+        for report in reports
+    ]
+    note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
+    return "\n".join(markdown_table(Table("", header, rows, note)))
+
+
+def _origin_sections(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of the template that tell how the weights came about; empty where nothing is known."""
+    settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
+    data = origin.get("data", [])
+    return {
+        "start": _start(origin.get("start")),
+        "training": _training(origin),
+        "data": [_data_row(each) for each in data if "splits" in each],
+        "label_counts": [
+            [f"`{each['task']}`", _cell(label), *(f"{count:,}" for count in counts.values())]
+            for each in data
+            for label, counts in each.get("splits", {}).get("train", {}).get("labels", {}).items()
+        ],
+        "phantom": bool(data) and all(each.get("phantom") for each in data),
+        "recipe": yaml.safe_dump(settings, sort_keys=False).strip() if settings else "",
+        "summary": origin.get("summary", ""),
+        "compute": _compute(origin.get("compute")),
+        "versions": ", ".join(f"{name} {number}" for name, number in origin.get("versions", {}).items()),
+        "seeds": _seeds(origin.get("seeds")),
+    }
+
+
+def _start(name: str | None) -> str:
+    if name is None:
+        return ""
+    return {"none": "random weights", "imagenet": "ImageNet weights of timm"}.get(name, f"`{name}`")
+
+
+def _training(origin: Mapping[str, Any]) -> str:
+    mean = (origin.get("validation") or {}).get("mean_auroc")
+    validated = f" Mean validation AUROC: {format_number(mean)}." if mean is not None else ""
+    if origin.get("kind") == "pretraining":
+        return f"Weights of the end of cycle {origin['cycle']}.{validated}"
+    if origin.get("kind") == "fine-tuning":
+        head = "Its head for this task went on." if origin["head"] == "continued" else "Its head was fresh."
+        return (
+            f"{head} Trained on {origin['train_images']:,} images for {origin['steps']:,} steps, seed "
+            f"{origin['seed']}; weights of step {origin['best_step']:,}.{validated}"
+        )
+    return ""
+
+
+def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
+    train, validation = (data["splits"].get(split) for split in ("train", "validation"))
+    title = data.get("title") or data["dataset"]
+    link = data.get("homepage")
+    patients = train and train["patients"]
+    licence = "see below" if data.get("license") == "other" and data.get("access") else data.get("license")
+    return {
+        "task": data["task"],
+        "title": f"[{_cell(title)}]({link})" if link else _cell(title),
+        "license": "drawn phantoms" if data.get("phantom") else licence or "not stated",
+        "access": _cell(data.get("access", "")),
+        "train": f"{train['rows']:,}" if train else "not trained on",
+        "patients": "unknown" if patients is None else f"{patients:,}",
+        "validation": f"{validation['rows']:,}" if validation else "none",
+        "uncertain": data.get("uncertain", ""),
+    }
+
+
+def _compute(compute: Mapping[str, Any] | None) -> str:
+    if not compute:
+        return ""
+    hours = compute["seconds"] / 3600
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{compute['seconds'] / 60:.0f} minutes"
+    precision = {"no": "float32"}.get(compute["precision"], compute["precision"])
+    return f"{spent} on {compute['num_processes']} x {compute['device']}, {precision}"
+
+
+def _seeds(seeds: Mapping[str, Any] | None) -> str:
+    if not seeds or len(seeds["runs"]) < 2:
+        return ""
+    rows = [
+        [str(run["seed"]), format_number(run["validation"]) or "undefined", format_number(run["test"]) or "not scored"]
+        for run in seeds["runs"]
+    ]
+    means = [seeds[split] for split in ("validation", "test")]
+    cells = [
+        f"{format_number(mean['mean'])} ({format_number(mean['ci_low'])} to {format_number(mean['ci_high'])})"
+        if mean and mean["mean"] is not None
+        else ""
+        for mean in means
+    ]
+    rows.append(["mean (t interval over seeds)", *cells])
+    table = Table("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
+    return "\n".join(markdown_table(table))
+
+
+def _citations(prose: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """Ark's papers, then those of the training data."""
+    of_data = [each["citation"].strip() for each in origin.get("data", []) if each.get("citation")]
+    return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
+
+
+def _cell(text: Any) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

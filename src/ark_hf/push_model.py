@@ -1,0 +1,190 @@
+"""Models to the Hub: what may go is checked first, the card is filled in, and all is sent in one commit."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
+
+from .evaluation.inference import load_ark
+from .model_card import model_card_files
+from .models.ark import configuration_ark, image_processing_ark, modeling_ark
+from .models.ark.configuration_ark import ArkConfig
+from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from .provenance import PROVENANCE_FILE
+from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
+
+CODE_FILES = {
+    Path(str(module.__file__)).name: Path(str(module.__file__))
+    for module in (configuration_ark, image_processing_ark, modeling_ark)
+}
+NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+ALLOWED = re.compile(
+    "|".join(
+        [
+            *map(re.escape, (*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", "model.safetensors.index.json")),
+            WEIGHTS.pattern,
+            r"onnx/(model\.onnx(\.data)?|config\.json|preprocessor_config\.json|\w+_ark\.py)",
+        ]
+    )
+)
+GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
+# By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
+REFUSED = {
+    "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd", ".nii", ".gz", ".webp"),
+    "pickles, which run code when they are loaded": (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"),
+    "tables or arrays, which may be about patients": (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".npy", ".npz"),
+}
+HOME = re.compile(rb"(?:/home/|/root/|/Users/|\\Users\\)[\w.-]+")
+# What git and the Hub's client leave in a folder that came from there
+LEFT_BY_TOOLS = re.compile(r"\.gitattributes|\.gitignore|(\.git|\.cache/huggingface)/.*")
+PATIENT_KEYS = {"patient_id", "study_id", "patient", "image_id"}
+
+
+def push_model(
+    folder: Path,
+    repo_id: str,
+    report: Path | None = None,
+    public: bool = False,
+    license_id: str | None = None,
+    revision: str | None = None,
+    pull_request: bool = False,
+) -> Push:
+    """
+    Pushes a model with its processor, code, card, report and recipe, in one commit.
+
+    What an interrupted push has sent, and files that have not changed, are not sent again. Figures, reports and
+    weights of an earlier push that are not part of this one are removed.
+
+    Args:
+        folder: See [`check_model_folder`], whose checks come first.
+        repo_id: `someone/name`, or `name` for the account's own.
+        report: Folder that `ark-hf evaluate --out` wrote for this model: the card shows its results.
+        public: Whether everybody may find the repository; it is made if there is none.
+        license_id: Of the weights, by its name on the Hub, such as "cc-by-nc-4.0".
+        revision: Branch to push to; it is made if there is none.
+        pull_request: Whether to propose the change to the repository's owner instead.
+
+    Raises:
+        ValueError: The folder may not be pushed; the report is of other weights; the repository is public where it
+            should be private or the reverse, or holds something else; or the Hub refuses or cannot be reached.
+    """
+    files = model_files(folder, repo_id, report, license_id)  # before anything is asked of the Hub
+    api = HfApi()
+    with explained(f"Cannot push {folder} to {repo_id}: "):
+        there = open_repository(api, repo_id, "model", public, revision, pull_request)
+        if not there.is_new and not _holds_ark(there):
+            raise ValueError("it holds something else; choose another name.")
+        if there.id != repo_id:  # a name without the account's
+            files = model_files(folder, there.id, report, license_id)
+        message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(files)} files"
+        return send(api, there, files, message, _is_ours, revision, pull_request)
+
+
+def model_files(
+    folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None
+) -> dict[str, Path | bytes]:
+    """All that would go to the Hub, by path in the repository; arguments and errors as of [`push_model`]."""
+    files: dict[str, Path | bytes] = dict(check_model_folder(folder))
+    generated = model_card_files(folder, repo_id, report, license_id)
+    for name, content in generated.items():
+        if name.endswith((".md", ".json", ".yaml")):  # the page says what the JSON says, in tags that look like paths
+            _check_content(name, content.decode("utf-8"))
+    return files | generated
+
+
+def check_model_folder(folder: Path) -> dict[str, Path]:
+    """
+    What of a model's folder goes to the Hub, if all of it may. The card there is not among it: a new one is made.
+
+    Args:
+        folder: An ark-cxr that training, conversion, calibration or `save_pretrained` wrote.
+
+    Returns:
+        The files by their path in the repository.
+
+    Raises:
+        ValueError: The folder is no Ark model, cannot be loaded, or holds images, tables, pickles, code that is not
+            this package's, tokens, paths of this machine or anything else that is no part of a model.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder.")
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    files = {name: path for name, path in found.items() if not LEFT_BY_TOOLS.fullmatch(name)}
+    others = [name for name in files if not ALLOWED.fullmatch(name)]
+    for what, endings in REFUSED.items():
+        refused = [name for name in others if name.lower().endswith(endings)]
+        if refused:
+            raise ValueError(
+                f"{folder} holds {what}: {name_files(refused)}. Move them elsewhere, or save the model alone with "
+                "`save_pretrained`."
+            )
+    if others:
+        raise ValueError(
+            f"{folder} holds files that are no part of a model: {name_files(others)}. Move them elsewhere."
+        )
+    missing = [name for name in NEEDED if name not in files]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {name_files(missing)}. With `import ark_hf`, load the model and its image processor, and "
+            "save both there with `save_pretrained`."
+        )
+    for name, path in files.items():
+        _check_file(name, path)
+    classifies = "ArkForImageClassification" in (ArkConfig.from_pretrained(folder).architectures or [])
+    load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
+    return {name: path for name, path in files.items() if name != CARD_FILE}
+
+
+def _check_file(name: str, path: Path) -> None:
+    if path.suffix == ".py":
+        if path.name not in CODE_FILES or path.read_bytes() != CODE_FILES[path.name].read_bytes():
+            raise ValueError(
+                f"{path} is not the code of this version of ark-hf, and would run on its readers' machines. Load the "
+                "model and save it again with `save_pretrained`."
+            )
+    elif WEIGHTS.fullmatch(name):
+        try:
+            with safe_open(path, "pt") as weights:
+                _check_content(path, json.dumps(weights.metadata() or {}))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no safetensors file: {error}.") from None
+    elif path.suffix == ".onnx":
+        with open(path, "rb") as file:  # exporters write where their source lies into every node
+            if any(HOME.search(part) for part in iter(lambda: file.read(2**24), b"")):
+                raise ValueError(f"{path} names folders of this machine; export it with `ark-hf export`.")
+    elif path.suffix == ".json":
+        _check_content(path, path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _check_content(name: Path | str, text: str) -> None:
+    check_text(name, text)
+    if str(name).endswith(".json"):
+        try:
+            about = PATIENT_KEYS & _keys(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is not JSON: {error}.") from None
+        if about:
+            raise ValueError(f"{name} is about single patients or images ({', '.join(sorted(about))}): take it out.")
+
+
+def _keys(values: Any) -> set[str]:
+    """All keys in a JSON value, at any depth."""
+    if isinstance(values, Mapping):
+        return set(values) | {key for value in values.values() for key in _keys(value)}
+    return {key for value in values for key in _keys(value)} if isinstance(values, list) else set()
+
+
+def _is_ours(path: str) -> bool:
+    return bool(WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path) or path.startswith("onnx/model.onnx"))
+
+
+def _holds_ark(there: Repository) -> bool:
+    if "config.json" not in there.files:
+        return False
+    values, _ = ArkConfig.get_config_dict(there.id, revision=there.commit)
+    return values.get("model_type") == "ark"

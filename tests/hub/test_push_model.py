@@ -1,0 +1,439 @@
+"""Models on the Hub: what may be pushed, what is sent, and loading it back with and without our package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+import ark_hf
+from ark_hf.cli import main
+from ark_hf.evaluation.inference import load_ark
+from ark_hf.push_dataset import push_dataset
+from ark_hf.push_model import check_model_folder, model_files, push_model
+from tests.hub.conftest import sent_objects
+from tests.hub_stand_in import OWNER, STRANGER
+from tests.training.conftest import TINY
+
+CODE_FILES = {"configuration_ark.py", "image_processing_ark.py", "modeling_ark.py"}
+MODEL_FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "provenance.json", *CODE_FILES}
+SITES = ("phantom_city", "phantom_hill")
+
+
+@pytest.fixture(scope="module")
+def run(sites, tmp_path_factory):
+    """A run of one cycle on two sites, and its report."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = {**TINY, "cycles": 1, "output_dir": str(folder / "run"), "tasks": [{"dataset": name} for name in SITES]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["pretrain", str(folder / "recipe.yaml"), "--data_root", str(sites["phantom_city"].parent)]) == 0
+    model, datasets = str(folder / "run" / "ark-cxr"), [str(sites[name]) for name in SITES]
+    assert main(["evaluate", model, *datasets, "--bootstrap", "20", "--out", str(folder / "report")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed_model(hub, run):
+    """Id of a private repository with the model and its report."""
+    push_model(run / "run" / "ark-cxr", "someone/ark-cxr", run / "report")
+    return "someone/ark-cxr"
+
+
+@pytest.fixture
+def ark_cxr(run, tmp_path):
+    """A model of its own, to be spoiled."""
+    shutil.copytree(run / "run" / "ark-cxr", tmp_path / "ark-cxr")
+    return tmp_path / "ark-cxr"
+
+
+# What may be pushed --------------------------------------------------------------------------------------------------
+
+
+def test_all_files_of_a_trained_model_may_go(run):
+    assert set(check_model_folder(run / "run" / "ark-cxr")) == MODEL_FILES
+
+
+def test_what_tools_leave_in_a_folder_stays_there(ark_cxr):
+    for name in (".gitattributes", ".cache/huggingface/download/config.json.metadata", "onnx/model.onnx"):
+        (ark_cxr / name).parent.mkdir(parents=True, exist_ok=True)
+        (ark_cxr / name).write_bytes(b"x")
+    shutil.copy(ark_cxr / "configuration_ark.py", ark_cxr / "onnx")
+    assert set(check_model_folder(ark_cxr)) == {*MODEL_FILES, "onnx/model.onnx", "onnx/configuration_ark.py"}
+
+
+def write(name, content):
+    def spoil(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
+def spoil_with_a_picture(folder):
+    Image.new("L", (8, 8)).save(folder / "scan.png")
+
+
+def spoil_json(name, **values):
+    def spoil(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return spoil
+
+
+def spoil_the_code(folder):
+    with open(folder / "modeling_ark.py", "a", encoding="utf-8") as file:
+        file.write("import os\n")
+
+
+def spoil_the_header(folder):
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"from": "/home/me/x.pth"})
+
+
+def drop_a_head(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if not name.startswith("heads.phantom_hill")},
+              folder / "model.safetensors", {"format": "pt"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_with_a_picture, r"holds images: scan.png. Move them elsewhere, or save the model alone"),
+        (write("scans/a.dcm", b"x"), r"holds images: scans/a.dcm"),
+        (write("training_args.bin", b"x"), "holds pickles, which run code when they are loaded: training_args.bin"),
+        (
+            write("patients.csv", b"patient_id,sex"),
+            "holds tables or arrays, which may be about patients: patients.csv",
+        ),
+        (write("notes.txt", b"x"), "files that are no part of a model: notes.txt. Move them elsewhere"),
+        (write(".env", b"x"), r"files that are no part of a model: .env"),
+        (
+            spoil_json("config.json", note="hf_" + "a" * 34),
+            "config.json holds what looks like a token or a private key",
+        ),
+        (spoil_json("provenance.json", start="/home/me/ark6.pth"), "provenance.json names a path of this machine"),
+        (spoil_json("provenance.json", data=[{"patient_id": ["p1"]}]), "is about single patients or images"),
+        (spoil_json("provenance.json", start="file:///srv/ark6.pth"), "provenance.json names a path of this machine"),
+        (spoil_json("provenance.json", start=r"\\nas\ark6.pth"), "provenance.json names a path of this machine"),
+        (write("onnx/model.onnx", b"x" * 99 + b"/home/me/ark/export.py"), "model.onnx names folders of this machine"),
+        (spoil_the_code, "modeling_ark.py is not the code of this version of ark-hf"),
+        (spoil_the_header, "model.safetensors names a path of this machine, '/home/me/x.pth'"),
+        (write("model.safetensors", b"\x80\x04K\x01."), "model.safetensors is no safetensors file"),
+        (drop_a_head, "lacks 2 of the model's tensors, such as heads.phantom_hill"),
+        (lambda folder: (folder / "modeling_ark.py").unlink(), "lacks modeling_ark.py. With `import ark_hf`, load"),
+        (write("config.json", b"{"), "config.json is not JSON"),
+        (spoil_json("config.json", model_type="vit"), "of model type 'vit', not 'ark'"),
+        (shutil.rmtree, "is not a folder"),
+    ],
+)
+def test_folders_that_are_no_clean_model_are_refused(hub, ark_cxr, spoil, message):
+    spoil(ark_cxr)
+    with hub.recording() as requests, pytest.raises(ValueError, match=message) as caught:
+        push_model(ark_cxr, "someone/spoiled")
+    assert not requests and "\n" not in str(caught.value)
+
+
+def test_a_report_of_other_weights_is_refused(run, ark_cxr):
+    weights = load_file(ark_cxr / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1}, ark_cxr / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="it is of other weights. Run `ark-hf evaluate .*` again"):
+        model_files(ark_cxr, "someone/x", run / "report")
+    with pytest.raises(ValueError, match="report.json does not exist; `ark-hf evaluate ... --out FOLDER` writes it"):
+        model_files(ark_cxr, "someone/x", run)
+    (ark_cxr.parent / "report.json").write_text('{"tasks": [{"task": "x"}]}')
+    with pytest.raises(ValueError, match="is not a report of this version"):
+        model_files(ark_cxr, "someone/x", ark_cxr.parent)
+
+
+# Pushing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_is_private_whole_and_free_of_this_machine(hub, run, pushed_model):
+    repository = hub.model(pushed_model)
+    assert repository.private and len(repository.commits) == 2
+    figures = {f"figures/auroc-{number}-{name}.png" for number, name in enumerate(SITES, start=1)}
+    reports = {f"report/report.{ending}" for ending in ("json", "md", "html")}
+    assert set(repository.files) - {".gitattributes"} == {*MODEL_FILES, "README.md", *figures, *reports}
+    for name, content in repository.files.items():
+        if not name.endswith((".png", ".safetensors")):
+            assert str(run.parent) not in content.decode()
+    model = run / "run" / "ark-cxr"
+    assert all(repository.files[name] == (model / name).read_bytes() for name in MODEL_FILES)
+
+
+def test_a_second_push_sends_and_changes_nothing(hub, run, pushed_model):
+    before = hub.model(pushed_model).refs["main"]
+    with hub.recording() as requests:
+        pushed = push_model(run / "run" / "ark-cxr", pushed_model, run / "report")
+    assert pushed.url == f"{hub.endpoint}/{pushed_model}" and not sent_objects(requests)
+    assert hub.model(pushed_model).refs["main"] == before
+
+
+def test_an_interrupted_push_is_not_seen_and_resumes(hub, run, no_waiting):
+    model, report = run / "run" / "ark-cxr", run / "report"
+    with hub.recording() as first, hub.failing("PUT /storage", 500, skip=1):
+        with pytest.raises(ValueError, match="Cannot push .* to someone/resumed: the Hub has failed"):
+            push_model(model, "someone/resumed", report)
+    assert len(sent_objects(first)) == 1 and set(hub.model("someone/resumed").files) == {".gitattributes"}
+    with hub.recording() as second:
+        push_model(model, "someone/resumed", report)
+    assert len(sent_objects(second)) == 2 and not set(sent_objects(first)) & set(sent_objects(second))
+
+
+def test_what_an_earlier_push_made_goes_with_it_and_the_rest_stays(hub, run, pushed_model):
+    push_model(run / "run" / "ark-cxr", "someone/again", run / "report")
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="NOTES.md", repo_id="someone/again")
+    assert push_model(run / "run" / "ark-cxr", "someone/again").removed == 5
+    files = hub.model("someone/again").files
+    assert set(files) - {".gitattributes"} == {*MODEL_FILES, "README.md", "NOTES.md"}
+    assert "**How good it is on test images was not measured**" in files["README.md"].decode()
+
+
+def test_repositories_of_something_else_are_left_alone(hub, run):
+    hub.create("models", "someone/notes", private=True)
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id="someone/notes")
+    with pytest.raises(ValueError, match="it holds something else; choose another name"):
+        push_model(run / "run" / "ark-cxr", "someone/notes")
+    hub.create("models", "someone/public")
+    with pytest.raises(ValueError, match="it is public; .* add --public"):
+        push_model(run / "run" / "ark-cxr", "someone/public")
+
+
+def test_a_branch_and_its_revision(hub, run, pushed_model):
+    before = hub.model(pushed_model).refs["main"]
+    pushed = push_model(run / "run" / "student", pushed_model, revision="student")
+    assert pushed.url.endswith("/someone/ark-cxr/tree/student") and hub.model(pushed_model).refs["main"] == before
+    loaded = AutoModel.from_pretrained(pushed_model, revision="student")
+    own = AutoModel.from_pretrained(run / "run" / "student")
+    assert all(torch.equal(value, own.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+def test_a_pull_request_to_somebody_else(hub, run, monkeypatch):
+    push_model(run / "run" / "ark-cxr", "someone/open", public=True)
+    before = hub.model("someone/open").refs["main"]
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    with pytest.raises(ValueError, match="this account may not do that"):
+        push_model(run / "run" / "student", "someone/open", public=True)
+    pushed = push_model(run / "run" / "student", "someone/open", pull_request=True)
+    assert pushed.url.endswith("someone/open/discussions/1") and hub.model("someone/open").refs["main"] == before
+    loaded = AutoModel.from_pretrained("someone/open", revision="refs/pr/1")
+    own = AutoModel.from_pretrained(run / "run" / "student")
+    assert all(torch.equal(value, own.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
+
+WITHOUT_US = """
+import json, sys
+import importlib.abc
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ark_hf":
+            raise ImportError("ark_hf is not installed here")
+
+sys.meta_path.insert(0, Block())
+import numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+repo, trust = sys.argv[1], {"trust_remote_code": True}
+pixels = np.load(sys.argv[2])
+model = AutoModelForImageClassification.from_pretrained(repo, **trust)
+inputs = AutoImageProcessor.from_pretrained(repo, **trust)(pixels, return_tensors="pt")
+classify = pipeline("image-classification", model=repo, **trust)
+features = pipeline("image-feature-extraction", model=repo, pool=True, return_tensors=True, **trust)
+print(json.dumps({
+    "class": type(model).__name__,
+    "logits": model(**inputs).logits[0].tolist(),
+    "encoder": type(AutoModel.from_pretrained(repo, **trust)).__name__,
+    "scores": {each["label"]: each["score"] for each in classify(pixels, top_k=99)},
+    "pooled": features(Image.fromarray(pixels[0]))[0].tolist(),
+}))
+"""
+
+
+def load_without_us(repo, work, offline=False):
+    """Loads it in a new process that cannot import our package, from the Hub or its cache in `work`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))}
+    environment |= {
+        "HF_ENDPOINT": os.environ["HF_ENDPOINT"], "HF_HOME": str(work / "cache"), "HF_TOKEN": OWNER,
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1" if offline else "0",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", WITHOUT_US, repo, str(work / "image.npy")]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_it_loads_by_its_id_with_and_without_our_package_and_from_the_cache_without_network(
+    hub, run, sites, pushed_model, tmp_path
+):
+    picture = ark_hf.load_task_dataset(sites["phantom_city"], "test")[0]["image"]
+    pixels = np.asarray(picture)[None]
+    np.save(tmp_path / "image.npy", pixels)
+    model = AutoModelForImageClassification.from_pretrained(pushed_model)
+    assert isinstance(model, ark_hf.ArkForImageClassification)
+    inputs = AutoImageProcessor.from_pretrained(pushed_model)(pixels, return_tensors="pt")
+    with torch.no_grad():
+        ours, pooled = model(**inputs).logits[0], model.ark(**inputs).pooler_output
+    scores = {
+        each["label"]: each["score"] for each in pipeline("image-classification", model=pushed_model)(pixels, top_k=99)
+    }
+
+    with hub.recording() as first:
+        fresh = load_without_us(pushed_model, tmp_path)
+    assert any(request.path.endswith("modeling_ark.py") for request in first)
+    with hub.recording() as second:
+        again = load_without_us(pushed_model, tmp_path, offline=True)
+    assert not second and fresh == again
+    assert fresh["class"] == "ArkForImageClassification" and fresh["encoder"] == "ArkModel"
+    torch.testing.assert_close(torch.tensor(fresh["logits"]), ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(fresh["pooled"]).reshape(1, -1), pooled, rtol=0, atol=1e-5)
+    assert fresh["scores"] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_gated_model_says_how_to_get_in(hub, run, monkeypatch):
+    push_model(run / "run" / "ark-cxr", "someone/gated", public=True)
+    hub.model("someone/gated").gated = "manual"
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    with pytest.raises(
+        ValueError,
+        match="'someone/gated': it is no folder here, and on the Hub access is given on request: ask for it on its",
+    ) as caught:
+        load_ark("someone/gated")
+    assert "\n" not in str(caught.value)
+    hub.model("someone/gated").readers.add("stranger")
+    assert load_ark("someone/gated")[0].config.tasks[0].name == "phantom_city"
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "message"),
+    [
+        (
+            STRANGER,
+            "someone/ark-cxr",
+            "it is no folder here, and on the Hub there is no such repository that this account may see",
+        ),
+        (
+            OWNER,
+            "someone/nothing",
+            "it is no folder here, and on the Hub there is no such repository that this account may see",
+        ),
+    ],
+)
+def test_what_is_not_there_or_not_ours_is_said_in_one_line(hub, pushed_model, monkeypatch, token, repo, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    shutil.rmtree(os.path.join(os.environ["HF_HOME"], "hub"), ignore_errors=True)
+    with pytest.raises(ValueError) as caught:
+        load_ark(repo)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+# What Trainer and `push_to_hub` of transformers send -----------------------------------------------------------------
+
+
+def test_push_to_hub_of_trainer_sends_a_model_that_loads(hub, run, tmp_path):
+    model, processor = load_ark(str(run / "run" / "ark-cxr"))
+    args = TrainingArguments(tmp_path / "trainer", hub_model_id="someone/trained", hub_private_repo=True,
+                             push_to_hub=True, report_to="none", use_cpu=True)  # fmt: skip
+    trainer = Trainer(model, args, processing_class=processor)
+    trainer.push_to_hub()
+    assert {"config.json", "preprocessor_config.json", "model.safetensors", *CODE_FILES} <= set(
+        hub.model("someone/trained").files
+    )
+    loaded, _ = load_ark("someone/trained")
+    assert all(torch.equal(value.cpu(), loaded.state_dict()[key]) for key, value in model.cpu().state_dict().items())
+
+
+# The card ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_is_valid_and_its_numbers_are_the_run_s(hub, run, pushed_model):
+    files = hub.model(pushed_model).files
+    card, report = ModelCard(files["README.md"].decode()), json.loads((run / "report" / "report.json").read_text())
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+    assert card.data.license == "other" and card.data.model_name == "ark-cxr"
+    stated = {(each.task_name, each.metric_name): each.metric_value for each in card.data.eval_results}
+    for task in report["tasks"]:
+        assert stated[task["task"], "mean AUROC"] == round(task["mean"]["auroc"], 4)
+        for label in task["labels"]:
+            if label["auroc"] is not None:
+                assert stated[task["task"], f"AUROC, {label['label']}"] == round(label["auroc"], 4)
+                assert f"| {label['label']} | {label['num_positive']}/{label['num_known']} " in card.text
+        assert f"figures/auroc-{report['tasks'].index(task) + 1}-{task['task']}.png" in card.text
+    assert "Trained on drawn phantoms alone".lower() in card.text.lower()
+    assert f'model="{pushed_model}"' in card.text and "backbone: convnext_atto" in card.text
+    assert "| `phantom_city` |" in card.text and "drawn phantoms | 12 |" in card.text
+
+
+def test_results_on_datasets_of_the_hub_go_to_their_leaderboards(hub, run, sites, tmp_path):
+    push_dataset(sites["phantom_city"], "someone/phantom_city")
+    model = run / "run" / "ark-cxr"
+    report = str(tmp_path / "report")
+    assert main(["evaluate", str(model), "someone/phantom_city", "--bootstrap", "20", "--out", report]) == 0
+    assert main(["push", str(model), "someone/leading", "--report", report, "--license", "cc-by-nc-4.0"]) == 0
+    files = hub.model("someone/leading").files
+    entry = parse_eval_result_entries(yaml.safe_load(files[".eval_results/ark-hf.yaml"]))[0]
+    auroc = json.loads((tmp_path / "report" / "report.json").read_text())["tasks"][0]["mean"]["auroc"]
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("someone/phantom_city", "phantom_city", round(auroc, 4))
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "cc-by-nc-4.0" and "The weights are under cc-by-nc-4.0." in card.text
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+def test_push_from_the_command_line(hub, run, tmp_path, capsys):
+    model, report = str(run / "run" / "ark-cxr"), str(run / "report")
+    with hub.recording() as requests:
+        arguments = ["push", model, "someone/listed", "--report", report, "--card", str(tmp_path / "card")]
+        assert main([*arguments, "--dry_run"]) == 0
+    assert not requests
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*MODEL_FILES, "README.md", "report/report.html"))
+    assert "bytes in all would go to the private repository someone/listed." in printed
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "someone/listed" in card and (tmp_path / "card" / "figures" / "auroc-1-phantom_city.png").is_file()
+    assert main(["push", model, "someone/listed", "--report", report]) == 0
+    assert hub.model("someone/listed").files["README.md"].decode() == card
+    assert "/someone/listed: 13 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--allow_patient_data"], "--allow_patient_data is for datasets"),
+        (["--revision", "x", "--pull_request"], "leave out --revision"),
+        (["--report", "nowhere"], "nowhere does not exist; `ark-hf evaluate"),
+    ],
+)
+def test_wrong_options(run, capsys, options, message):
+    assert main(["push", str(run / "run" / "ark-cxr"), "someone/x", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_folders(run, sites, capsys):
+    assert main(["push", str(run / "run"), "someone/x"]) == 2
+    assert f"Did you mean {run / 'run' / 'ark-cxr'}?" in capsys.readouterr().err
+    assert main(["push", str(sites["phantom_city"]), "someone/x", "--report", "x"]) == 2
+    assert "--report is for models" in capsys.readouterr().err
