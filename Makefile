@@ -4,10 +4,12 @@ BIN := .venv/bin
 
 .PHONY: demo test slow check style
 
+# Pillow afterwards: gradio asks for an older one, whose resizing differs by a grey level here and there from the goldens
 .venv/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev,dicom]"
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts "pillow>=13"
 	touch $@
 
 demo: .venv/.installed  ## Train on the built-in phantom sites and predict

@@ -53,6 +53,8 @@ def error_of(capsys, *argv) -> str:
         ["predict"],
         ["convert"],
         ["push"],
+        ["export"],
+        ["serve"],
         ["data"],
         ["data", "build"],
         ["data", "build", "generic"],

@@ -1,6 +1,7 @@
 """The `ark-hf` command: one subcommand a verb, each a thin call into the package."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,15 @@ from typing import Literal
 
 from .cli_data import data
 from .cli_evaluate import CROPS_HELP, Crops, evaluate
+from .cli_export import export
 from .cli_finetune import finetune
 from .cli_parse import check_at_least, make_parser, parse, quiet
 from .cli_probe import embed, probe
+from .cli_push import push
+from .cli_serve import serve
 from .training.recipe import PretrainingArguments, parse_tasks, read_recipe
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha")
+MAX_WARNINGS = 20  # lines that `predict` prints
 
 
 @dataclass
@@ -40,6 +44,13 @@ class PredictArguments:
             "NAME.second_opinion.csv beside --out."
         },
     )
+    heatmaps: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for pictures of what speaks for a label, ROW_NAME_TASK_LABEL.png: for each label that is "
+            "called positive, and for the most probable label of a task that has none."
+        },
+    )
 
     def __post_init__(self):
         check_at_least(1, batch_size=self.batch_size)
@@ -63,19 +74,6 @@ class ConvertArguments:
     def __post_init__(self):
         if self.image_size is not None:
             check_at_least(1, image_size=self.image_size)
-
-
-@dataclass
-class PushArguments:
-    public: bool = field(default=False, metadata={"help": "A public repository; a private one unless set."})
-    allow_patient_data: bool = field(
-        default=False,
-        metadata={
-            "help": "Needed where the card's licence does not let anybody pass the images on: says that the terms of "
-            "the source, and whoever is responsible, allow the images and columns about patients to be on the Hub."
-        },
-    )
-    dry_run: bool = field(default=False, metadata={"help": "Only check the folder, and list what would be sent."})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +124,7 @@ def predict(argv: list[str]) -> int:
         argv,
         "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM, MetaImage; 8 to 16 bits).",
         model={"help": "Folder or Hub id of an ark-cxr."},
-        paths={"nargs": "+", "help": "Files, or folders that are searched for them."},
+        paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
     )
     if Path(args.out).is_dir():
         raise ValueError(
@@ -136,13 +134,27 @@ def predict(argv: list[str]) -> int:
     quiet()
     from .evaluation.agreement import labels_by_finding, second_opinion_text, writing_second_opinions
     from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
+    from .evaluation.overlays import check_whole_picture, save_overlays
     from .labels import read_synonyms
 
     model, processor = load_ark(given.model)
     processor = with_crops(processor, model.config.image_size, args.crops)
+    if args.heatmaps is not None:
+        check_whole_picture(processor)
     opinions = Path(args.out).with_name(f"{Path(args.out).stem}.second_opinion.csv")
     findings = labels_by_finding(model.config.tasks, read_synonyms()) if args.second_opinion else None
-    results = predict_files(model, processor, paths, args.batch_size)
+    doubts: list[str] = []
+    rows = itertools.count(1)
+
+    def look_at(image, probabilities) -> None:
+        row = next(rows)
+        if image.warnings:
+            doubts.append(f"{image.name}: {'; '.join(image.warnings)}")
+        if args.heatmaps is not None:
+            name = f"{row:05d}_{Path(image.name).stem}"
+            save_overlays(model, processor, image.pixels, probabilities, Path(args.heatmaps), name)
+
+    results = predict_files(model, processor, paths, args.batch_size, look_at)
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
     read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
@@ -150,21 +162,31 @@ def predict(argv: list[str]) -> int:
         print(f"{read} images are in {args.out}.")
         if findings is not None:
             print(f"{second_opinion_text(opinions, *findings)}\nAll second opinions are in {opinions}.")
+        if args.heatmaps is not None:
+            print(f"Heat maps are in {args.heatmaps}.")
     else:
         kept = "left as it was" if Path(args.out).exists() else "not written"
         print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
     if unreadable is not None:
         print(f"Files that cannot be read are listed in {unreadable}.", file=sys.stderr)
+    for line in doubts[:MAX_WARNINGS]:
+        print(f"Warning: {line}", file=sys.stderr)
+    if len(doubts) > MAX_WARNINGS:
+        print(f"... and {len(doubts) - MAX_WARNINGS} more images with warnings.", file=sys.stderr)
     return 0 if read else 1
 
 
-def _image_files(paths: list[str]) -> list[Path]:
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.exists():
+def _image_files(paths: list[str]) -> list[Path | str]:
+    from .data.image_files import IMAGE_SUFFIXES, image_files_in, is_address
+
+    files: list[Path | str] = []
+    for path in paths:
+        if Path(path).is_dir():
+            files += image_files_in(Path(path))
+        elif is_address(path):
             files.append(path)
+        elif Path(path).exists():
+            files.append(Path(path))
         else:
             raise ValueError(f"{path} does not exist.")
     if not files:
@@ -192,30 +214,6 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
-def push(argv: list[str]) -> int:
-    args, given = parse(
-        PushArguments,
-        "push",
-        argv,
-        "Sends a task dataset to the Hugging Face Hub; what is there already is not sent again.",
-        folder={"help": "Folder of a task dataset, from `ark-hf data build`."},
-        repo={"help": "Repository on the Hub, such as someone/nih14."},
-    )
-    from .push import check_dataset_folder, push_dataset
-
-    folder = Path(given.folder)
-    if args.dry_run:
-        files = check_dataset_folder(folder, args.allow_patient_data)
-        sizes = {name: path.stat().st_size for name, path in files.items()}
-        print("\n".join(f"{size:14,d}  {name}" for name, size in sizes.items()))
-        kind = "public" if args.public else "private"
-        print(f"{sum(sizes.values()):14,d}  bytes in all would go to the {kind} repository {given.repo}.")
-        return 0
-    pushed = push_dataset(folder, given.repo, args.public, args.allow_patient_data)
-    print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
-    return 0
-
-
 def demo(argv: list[str]) -> int:
     args, _ = parse(DemoArguments, "demo", argv, "Trains on the built-in phantom sites, without network, in minutes.")
     quiet()
@@ -234,8 +232,10 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "embed": (embed, "embeddings of task datasets, computed once"),
     "probe": (probe, "linear probes, few-shot curves and neighbours of embeddings"),
     "convert": (convert, "turn an original checkpoint into a model of this package"),
+    "export": (export, "write a model as ONNX, to predict without torch"),
+    "serve": (serve, "a page on this machine that shows what a model makes of a radiograph"),
     "data": (data, "build task datasets"),
-    "push": (push, "send a task dataset to the Hugging Face Hub"),
+    "push": (push, "send a model or a task dataset to the Hugging Face Hub"),
 }
 
 

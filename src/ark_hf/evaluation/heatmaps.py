@@ -66,7 +66,7 @@ def contributions(model: ArkForImageClassification, pixel_values: torch.Tensor, 
     Raises:
         ValueError: There is no such label, or the backbone's layout is not known.
     """
-    from captum.attr import LayerGradientXActivation  # half a second of import time that only heat maps need
+    from captum.attr import LayerGradientXActivation  # its import takes a while, and only heat maps need it
 
     labels = list(labels)
     if not labels or not set(labels) <= set(range(model.config.num_labels)):

@@ -1,0 +1,61 @@
+// Runs in gradio's HTML component, which gives it `element` and `server`
+const page = element.querySelector(".ark"), drop = page.querySelector(".ark-drop");
+const input = drop.querySelector("input"), result = page.querySelector(".ark-result");
+
+function say(kind, title, text) {
+  const box = document.createElement("div"), head = document.createElement("h2"), body = document.createElement("p");
+  box.className = "ark-box ark-" + kind;
+  head.textContent = title;
+  body.textContent = text;
+  box.append(head, body);
+  result.replaceChildren(box);
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.split(",")[1] || "");
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+async function read(files) {
+  if (!files.length || page.classList.contains("busy")) return;
+  const file = files[0], limit = Number(drop.dataset.megabytes);
+  page.classList.remove("read");
+  if (files.length > 1) return say("error", "One at a time", "Choose or drop a single file.");
+  if (file.size > limit * 2 ** 20) {
+    const size = Math.ceil(file.size / 2 ** 20);
+    return say("error", file.name, `The file has ${size} MB; up to ${limit} MB are read. Export the picture alone.`);
+  }
+  page.classList.add("busy");
+  result.setAttribute("aria-busy", "true");
+  say("wait", "Reading " + file.name, "This takes some seconds on a computer without a graphics card.");
+  let data, answer;
+  try { data = await base64(file); } catch { data = null; }
+  if (data !== null) answer = await server.read({ name: file.name, data });
+  if (data === null) say("error", file.name, "The browser cannot read it. Is it a folder, or was it moved?");
+  else if (answer === undefined) say("error", file.name, "The server does not answer. Is it still running? Try again.");
+  else {
+    result.innerHTML = answer;
+    page.classList.toggle("read", Boolean(result.querySelector(".ark-columns")));
+  }
+  page.classList.remove("busy");
+  result.removeAttribute("aria-busy");
+  window.scrollTo({ top: 0 });
+}
+
+input.addEventListener("change", async () => { await read(input.files); input.value = ""; });
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, event => {
+    event.preventDefault();  // or the browser would leave the page and show the file
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") read(event.dataTransfer.files);
+  });
+}
+result.addEventListener("change", event => {
+  const { picture, caption } = event.target.dataset, image = result.querySelectorAll("figure img")[1];
+  image.src = picture;
+  image.alt = image.parentElement.querySelector("figcaption").textContent = caption;
+});
