@@ -88,6 +88,8 @@ def read_input(source: Any) -> RadiographInput:
             return _described(open_radiograph(file, Path(source)), name)
     with naming_the_image(name or f"input of type {type(source).__name__}"):
         if isinstance(source, (bytes, bytearray)):
+            if not source:
+                raise UnreadableImageError("the file is empty; fetch it again")
             return _described(open_radiograph(io.BytesIO(source), Path(urlsplit(name or "").path)), name)
         if isinstance(source, (np.ndarray, torch.Tensor)):
             return _described(_channels_first(source), name)
