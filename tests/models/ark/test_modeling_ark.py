@@ -481,7 +481,10 @@ def assert_survives_saving(model, folder) -> None:
     loaded, info = ArkForImageClassification.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert loaded.config.tasks == model.config.tasks
-    assert torch.equal(loaded(images(model)).logits, model(images(model)).logits)
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in loaded.state_dict().items())
+    # Where weights lie in memory decides on some processors in which order they are summed
+    torch.testing.assert_close(loaded(images(model)).logits, model(images(model)).logits, rtol=0, atol=1e-6)
 
 
 def test_an_added_task_gets_a_head_after_the_others(tmp_path):
