@@ -203,7 +203,8 @@ def convert(argv: list[str]) -> int:
         checkpoint={"help": "The file. It is read without running any code in it."},
     )
     quiet()
-    from .hub import check_new_folder, save_conversion
+    from .files import check_new_folder
+    from .hub import save_conversion
     from .models.ark.convert_ark_checkpoint import convert_checkpoint, read_tasks
 
     check_new_folder(Path(args.out))

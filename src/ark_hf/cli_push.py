@@ -31,7 +31,9 @@ class PushArguments:
     )
     card: str | None = field(
         default=None,
-        metadata={"help": "Of a model: new folder for the card with its figures, to be read before the push."},
+        metadata={
+            "help": "Of a model: send nothing, but write its card and figures into this new folder, to be read."
+        },
     )
     allow_patient_data: bool = field(
         default=False,
@@ -73,8 +75,7 @@ def push(argv: list[str]) -> int:
 
 
 def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
-    from .files import replace_folder
-    from .hub import check_new_folder
+    from .files import check_new_folder, replace_folder
     from .push_model import model_files, push_model
 
     if args.allow_patient_data:
@@ -92,7 +93,7 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
             print(f"The card is in {Path(args.card, 'README.md')}.")
         if args.dry_run:
             _list(files, args, repo)
-            return 0
+        return 0
     pushed = push_model(folder, repo, report, args.public, args.license, args.revision, args.pull_request)
     print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
     if report is None:

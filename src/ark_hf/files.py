@@ -33,6 +33,12 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_new_folder(output_dir: Path) -> None:
+    """Raises `ValueError` if the folder cannot be made without losing something."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file under a temporary name and renames it."""
     new = path.with_name(f".{path.name}.new")

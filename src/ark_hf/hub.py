@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .files import replace_folder, write_text
+from .files import check_new_folder, replace_folder, write_text
 from .model_card import model_card
 from .models.ark.convert_ark_checkpoint import Conversion
 from .provenance import write_provenance
@@ -23,12 +23,6 @@ def save_conversion(conversion: Conversion, output_dir: Path) -> None:
         conversion.processor.save_pretrained(folder)
         facts = {"source": conversion.source, "summary": conversion.summary()}
         write_provenance(folder, "conversion", facts)
-        write_text(folder / CARD_FILE, str(model_card(folder, output_dir.name)))
+        write_text(folder / CARD_FILE, str(model_card(folder, output_dir.resolve().name)))
 
     replace_folder(output_dir, write)
-
-
-def check_new_folder(output_dir: Path) -> None:
-    """Raises `ValueError` if the folder cannot be made without losing something."""
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")

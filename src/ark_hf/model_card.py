@@ -1,8 +1,10 @@
 """The card of a model, filled from its own files and the report of its test, and what goes to the Hub beside it."""
 
+import html
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from .evaluation.page import format_number
 from .evaluation.report import TaskReport
 from .evaluation.report_page import things_to_look_at
 from .evaluation.report_tables import Table, auroc_cells, task_tables
-from .evaluation.report_text import markdown_table, provenance
+from .evaluation.report_text import markdown_table, matched_labels
 from .evaluation.result_figures import auroc_picture
 from .evaluation.stored_report import read_report
+from .evaluation.task_labels import UNNAMED_TASK
 from .models.ark.configuration_ark import ArkConfig
+from .models.ark.image_processing_ark import ArkImageProcessor
 from .provenance import read_provenance, weights_sha256
 from .push import CARD_FILE
 
@@ -25,6 +29,7 @@ EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
 REPORT_FILES = ("report.json", "report.md", "report.html")
 TEMPLATE = Path(__file__).parent / "hub_cards" / "model_card.md"
 PROSE = TEMPLATE.with_suffix(".yaml")
+UNKNOWN = "unknown"  # where the weights come from
 SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
@@ -54,7 +59,8 @@ def model_card_files(
     if report is not None:
         _check_same_weights(folder, facts, report)
     figures = {f"figures/auroc-{number}-{each.task}.png": each for number, each in enumerate(reports, start=1)}
-    card = model_card(folder, place, dict(zip(figures, reports, strict=True)), license_id)
+    shown = dict(zip(figures, reports, strict=True))
+    card = model_card(folder, place, shown, license_id, facts.get("crops", "whole"))
     files = {CARD_FILE: str(card).encode()}
     files |= {name: auroc_picture(each) for name, each in figures.items()}
     if report is not None:
@@ -67,35 +73,40 @@ def model_card_files(
 
 
 def model_card(
-    folder: Path, place: str, reports: Mapping[str, TaskReport] | None = None, license_id: str | None = None
+    folder: Path,
+    place: str,
+    reports: Mapping[str, TaskReport] | None = None,
+    license_id: str | None = None,
+    crops: str = "whole",
 ) -> ModelCard:
     """
     The card alone; see [`model_card_files`].
 
     Args:
         reports: The test results, each by the path of its figure.
+        crops: What of the images the reports are about, see [`with_crops`].
     """
     config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
-    prose = _prose()
-    kind = origin["kind"] if origin else "conversion"
-    licence = prose["licences"][kind]
+    prose, history = _prose(), _history(origin)
+    licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
     classifies = "ArkForImageClassification" in (config.architectures or [])
     return ModelCard.from_template(
-        _header(place, config, classifies, origin or {}, list(reports.values()), license_id or licence),
+        _header(place, config, classifies, history, list(reports.values()), license_id or licence),
         template_path=str(TEMPLATE),
         name=place.rpartition("/")[2],
         place=place,
         prose=prose,
-        origin=prose["origins"][kind] if origin else "",
-        known=origin is not None,
+        origin=prose["origins"][origin["kind"]] if origin else "",
         auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
-        image_size=config.image_size,
+        view=_view(folder),
         labels=_label_rows(config) if classifies else [],
         reports=[_report_section(figure, report) for figure, report in reports.items()],
         overview=_overview(list(reports.values())),
+        crops=crops,
+        history=[_training_section(each) for each in history],
+        phantom=bool(history) and all(_is_of_phantoms(each) for each in history),
         licence_text=licence["text"] if license_id is None else f"The weights are under {license_id}.",
-        citation=_citations(prose, origin or {}),
-        **_origin_sections(origin or {}),
+        citation=_citations(prose, history),
     )
 
 
@@ -132,24 +143,30 @@ def _prose() -> dict[str, Any]:
     return yaml.safe_load(PROSE.read_text(encoding="utf-8"))
 
 
+def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The provenance of a model, then of what it started from, and so on."""
+    return [] if origin is None else [origin, *_history(origin.get("start_provenance"))]
+
+
 def _header(
     place: str,
     config: ArkConfig,
     classifies: bool,
-    origin: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
     reports: Sequence[TaskReport],
     licence: str | Mapping[str, str],
 ) -> ModelCardData:
-    named = {"license": licence} if isinstance(licence, str) else {"license": licence["license"]}
-    datasets = [each["dataset"].partition("@")[0] for each in origin.get("data", []) if "dataset" in each]
-    start = origin.get("start") or ""
+    trained_on = [
+        data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
+    ]
+    start = history[0].get("start", "") if history else ""
     header = ModelCardData(
-        **named,
+        license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
         pipeline_tag="image-classification" if classifies else "image-feature-extraction",
         tags=_prose()["tags"],
         base_model=start if start.count("/") == 1 else None,
-        datasets=[each for each in datasets if each.count("/") == 1] or None,
+        datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
         metrics=["roc_auc"] if reports else None,
         model_name=place.rpartition("/")[2],
         eval_results=_model_index(reports) or None,
@@ -157,6 +174,27 @@ def _header(
     if not isinstance(licence, str):
         header["license_name"] = licence["license_name"]
     return header
+
+
+def _is_trained_on(data: Mapping[str, Any]) -> bool:
+    return "train" in data.get("splits", {})
+
+
+def _is_of_phantoms(origin: Mapping[str, Any]) -> bool:
+    """Whether the weights, if they started from nothing else, know phantoms alone."""
+    scratch = "start_provenance" in origin or origin.get("start", "none") == "none"
+    return scratch and bool(origin.get("data")) and all(data.get("phantom") for data in origin["data"])
+
+
+def _view(folder: Path) -> str:
+    """What the image processor makes of a picture."""
+    processor = ArkImageProcessor.from_pretrained(folder)
+    if processor.do_ten_crop or processor.do_center_crop:
+        what = "ten crops" if processor.do_ten_crop else "the centre"
+        crop, size = (f"{side['height']} x {side['width']}" for side in (processor.crop_size, processor.size))
+        return f"{what} of {crop} pixels of the radiograph, resized to {size}"
+    size = processor.size
+    return f"the whole radiograph, resized to {size['height']} x {size['width']} pixels"
 
 
 def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
@@ -183,10 +221,10 @@ def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
 
 def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
     if config.tasks is None:
-        labels = ", ".join(map(str, config.id2label.values()))
-        return [{"name": "classifier", "kind": _kind(config.problem_type), "labels": labels}]
+        names = [name for _, name in sorted(config.id2label.items())]
+        return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": _cell(", ".join(names))}]
     return [
-        {"name": task.name, "kind": _kind(task.problem_type), "labels": ", ".join(task.labels)}
+        {"name": task.name, "kind": _kind(task.problem_type), "labels": _cell(", ".join(task.labels))}
         for task in config.tasks
     ]
 
@@ -199,15 +237,12 @@ def _report_section(figure: str, report: TaskReport) -> dict[str, Any]:
     patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
     zero_shot = "" if report.matches is None else ", zero-shot"
     return {
-        "title": f"{report.task}{zero_shot}: {report.dataset}, {report.split}, {report.num_images:,} images{patients}",
-        "look_at": things_to_look_at(report),
+        "title": f"{report.task}{zero_shot}: {_cell(report.dataset)}, {report.split}, {report.num_images:,} images"
+        f"{patients}",
+        "look_at": [_escape(each) for each in things_to_look_at(report)],
         "figure": figure,
-        "tables": [
-            {"title": table.title, "text": "\n".join(markdown_table(table))}
-            for table in task_tables(report)
-            if not table.folded
-        ],
-        "provenance": "\n".join(provenance(report)).strip(),
+        "tables": [{"title": table.title, "text": _table(table)} for table in task_tables(report) if not table.folded],
+        "matched_labels": _escape("\n".join(matched_labels(report)).strip()),
     }
 
 
@@ -227,23 +262,23 @@ def _overview(reports: Sequence[TaskReport]) -> str:
         for report in reports
     ]
     note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
-    return "\n".join(markdown_table(Table("", header, rows, note)))
+    return _table(Table("", header, rows, note))
 
 
-def _origin_sections(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of the template that tell how the weights came about; empty where nothing is known."""
+def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template tells of one training or conversion; empty where nothing is known."""
     settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
-    data = origin.get("data", [])
+    data = [each for each in origin.get("data", []) if "splits" in each]
     return {
         "start": _start(origin.get("start")),
         "training": _training(origin),
-        "data": [_data_row(each) for each in data if "splits" in each],
+        "data": [_data_row(each) for each in data],
         "label_counts": [
             [f"`{each['task']}`", _cell(label), *(f"{count:,}" for count in counts.values())]
             for each in data
-            for label, counts in each.get("splits", {}).get("train", {}).get("labels", {}).items()
+            if _is_trained_on(each)
+            for label, counts in each["splits"]["train"]["labels"].items()
         ],
-        "phantom": bool(data) and all(each.get("phantom") for each in data),
         "recipe": yaml.safe_dump(settings, sort_keys=False).strip() if settings else "",
         "summary": origin.get("summary", ""),
         "compute": _compute(origin.get("compute")),
@@ -281,7 +316,7 @@ def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
     return {
         "task": data["task"],
         "title": f"[{_cell(title)}]({link})" if link else _cell(title),
-        "license": "drawn phantoms" if data.get("phantom") else licence or "not stated",
+        "license": "drawn phantoms" if data.get("phantom") else _cell(licence or "not stated"),
         "access": _cell(data.get("access", "")),
         "train": f"{train['rows']:,}" if train else "not trained on",
         "patients": "unknown" if patients is None else f"{patients:,}",
@@ -293,10 +328,14 @@ def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
 def _compute(compute: Mapping[str, Any] | None) -> str:
     if not compute:
         return ""
-    hours = compute["seconds"] / 3600
-    spent = f"{hours:.1f} hours" if hours >= 1 else f"{compute['seconds'] / 60:.0f} minutes"
     precision = {"no": "float32"}.get(compute["precision"], compute["precision"])
-    return f"{spent} on {compute['num_processes']} x {compute['device']}, {precision}"
+    return f"{_duration(compute['seconds'])} on {compute['num_processes']} x {compute['device']}, {precision}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "a time not counted, as it was resumed,"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 1):.0f} minutes"
 
 
 def _seeds(seeds: Mapping[str, Any] | None) -> str:
@@ -315,14 +354,26 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
     ]
     rows.append(["mean (t interval over seeds)", *cells])
     table = Table("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
-    return "\n".join(markdown_table(table))
+    return _table(table)
 
 
-def _citations(prose: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """Ark's papers, then those of the training data."""
-    of_data = [each["citation"].strip() for each in origin.get("data", []) if each.get("citation")]
+    of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
     return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
 
 
+def _table(table: Table) -> str:
+    """As Markdown, in which names from labels and datasets stay text."""
+    rows = [[_escape(cell) for cell in row] for row in table.rows]
+    header = [_escape(cell) for cell in table.header]
+    return "\n".join(markdown_table(replace(table, header=header, rows=rows, note=_escape(table.note))))
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
 def _cell(text: Any) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """In one line, and with nothing that would end a table's cell or start a tag."""
+    return _escape(" ".join(str(text).split())).replace("|", "\\|")

@@ -1,17 +1,26 @@
 """Where a model comes from: a JSON file beside its weights, from which its card is written."""
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
-
-from huggingface_hub.utils.sha import sha_fileobj
+from typing import TYPE_CHECKING, Any
 
 from .files import write_json
 
+if TYPE_CHECKING:
+    import torch
+
 PROVENANCE_FILE, WEIGHTS_FILE = "provenance.json", "model.safetensors"
+# How weights come about, and what a card has to know of it
+KINDS = {
+    "pretraining": ("cycle",),
+    "fine-tuning": ("head", "train_images", "steps", "best_step", "seed"),
+    "conversion": ("source", "summary"),
+}
 
 
 def shown_name(name_or_path: str | Path) -> str:
@@ -22,70 +31,106 @@ def shown_name(name_or_path: str | Path) -> str:
     return path.name if path.is_absolute() or len(path.parts) > 2 else str(name_or_path)
 
 
-def write_provenance(
-    folder: Path, kind: Literal["pretraining", "fine-tuning", "conversion"], facts: Mapping[str, Any]
-) -> None:
+def write_provenance(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
     """
     Writes `provenance.json` into a model's folder.
 
     Args:
         folder: Of the model.
-        kind: How the weights came about.
-        facts: What else is known, ready for JSON and free of paths: of a training `settings`, `start` (what it started
-            from), `data` (see [`describe_dataset`]), `compute` (see [`compute_facts`]) and what was measured in
-            training; of a conversion `source` and `summary`.
+        kind: How the weights came about, one of `KINDS`.
+        facts: Ready for JSON and free of paths, at least those that `KINDS` names. Further, of a training: `start`,
+            the name of what it started from; `start_provenance`, the same facts of that; `settings`; `data`, of each
+            dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`.
     """
     versions = {name: version(name) for name in ("ark-hf", "torch", "transformers", "timm")}
     write_json(folder / PROVENANCE_FILE, {"kind": kind, **facts, "versions": versions})
 
 
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """What [`write_provenance`] wrote, None if there is no file. Raises `ValueError` if it is damaged."""
-    path = folder / PROVENANCE_FILE
-    if not path.is_file():
+def read_provenance(name_or_path: str | Path) -> dict[str, Any] | None:
+    """
+    What [`write_provenance`] wrote beside a model, in a folder or on the Hub; None if there is nothing.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = _file_beside(name_or_path, PROVENANCE_FILE)
+    if path is None:
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); save the model again, or delete the file.") from None
-    if not isinstance(values, dict) or "kind" not in values:
-        raise ValueError(f"{path} is not what training or conversion wrote; delete it.")
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        missing = {"kind", *KINDS[values["kind"]]} - set(values)
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what ark-hf wrote ({type(error).__name__}): save the model again.") from None
+    if missing:
+        raise ValueError(f"{path} lacks {sorted(missing)}: save the model again.")
     return values
 
 
-def compute_facts(seconds: float, num_processes: int = 1, precision: str = "no") -> dict[str, Any]:
+def copy_notes(name_or_path: str | Path, folder: Path) -> None:
+    """Copies what a model's folder, or its repository, says of its weights: the card and where they come from."""
+    for name in ("README.md", PROVENANCE_FILE):
+        path = _file_beside(name_or_path, name)
+        if path is not None:
+            shutil.copyfile(path, folder / name)
+
+
+def compute_facts(
+    device: "torch.device", seconds: float | None, num_processes: int = 1, precision: str | None = "no"
+) -> dict[str, Any]:
     """
     What a training took, for the card.
 
     Args:
-        seconds: Time spent in it, all sittings of a resumed run together.
+        device: Of this process.
+        seconds: Time spent in it, all sittings of a resumed run together; None if not all were counted.
         num_processes: Processes, each with a device of its own.
         precision: "no" (float32), "bf16" or "fp16".
     """
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    return {"device": device, "num_processes": num_processes, "precision": precision, "seconds": round(seconds, 1)}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return {
+        "device": f"{name}, {os.cpu_count()} cores" if device.type == "cpu" else name,
+        "num_processes": num_processes,
+        "precision": precision or "no",
+        "seconds": None if seconds is None else round(seconds, 1),
+    }
 
 
-def weights_sha256(name_or_path: str) -> str | None:
+def weights_sha256(name_or_path: str | Path) -> str | None:
     """
-    The sha256 of a model's `model.safetensors`, by which a report knows the weights that it is about.
+    The sha256 of a model's safetensors files in order, by which a report knows the weights that it is about.
 
-    None if the model has no such file, or in several parts.
+    None if it has no such files.
 
     Args:
         name_or_path: Folder or Hub id of the model.
     """
+    index = _file_beside(name_or_path, f"{WEIGHTS_FILE}.index.json")
+    names = [WEIGHTS_FILE]
+    if index is not None:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    digest = hashlib.sha256()
+    for name in names:
+        path = _file_beside(name_or_path, name)
+        if path is None:
+            return None
+        with open(path, "rb") as file:
+            for part in iter(lambda: file.read(2**20), b""):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _file_beside(name_or_path: str | Path, name: str) -> str | None:
+    """Path of a model's file, of one on the Hub as it lies in the cache; None if it has none."""
     from transformers.utils import cached_file
 
-    path = cached_file(
-        name_or_path,
-        WEIGHTS_FILE,
+    if not name_or_path:  # of a model that was never saved
+        return None
+    return cached_file(
+        str(name_or_path),
+        name,
+        _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if path is None:
-        return None
-    with open(path, "rb") as file:
-        return sha_fileobj(file).hex()

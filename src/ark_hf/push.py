@@ -14,7 +14,7 @@ from .hub_errors import HUB_ERRORS, explain
 
 CARD_FILE = "README.md"
 # "/home/me/x", "C:\x", "\\server\x", "file:/x" or "~/x", but not the path in an address such as https://host/x/y
-MACHINE_PATH = re.compile(r"(?<![\w:/.~-])(?:/[^\s/'\"`,:;()]+){2,}|\b[A-Za-z]:\\|(?<!\w)~/|\bfile:/|\\\\[\w.-]+\\")
+MACHINE_PATH = re.compile(r"(?<![\w/.~-])(?:/[^\s/'\"`,:;()]+){2,}|\b[A-Za-z]:\\|(?<!\w)~/|\bfile:/|\\\\[\w.-]+\\")
 SECRET = re.compile(
     r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bAKIA[0-9A-Z]{16}\b"
     r"|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -54,19 +54,18 @@ def open_repository(
     Args:
         repo_id: `someone/name`, or `name` for the account's own.
         kind: "model" or "dataset".
-        public: Whether everybody may find it. For a pull request its owner has decided that.
+        public: Whether everybody may find it, and a pull request to it.
 
     Raises:
         ValueError: It is public where it should be private, or the reverse.
     """
     if not pull_request:
         repo_id = api.create_repo(repo_id, repo_type=kind, private=not public, exist_ok=True).repo_id
-        private = api.repo_info(repo_id, repo_type=kind).private
-        if private == public:
-            is_now, remedy = ("private", "leave out --public") if public else ("public", "add --public")
-            raise ValueError(f"it is {is_now}; change that in its settings, or {remedy}.")
-        if revision is not None:
-            api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
+    if api.repo_info(repo_id, repo_type=kind).private == public:
+        is_now, remedy = ("private", "leave out --public") if public else ("public", "add --public")
+        raise ValueError(f"it is {is_now}; change that in its settings, or {remedy}.")
+    if revision is not None:
+        api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
     commit = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
     tree = api.list_repo_tree(repo_id, repo_type=kind, revision=commit, recursive=True)
     return Repository(repo_id, kind, commit, {entry.path: entry for entry in tree})
@@ -118,6 +117,11 @@ def check_text(name: Path | str, text: str) -> None:
     path = MACHINE_PATH.search(text)
     if path:
         raise ValueError(f"{name} names a path of this machine, {path[0]!r}: take it out.")
+    check_secrets(name, text)
+
+
+def check_secrets(name: Path | str, text: str) -> None:
+    """Raises `ValueError` if a text to be published holds what looks like a token or a key."""
     if SECRET.search(text):
         raise ValueError(f"{name} holds what looks like a token or a private key: take it out, and have it revoked.")
 

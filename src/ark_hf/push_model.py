@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,20 @@ from safetensors import SafetensorError, safe_open
 from .evaluation.inference import load_ark
 from .model_card import model_card_files
 from .models.ark import configuration_ark, image_processing_ark, modeling_ark
-from .models.ark.configuration_ark import ArkConfig
+from .models.ark.configuration_ark import AUTO_MAP, ArkConfig
+from .models.ark.image_processing_ark import ArkImageProcessor
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from .provenance import PROVENANCE_FILE
-from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
+from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
 
 CODE_FILES = {
     Path(str(module.__file__)).name: Path(str(module.__file__))
     for module in (configuration_ark, image_processing_ark, modeling_ark)
 }
 NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
+WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-ALLOWED = re.compile(
-    "|".join(
-        [
-            *map(re.escape, (*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", "model.safetensors.index.json")),
-            WEIGHTS.pattern,
-            r"onnx/(model\.onnx(\.data)?|config\.json|preprocessor_config\.json|\w+_ark\.py)",
-        ]
-    )
-)
+ALLOWED = {*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", WEIGHTS_INDEX}
 GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
 REFUSED = {
@@ -39,10 +33,11 @@ REFUSED = {
     "pickles, which run code when they are loaded": (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"),
     "tables or arrays, which may be about patients": (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".npy", ".npz"),
 }
-HOME = re.compile(rb"(?:/home/|/root/|/Users/|\\Users\\)[\w.-]+")
 # What git and the Hub's client leave in a folder that came from there
 LEFT_BY_TOOLS = re.compile(r"\.gitattributes|\.gitignore|(\.git|\.cache/huggingface)/.*")
-PATIENT_KEYS = {"patient_id", "study_id", "patient", "image_id"}
+ABOUT_A_PATIENT = re.compile(
+    r"(patient|study)[ _]?(id|name|instance|birth)|birth[ _]?date|\bmrn\b|accession|image_id", re.IGNORECASE
+)
 
 
 def push_model(
@@ -57,8 +52,8 @@ def push_model(
     """
     Pushes a model with its processor, code, card, report and recipe, in one commit.
 
-    What an interrupted push has sent, and files that have not changed, are not sent again. Figures, reports and
-    weights of an earlier push that are not part of this one are removed.
+    What an interrupted push has sent, and files that have not changed, are not sent again. What an earlier push sent
+    and this one does not have is removed.
 
     Args:
         folder: See [`check_model_folder`], whose checks come first.
@@ -80,7 +75,7 @@ def push_model(
         if not there.is_new and not _holds_ark(there):
             raise ValueError("it holds something else; choose another name.")
         if there.id != repo_id:  # a name without the account's
-            files = model_files(folder, there.id, report, license_id)
+            files |= model_card_files(folder, there.id, report, license_id)
         message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(files)} files"
         return send(api, there, files, message, _is_ours, revision, pull_request)
 
@@ -92,8 +87,8 @@ def model_files(
     files: dict[str, Path | bytes] = dict(check_model_folder(folder))
     generated = model_card_files(folder, repo_id, report, license_id)
     for name, content in generated.items():
-        if name.endswith((".md", ".json", ".yaml")):  # the page says what the JSON says, in tags that look like paths
-            _check_content(name, content.decode("utf-8"))
+        if not name.endswith(".png"):
+            _check_text_file(name, content.decode("utf-8"))
     return files | generated
 
 
@@ -115,7 +110,8 @@ def check_model_folder(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder} is not a folder.")
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     files = {name: path for name, path in found.items() if not LEFT_BY_TOOLS.fullmatch(name)}
-    others = [name for name in files if not ALLOWED.fullmatch(name)]
+    weights = {name for name in files if WEIGHTS.fullmatch(name)}
+    others = sorted(set(files) - ALLOWED - weights)
     for what, endings in REFUSED.items():
         refused = [name for name in others if name.lower().endswith(endings)]
         if refused:
@@ -133,54 +129,86 @@ def check_model_folder(folder: Path) -> dict[str, Path]:
             f"{folder} lacks {name_files(missing)}. With `import ark_hf`, load the model and its image processor, and "
             "save both there with `save_pretrained`."
         )
-    for name, path in files.items():
-        _check_file(name, path)
-    classifies = "ArkForImageClassification" in (ArkConfig.from_pretrained(folder).architectures or [])
-    load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
+    for path in files.values():
+        if path.suffix == ".py":
+            _check_code(path)
+        elif path.suffix == ".json":
+            _check_text_file(path, path.read_text(encoding="utf-8", errors="replace"))
+    _check_auto_map(folder)
+    _check_weights(folder, weights)
     return {name: path for name, path in files.items() if name != CARD_FILE}
 
 
-def _check_file(name: str, path: Path) -> None:
-    if path.suffix == ".py":
-        if path.name not in CODE_FILES or path.read_bytes() != CODE_FILES[path.name].read_bytes():
+def _check_code(path: Path) -> None:
+    if path.read_bytes() != CODE_FILES[path.name].read_bytes():
+        raise ValueError(
+            f"{path} is not the code of this version of ark-hf, and would run on its readers' machines. Load the "
+            "model and save it again with `save_pretrained`."
+        )
+
+
+def _check_auto_map(folder: Path) -> None:
+    """Raises `ValueError` if the classes that readers would load are not those of the code beside them."""
+    expected = {"config.json": AUTO_MAP, "preprocessor_config.json": ArkImageProcessor().to_dict()["auto_map"]}
+    for name, classes in expected.items():
+        if json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") != classes:
             raise ValueError(
-                f"{path} is not the code of this version of ark-hf, and would run on its readers' machines. Load the "
-                "model and save it again with `save_pretrained`."
+                f"{folder / name} names other code than this package's under `auto_map`. With `import ark_hf`, load "
+                "the model and its image processor, and save them again with `save_pretrained`."
             )
-    elif WEIGHTS.fullmatch(name):
+
+
+def _check_weights(folder: Path, names: set[str]) -> None:
+    """Raises `ValueError` if the files are not safetensors, or do not hold this model and nothing else."""
+    stored: set[str] = set()
+    for name in sorted(names):
         try:
-            with safe_open(path, "pt") as weights:
-                _check_content(path, json.dumps(weights.metadata() or {}))
+            with safe_open(folder / name, "pt") as weights:
+                check_text(folder / name, json.dumps(weights.metadata() or {}))
+                stored |= set(weights.keys())
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no safetensors file: {error}.") from None
-    elif path.suffix == ".onnx":
-        with open(path, "rb") as file:  # exporters write where their source lies into every node
-            if any(HOME.search(part) for part in iter(lambda: file.read(2**24), b"")):
-                raise ValueError(f"{path} names folders of this machine; export it with `ark-hf export`.")
-    elif path.suffix == ".json":
-        _check_content(path, path.read_text(encoding="utf-8", errors="replace"))
+            raise ValueError(f"{folder / name} is no safetensors file: {error}.") from None
+    classifies = "ArkForImageClassification" in (ArkConfig.from_pretrained(folder).architectures or [])
+    model, _ = load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
+    beside = sorted(stored - set(model.state_dict()))
+    if beside:
+        raise ValueError(
+            f"{folder} holds tensors that are not the model's: {name_files(beside)}. Load the model and save it again."
+        )
 
 
-def _check_content(name: Path | str, text: str) -> None:
-    check_text(name, text)
-    if str(name).endswith(".json"):
-        try:
-            about = PATIENT_KEYS & _keys(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name} is not JSON: {error}.") from None
-        if about:
-            raise ValueError(f"{name} is about single patients or images ({', '.join(sorted(about))}): take it out.")
+def _check_text_file(name: Path | str, text: str) -> None:
+    if str(name).endswith(".html"):  # the page says what the JSON says, in tags that look like paths
+        check_secrets(name, text)
+        return
+    if not str(name).endswith(".json"):
+        check_text(name, text)
+        return
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error}.") from None
+    for key, value in _entries(values):
+        if ABOUT_A_PATIENT.search(key):
+            raise ValueError(f"{name} is about single patients or images ({key}): take it out.")
+        check_text(name, key)
+        check_text(name, value)
 
 
-def _keys(values: Any) -> set[str]:
-    """All keys in a JSON value, at any depth."""
+def _entries(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a JSON value, at any depth, each with the key that it stands under; other values as ""."""
     if isinstance(values, Mapping):
-        return set(values) | {key for value in values.values() for key in _keys(value)}
-    return {key for value in values for key in _keys(value)} if isinstance(values, list) else set()
+        for name, value in values.items():
+            yield from _entries(value, str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _entries(value, key)
+    else:
+        yield key, values if isinstance(values, str) else ""
 
 
 def _is_ours(path: str) -> bool:
-    return bool(WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path) or path.startswith("onnx/model.onnx"))
+    return bool(path in ALLOWED or WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path))
 
 
 def _holds_ark(there: Repository) -> bool:

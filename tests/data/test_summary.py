@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from datasets import Dataset, Image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ark_hf.data.summary import split_summary
+from ark_hf.data import summary
+from ark_hf.data.summary import split_summary, training_data_facts, training_split_facts
 from ark_hf.models.ark.configuration_ark import ArkTask
 
 FINDINGS = ArkTask("lungs", ["Edema", "Mass"])
@@ -57,3 +59,29 @@ def test_what_is_not_known_is_left_open():
 def test_labels_of_a_binary_task_may_be_plain_numbers():
     counts = split_summary(ArkTask("tb", ["TB"]), np.array([0, 1, 1, np.nan]), {})["labels"]["TB"]
     assert counts == {"positive": 2, "negative": 1, "uncertain": 0, "unknown": 1}
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 100])
+def test_counts_of_a_split_are_those_of_its_summary_and_read_no_image(rows_at_once, monkeypatch):
+    monkeypatch.setattr(summary, "ROWS_AT_ONCE", rows_at_once)
+    labels = [[1.0, None], [0.0, -1.0], [math.nan, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    patients = ["p1", "p1", None, "", "p2"]
+    rows = Dataset.from_dict({"image": [{"bytes": b"no picture", "path": None}] * 5, "labels": labels,
+                              "patient_id": patients}).cast_column("image", Image())  # fmt: skip
+    whole = split_summary(FINDINGS, labels, {"patient_id": patients})
+    assert training_split_facts(FINDINGS, rows) == {name: whole[name] for name in ("rows", "patients", "labels")}
+    some = training_split_facts(FINDINGS, rows.select([4, 0]).remove_columns("patient_id"))
+    assert some["rows"] == 2 and some["patients"] is None and some["labels"]["Edema"]["positive"] == 2
+
+
+def test_facts_of_a_source_come_from_its_build_report_or_its_card(tmp_path):
+    folder = tmp_path / "clinic"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: [mit, cc-by-4.0]\n---\n# Clinic\n")
+    assert training_data_facts(folder, FINDINGS) == {"task": "lungs", "dataset": "clinic", "license": "mit, cc-by-4.0"}
+    facts = {"title": "Clinic", "license": "cc-by-4.0", "citation": "", "splits": "not told here"}
+    (folder / "build_report.json").write_text(json.dumps({"facts": facts}))
+    assert training_data_facts(folder, FINDINGS) == {
+        "task": "lungs", "dataset": "clinic", "title": "Clinic", "license": "cc-by-4.0",
+    }  # fmt: skip
+    assert training_data_facts("/nowhere/else/clinic", FINDINGS) == {"task": "lungs", "dataset": "clinic"}

@@ -25,6 +25,8 @@ from transformers import (
 import ark_hf
 from ark_hf.cli import main
 from ark_hf.evaluation.inference import load_ark
+from ark_hf.model_card import model_card
+from ark_hf.provenance import read_provenance
 from ark_hf.push_dataset import push_dataset
 from ark_hf.push_model import check_model_folder, model_files, push_model
 from tests.hub.conftest import sent_objects
@@ -70,11 +72,10 @@ def test_all_files_of_a_trained_model_may_go(run):
 
 
 def test_what_tools_leave_in_a_folder_stays_there(ark_cxr):
-    for name in (".gitattributes", ".cache/huggingface/download/config.json.metadata", "onnx/model.onnx"):
+    for name in (".gitattributes", ".git/HEAD", ".cache/huggingface/download/config.json.metadata"):
         (ark_cxr / name).parent.mkdir(parents=True, exist_ok=True)
         (ark_cxr / name).write_bytes(b"x")
-    shutil.copy(ark_cxr / "configuration_ark.py", ark_cxr / "onnx")
-    assert set(check_model_folder(ark_cxr)) == {*MODEL_FILES, "onnx/model.onnx", "onnx/configuration_ark.py"}
+    assert set(check_model_folder(ark_cxr)) == MODEL_FILES
 
 
 def write(name, content):
@@ -112,6 +113,15 @@ def drop_a_head(folder):
               folder / "model.safetensors", {"format": "pt"})  # fmt: skip
 
 
+def add_tensors(name):
+    def spoil(folder):
+        weights = load_file(folder / "model.safetensors")
+        kept = weights if name == "model.safetensors" else {}
+        save_file({**kept, "scans": torch.zeros(3)}, folder / name, {"format": "pt"})
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -129,10 +139,25 @@ def drop_a_head(folder):
             "config.json holds what looks like a token or a private key",
         ),
         (spoil_json("provenance.json", start="/home/me/ark6.pth"), "provenance.json names a path of this machine"),
-        (spoil_json("provenance.json", data=[{"patient_id": ["p1"]}]), "is about single patients or images"),
+        (
+            spoil_json("provenance.json", data=[{"patient_id": ["p1"]}]),
+            r"about single patients or images \(patient_id\)",
+        ),
+        (spoil_json("provenance.json", PatientName="DOE^JANE"), r"about single patients or images \(PatientName\)"),
+        (
+            spoil_json("config.json", note="init:/home/me/x.pth"),
+            "config.json names a path of this machine, '/home/me/x",
+        ),
+        (
+            spoil_json("config.json", auto_map={"AutoModel": "evil/repo--modeling_ark.ArkModel"}),
+            "names other code than",
+        ),
+        (spoil_json("preprocessor_config.json", auto_map={}), "preprocessor_config.json names other code than"),
+        (write("onnx/model.onnx", b"x"), "files that are no part of a model: onnx/model.onnx"),
+        (add_tensors("model.safetensors"), "holds tensors that are not the model's: scans"),
+        (add_tensors("model-00007-of-00009.safetensors"), "holds tensors that are not the model's: scans"),
         (spoil_json("provenance.json", start="file:///srv/ark6.pth"), "provenance.json names a path of this machine"),
         (spoil_json("provenance.json", start=r"\\nas\ark6.pth"), "provenance.json names a path of this machine"),
-        (write("onnx/model.onnx", b"x" * 99 + b"/home/me/ark/export.py"), "model.onnx names folders of this machine"),
         (spoil_the_code, "modeling_ark.py is not the code of this version of ark-hf"),
         (spoil_the_header, "model.safetensors names a path of this machine, '/home/me/x.pth'"),
         (write("model.safetensors", b"\x80\x04K\x01."), "model.safetensors is no safetensors file"),
@@ -207,6 +232,29 @@ def test_what_an_earlier_push_made_goes_with_it_and_the_rest_stays(hub, run, pus
     assert "**How good it is on test images was not measured**" in files["README.md"].decode()
 
 
+def test_what_is_said_of_other_weights_is_removed(hub, run, ark_cxr):
+    (ark_cxr / "calibration.json").write_text("[]")
+    push_model(ark_cxr, "someone/recalibrated")
+    (ark_cxr / "calibration.json").unlink()
+    (ark_cxr / "provenance.json").unlink()
+    assert push_model(ark_cxr, "someone/recalibrated").removed == 2
+    files = hub.model("someone/recalibrated").files
+    assert not {"calibration.json", "provenance.json"} & set(files)
+    assert "neither data nor settings are known" in files["README.md"].decode()
+
+
+def test_weights_in_several_files_and_their_report(hub, run, sites, tmp_path):
+    model, processor = load_ark(str(run / "run" / "ark-cxr"))
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "parts", **({"max_shard_size": "50KB"} if part is model else {}))
+    arguments = [str(tmp_path / "parts"), str(sites["phantom_city"]), "--bootstrap", "0"]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "report")]) == 0
+    push_model(tmp_path / "parts", "someone/parts", tmp_path / "report")
+    files = hub.model("someone/parts").files
+    assert sum(name.endswith(".safetensors") for name in files) > 1 and "model.safetensors" not in files
+    assert "## Results" in files["README.md"].decode()
+
+
 def test_repositories_of_something_else_are_left_alone(hub, run):
     hub.create("models", "someone/notes", private=True)
     HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="notes.txt", repo_id="someone/notes")
@@ -232,7 +280,9 @@ def test_a_pull_request_to_somebody_else(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", STRANGER)
     with pytest.raises(ValueError, match="this account may not do that"):
         push_model(run / "run" / "student", "someone/open", public=True)
-    pushed = push_model(run / "run" / "student", "someone/open", pull_request=True)
+    with pytest.raises(ValueError, match="it is public; .* add --public"):
+        push_model(run / "run" / "student", "someone/open", pull_request=True)
+    pushed = push_model(run / "run" / "student", "someone/open", public=True, pull_request=True)
     assert pushed.url.endswith("someone/open/discussions/1") and hub.model("someone/open").refs["main"] == before
     loaded = AutoModel.from_pretrained("someone/open", revision="refs/pr/1")
     own = AutoModel.from_pretrained(run / "run" / "student")
@@ -400,14 +450,31 @@ def test_results_on_datasets_of_the_hub_go_to_their_leaderboards(hub, run, sites
     assert card.data.license == "cc-by-nc-4.0" and "The weights are under cc-by-nc-4.0." in card.text
 
 
+def test_a_calibrated_model_of_the_hub_and_one_trained_on_keep_what_is_known(hub, run, sites, pushed_model, tmp_path):
+    city = str(sites["phantom_city"])
+    options = ["--bootstrap", "0", "--calibrate", str(tmp_path / "calibrated")]
+    assert main(["evaluate", pushed_model, city, *options]) == 0
+    calibrated, trained = (read_provenance(folder) for folder in (tmp_path / "calibrated", run / "run" / "ark-cxr"))
+    assert calibrated == trained and (tmp_path / "calibrated" / "README.md").is_file()
+    recipe = {"output_dir": str(tmp_path / "grown"), "init": pushed_model, "cycles": 1, "batch_size": 8}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "tasks": [{"dataset": city}]}))
+    assert main(["pretrain", str(tmp_path / "recipe.yaml")]) == 0
+    grown = read_provenance(tmp_path / "grown" / "ark-cxr")
+    assert grown["start"] == pushed_model and grown["start_provenance"] == trained
+    assert grown["compute"]["seconds"] > 0 and grown["cycle"] == 1
+    card = model_card(tmp_path / "grown" / "ark-cxr", "someone/grown")
+    assert card.data.base_model == pushed_model and "### Before that" in card.text
+
+
 # The command line ----------------------------------------------------------------------------------------------------
 
 
 def test_push_from_the_command_line(hub, run, tmp_path, capsys):
     model, report = str(run / "run" / "ark-cxr"), str(run / "report")
     with hub.recording() as requests:
-        arguments = ["push", model, "someone/listed", "--report", report, "--card", str(tmp_path / "card")]
+        arguments = ["push", model, "someone/listed", "--report", report]
         assert main([*arguments, "--dry_run"]) == 0
+        assert main([*arguments, "--card", str(tmp_path / "card")]) == 0
     assert not requests
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*MODEL_FILES, "README.md", "report/report.html"))

@@ -13,6 +13,8 @@ from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
 from ark_hf.data.subsets import fraction_rows
 from ark_hf.evaluation.inference import load_ark
 from ark_hf.evaluation.metrics import auroc
+from ark_hf.evaluation.stored_report import read_report
+from ark_hf.provenance import read_provenance, weights_sha256
 from ark_hf.training import finetune as module
 from ark_hf.training.finetune import finetune, initial_model
 from ark_hf.training.finetuning_arguments import FinetuningArguments
@@ -148,6 +150,30 @@ def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(hill, tmp_pa
     assert not torch.equal(
         trained["ark.projector.weight"], weights(tmp_path / "run" / "seed-1")["ark.projector.weight"]
     )
+
+
+def test_its_model_carries_where_it_comes_from_and_a_report_of_these_weights(hill, tmp_path):
+    finetune("none", "hill", arguments(tmp_path, epochs=1, per_class=4, seeds=[0, 1]), hill)
+    model, chosen = tmp_path / "seed-1" / "ark-cxr", choose_training_rows(hill, arguments(tmp_path, per_class=4), 1)
+    origin = read_provenance(model)
+    train = origin["data"][0]["splits"]["train"]
+    assert origin["kind"] == "fine-tuning" and origin["start"] == "none" and origin["seed"] == 1
+    assert train["rows"] == origin["train_images"] == len(chosen) < len(hill.train)
+    assert sum(train["labels"]["Tuberculosis"].values()) == len(chosen)
+    assert origin["data"][0]["phantom"] and [run["seed"] for run in origin["seeds"]["runs"]] == [0, 1]
+    facts, reports = read_report(tmp_path / "seed-1" / "report")
+    assert facts["weights_sha256"] == weights_sha256(model) and reports[0].task == "phantom_hill"
+
+
+def test_a_run_of_an_earlier_version_gets_its_report_and_stays_sound(hill, tmp_path):
+    results = finetune("none", "hill", arguments(tmp_path, epochs=1), hill)
+    model = tmp_path / "seed-0" / "ark-cxr"
+    (model / "provenance.json").unlink()
+    shutil.rmtree(tmp_path / "seed-0" / "report")
+    for _ in range(2):
+        again = finetune("none", "hill", arguments(tmp_path, epochs=1), hill)
+        assert again["test"]["mean"] == results["test"]["mean"]
+    assert read_provenance(model) is None and read_report(tmp_path / "seed-0" / "report")
 
 
 def test_other_settings_in_the_same_folder_are_refused(hill, tmp_path):

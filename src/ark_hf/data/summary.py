@@ -12,35 +12,42 @@ from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
 
+COUNTED = ("positive", "negative", "uncertain", "unknown")
+ROWS_AT_ONCE = 10_000
 SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
 
 
-def describe_dataset(name_or_path: str | Path, task: ArkTask, splits: Mapping[str, Dataset]) -> dict[str, Any]:
+def training_data_facts(name_or_path: str | Path, task: ArkTask) -> dict[str, Any]:
     """
     What a model's card tells of a dataset that it was trained on, ready for JSON and free of paths.
 
-    Args:
-        name_or_path: Folder or Hub id of the dataset.
-        task: The task that its labels belong to.
-        splits: Rows by split, with or without their images.
-
     Returns:
-        `task`, `dataset` (its name), those of `SOURCE_FACTS` that its build report knows, else the licence that its
-        card names, and `splits`: of each `rows`, `patients` and `labels` as in [`split_summary`].
+        `task`, `dataset` (its name), and those of `SOURCE_FACTS` that its build report knows, else the licence that
+        its card names.
     """
     facts = {name: fact for name, fact in read_build_facts(name_or_path).items() if name in SOURCE_FACTS and fact}
     if "license" not in facts:
         try:
-            license_id = read_card(name_or_path).data.get("license")
+            named = read_card(name_or_path).data.get("license")
         except ValueError:  # a foreign dataset may have no card
-            license_id = None
-        facts |= {"license": license_id} if license_id else {}
-    counts = {}
-    for split, rows in splits.items():
-        patients = {"patient_id": rows["patient_id"][:]} if "patient_id" in rows.column_names else {}
-        summary = split_summary(task, rows["labels"][:], patients)
-        counts[split] = {name: summary[name] for name in ("rows", "patients", "labels")}
-    return {"task": task.name, "dataset": shown_name(name_or_path), **facts, "splits": counts}
+            named = None
+        facts |= {"license": ", ".join(named) if isinstance(named, list) else str(named)} if named else {}
+    return {"task": task.name, "dataset": shown_name(name_or_path), **facts}
+
+
+def training_split_facts(task: ArkTask, rows: Dataset) -> dict[str, Any]:
+    """`rows`, `patients` (None if unknown) and `labels` of a split as in [`split_summary`], read a part at a time."""
+    totals = {label: Counter({kind: 0 for kind in COUNTED}) for label in task.labels}
+    labels = rows.select_columns("labels")  # images would be decoded
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        counts = _count_labels(task, labels[start : start + ROWS_AT_ONCE]["labels"])
+        for label, counted in counts.items():
+            totals[label].update(counted)
+    patients = None
+    if "patient_id" in rows.column_names:
+        known = set(rows.select_columns("patient_id").unique("patient_id")) - {None, ""}
+        patients = len(known) or None
+    return {"rows": len(rows), "patients": patients, "labels": {name: dict(each) for name, each in totals.items()}}
 
 
 def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:

@@ -8,7 +8,6 @@ Labels are 0, 1 or NaN (unknown, left out) as in `metrics`. What nothing is know
 """
 
 import math
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from ..provenance import PROVENANCE_FILE
+from ..provenance import copy_notes
 from .inference import predict_logits
 from .metrics import check_column, one_vs_rest
 from .operating_point import Rule, check_rule, choose_thresholds
@@ -315,16 +314,13 @@ def save_calibrated(
     """
     Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
 
-    What the folder that the model was loaded from says of the weights goes along.
+    What the folder or repository that the model was loaded from says of the weights goes along.
     """
-    noted = [Path(model.name_or_path, name) for name in ("README.md", PROVENANCE_FILE)]
 
     def write(new: Path) -> None:
         model.save_pretrained(new)
         processor.save_pretrained(new)
-        for path in noted:
-            if path.is_file():
-                shutil.copyfile(path, new / path.name)
+        copy_notes(model.name_or_path, new)
         write_json(new / "calibration.json", [asdict(result) for result in results])
 
     replace_folder(folder, write)

@@ -10,7 +10,7 @@ from .fairness import SubgroupResult
 from .page import document, escape, format_interval, format_number, html_figures, html_table, look_at
 from .report import DEFAULT_THRESHOLD, TaskReport
 from .report_tables import Table, subgroup_tables, task_tables
-from .report_text import NOTICE, full_text, provenance, subgroup_line
+from .report_text import NOTICE, full_text, matched_labels, subgroup_line
 from .result_figures import task_figures
 
 BADLY_CALIBRATED = 0.1
@@ -128,7 +128,7 @@ def _task(key: str, report: TaskReport) -> list[str]:
     parts += [f"<p>{escape(subgroup_line(attribute, results))}</p>" for attribute, results in report.subgroups.items()]
     parts.append(html_figures(task_figures(key, report)))
     parts += [_html(table) for table in task_tables(report)]
-    lines = [line.removeprefix("- ") for line in provenance(report) if line]
+    lines = [line.removeprefix("- ") for line in matched_labels(report) if line]
     if lines:
         parts.append("<h3>What scored each label</h3>")
         parts += [f"<p>{escape(line)}</p>" for line in lines]

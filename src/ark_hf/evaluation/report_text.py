@@ -25,14 +25,14 @@ def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupRe
         lines += ["", _title(report)]
         for table in task_tables(report):
             lines += ["", f"### {table.title}", "", *markdown_table(table)]
-        lines += provenance(report)
+        lines += matched_labels(report)
     for task, results in (sites or {}).items():
         for table in subgroup_tables("dataset", results):
             lines += ["", f"## {task}: {table.title}", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
-def provenance(report: TaskReport) -> list[str]:
+def matched_labels(report: TaskReport) -> list[str]:
     """Lines that say which of the model's labels scored each label of a foreign dataset, and why."""
     if report.matches is None:
         return []
@@ -88,7 +88,7 @@ def _task_lines(report: TaskReport) -> list[str]:
     elif report.comparison is not None:
         table = comparison_table(report)
         lines += ["", f"{table.title}:", "", *markdown_table(table)]
-    return lines + provenance(report)
+    return lines + matched_labels(report)
 
 
 def _title(report: TaskReport) -> str:

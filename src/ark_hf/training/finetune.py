@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from ..data.loading import InferenceSamples
+from ..data.summary import training_split_facts
 from ..evaluation.evaluation_data import EvaluationData, ScoredTask, score_task
 from ..evaluation.inference import load_ark, mean_probabilities, predict_logits
 from ..evaluation.report import report_task
@@ -31,7 +32,7 @@ from .finetuning_arguments import FinetuningArguments
 from .finetuning_data import FinetuningData, choose_training_rows, load_finetuning_data
 from .finetuning_report import results_text, summarise
 from .finetuning_trainer import DIVERGED, create_trainer, label_aurocs
-from .initial_weights import build_student, initial_heads
+from .initial_weights import build_student, initial_heads, start_facts
 from .recipe import PretrainingArguments
 
 MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
@@ -72,7 +73,7 @@ def finetune(
     for seed in args.seeds:
         seed_folder = folder / f"seed-{seed}"
         metrics = train_seed(model, data, args, seed, seed_folder)
-        if args.test and data.test is not None and metrics.get("test") is None:
+        if args.test and data.test is not None and not is_tested(seed_folder):
             metrics = score_test(data, args, seed, seed_folder)
         results.append(metrics)
     facts["model"] = shown_name(model)
@@ -97,7 +98,14 @@ def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
         for each in summary["seeds"]
     ]
     seeds = {"runs": rows, "validation": summary["validation"], "test": summary["test"]}
-    write_json(model_folder / PROVENANCE_FILE, {**(read_provenance(model_folder) or {}), "seeds": seeds})
+    origin = read_provenance(model_folder)
+    if origin is not None:  # a run of an earlier version has none
+        write_json(model_folder / PROVENANCE_FILE, {**origin, "seeds": seeds})
+
+
+def is_tested(seed_folder: Path) -> bool:
+    """Whether a seed's test scores and their report are there."""
+    return read_metrics(seed_folder).get("test") is not None and (seed_folder / REPORT_FOLDER).is_dir()
 
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
@@ -138,7 +146,8 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
     rows = choose_training_rows(data, args, seed)
     start, processor = initial_model(model, data.task, args, seed)
     trainer = create_trainer(start, processor, rows, data, args, seed, folder / "checkpoints")
-    trained = trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / "checkpoints"))
+    checkpoint = _newest_checkpoint(folder / "checkpoints")
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
     tuned.eval()
     if not all(torch.isfinite(parameter).all() for parameter in tuned.parameters()):
@@ -153,6 +162,9 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
         "validation": _validation(tuned, processor, data, args),
     }
 
+    splits = {"train": rows} | ({} if data.validation is None else {"validation": data.validation})
+    counts = {split: training_split_facts(data.task, each) for split, each in splits.items()}
+
     def save(target: Path) -> None:
         tuned.save_pretrained(target)
         processor.save_pretrained(target)
@@ -161,11 +173,14 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
             target,
             "fine-tuning",
             {
-                "start": shown_name(model),
+                **start_facts(model),
                 "settings": args.lasting_settings(),
-                "data": [{"task": data.task.name, **data.description, "uncertain": args.uncertain}],
+                "data": [{"task": data.task.name, **data.facts, "uncertain": args.uncertain, "splits": counts}],
                 "compute": compute_facts(
-                    trained.metrics["train_runtime"], trainer.accelerator.num_processes, args.mixed_precision
+                    trainer.accelerator.device,
+                    trained.metrics["train_runtime"] if checkpoint is None else None,  # of this sitting alone
+                    trainer.accelerator.num_processes,
+                    args.mixed_precision,
                 ),
                 **{name: metrics[name] for name in kept},
             },

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..data.subsets import fraction_rows, rows_per_class
-from ..data.summary import describe_dataset
+from ..data.summary import training_data_facts
 from ..data.task_dataset import (
     SPLITS,
     check_columns,
@@ -31,7 +31,7 @@ from .finetuning_arguments import FinetuningArguments
 class FinetuningData:
     """
     One task with its splits, of which only `train` is always there; `dataset` is its name without any path, and
-    `description` what [`describe_dataset`] says of it.
+    `facts` are what its model's card tells of it.
     """
 
     dataset: str
@@ -39,7 +39,7 @@ class FinetuningData:
     train: Dataset
     validation: Dataset | None = None
     test: Dataset | None = None
-    description: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def load_finetuning_data(dataset: str, args: FinetuningArguments) -> FinetuningData:
@@ -63,8 +63,8 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> FinetuningD
         if not has_known_label(task, rows):
             raise ValueError(f"{where}: no label of task {task.name!r} is known, so it is of no use.")
     check_disjoint(splits, dataset)
-    name, description = shown_name(dataset), describe_dataset(dataset, task, splits)
-    return FinetuningData(name, task, splits["train"], splits.get("validation"), splits.get("test"), description)
+    name, facts = shown_name(dataset), training_data_facts(dataset, task)
+    return FinetuningData(name, task, splits["train"], splits.get("validation"), splits.get("test"), facts)
 
 
 def _load_columns(dataset: str, args: FinetuningArguments) -> tuple[ArkTask, dict[str, Dataset]]:

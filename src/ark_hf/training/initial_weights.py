@@ -1,6 +1,7 @@
 """The student before its first step: fresh, from encoder weights, or continued from an ark-cxr."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from ..evaluation.inference import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
+from ..provenance import read_provenance, shown_name
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
 from .recipe import PretrainingArguments
 
@@ -51,6 +53,12 @@ def initial_heads(init: str) -> list[str]:
         return []
     values, _ = ArkConfig.get_config_dict(init)
     return [task["name"] for task in values.get("tasks") or []]
+
+
+def start_facts(init: str) -> dict[str, Any]:
+    """What a model's card tells of what its training started from: `start`, and of an ark-cxr `start_provenance`."""
+    earlier = read_provenance(init) if _is_ark(init) else None
+    return {"start": shown_name(init)} | ({"start_provenance": earlier} if earlier else {})
 
 
 def _is_ark(init: str) -> bool:

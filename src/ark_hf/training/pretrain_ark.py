@@ -23,12 +23,12 @@ from ..files import replace_folder, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from ..provenance import compute_facts, shown_name, write_provenance
+from ..provenance import compute_facts, write_provenance
 from .baselines import MixedPass, MixedSamples, plan_cycle
 from .checkpoint import load_newest_checkpoint, save_checkpoint
 from .ema import update_teacher
 from .growth import earlier_tasks, growth_table
-from .initial_weights import build_student
+from .initial_weights import build_student, start_facts
 from .objective import Objective
 from .optimizer import create_optimizer
 from .quirks import bce_everywhere, independent_teacher, teacher_train_until_test, zero_idle_grads
@@ -95,7 +95,7 @@ class CyclicPretrainer:
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
         init = args.init if student is None else None
         student, self.teacher, saved_processor = self._initial_models(student, teacher)
-        self.start = None if init is None else shown_name(init)
+        self.start = {} if init is None else start_facts(init)
         self.earlier = earlier_tasks(self.curriculum, init)
         learning = {task.name for each in self.passes for task in each.learners}
         for name, head in student.heads.items():
@@ -152,6 +152,7 @@ class CyclicPretrainer:
         Returns:
             The teacher, which is also in `output_dir/ark-cxr`.
         """
+        self.counted_until = time.monotonic()
         resumed = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints", self._settings())
         if resumed is not None:
             self.accelerator.print(f"Resuming from {resumed} (cycle {self.state.cycle + 1}, step {self.state.step}).")
@@ -354,6 +355,7 @@ class CyclicPretrainer:
         return self.curriculum.validation_samples(self.processor)
 
     def _save_models(self, improved: bool) -> None:
+        self._count_seconds()
         student = self.accelerator.unwrap_model(self.student)
         models = {"ark-cxr": self.teacher, "student": student} | ({"best": self.teacher} if improved else {})
         for folder, model in models.items():
@@ -368,17 +370,23 @@ class CyclicPretrainer:
         settings = {key: value for key, value in self._settings().items() if key not in ("init", "tasks")}
         last = self.state.history[-1]
         return {
-            "start": self.start,
+            **self.start,
             "settings": settings,
-            "data": [{"task": data.name, **data.description, "uncertain": data.uncertain} for data in self.tasks],
+            "data": [{"task": data.name, **data.facts, "uncertain": data.uncertain} for data in self.tasks],
             "compute": compute_facts(
-                sum(each["seconds"] for each in self.state.history),
+                self.accelerator.device,
+                self.state.seconds,
                 self.accelerator.num_processes,
                 self.accelerator.mixed_precision,
             ),
             "cycle": last["cycle"],
             "validation": last["validation"][role],
         }
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.state.seconds += now - self.counted_until
+        self.counted_until = now
 
     def _metrics(self) -> dict[str, Any]:
         return {
@@ -395,6 +403,7 @@ class CyclicPretrainer:
         return settings
 
     def _save_checkpoint(self) -> None:
+        self._count_seconds()
         save_checkpoint(
             self.accelerator,
             self.output_dir / "checkpoints",

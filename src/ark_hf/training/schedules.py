@@ -21,6 +21,7 @@ class TrainerState:
     pass_losses: dict[str, list[float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    seconds: float = 0.0
 
     @property
     def validation_loss(self) -> float:

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data.loading import TrainingSamples, ViewSettings, pass_order
 from ..data.streaming import StreamedRows
-from ..data.summary import describe_dataset
+from ..data.summary import training_data_facts, training_split_facts
 from ..data.task_dataset import (
     SPLITS,
     check_disjoint,
@@ -30,14 +30,14 @@ class TaskData:
     One task with its rows, and in cyclic training a pass of its own.
 
     `train` is None for a task that is only evaluated. `validation` may be missing, then the task counts for no
-    validation figure. `description` is what [`describe_dataset`] says.
+    validation figure. `facts` are what its model's card tells of it.
     """
 
     task: ArkTask
     train: Dataset | StreamedRows | None
     validation: Dataset | StreamedRows | None = None
     uncertain: str = "ignore"
-    description: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -107,6 +107,7 @@ def load_tasks(specs: list[TaskSpec], data_root: str, streaming: bool = False) -
         first = wanted[0]
         if not has_known_label(task, checked[first]):
             raise ValueError(f"{location}: task {task.name!r} is empty: no label of its {first} split is known.")
-        description = describe_dataset(location, task, checked)
-        loaded[task.name] = TaskData(task, splits.get("train"), splits.get("validation"), spec.uncertain, description)
+        facts = training_data_facts(location, task)
+        facts["splits"] = {split: training_split_facts(task, rows) for split, rows in checked.items()}
+        loaded[task.name] = TaskData(task, splits.get("train"), splits.get("validation"), spec.uncertain, facts)
     return list(loaded.values())
