@@ -1,6 +1,7 @@
 """`ark-hf predict`: second opinions that agree with the predictions, warnings, heat maps, addresses, wrong files."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -169,6 +170,26 @@ def test_addresses_are_predicted_like_files(model, server, tmp_path):  # noqa: F
     assert "404 Not Found" in rows_of(tmp_path / "out.unreadable.csv")[missing]["reason"]
 
 
+def test_columns_are_named_in_the_order_of_the_outputs(pictures, tmp_path):
+    model = save_model(tmp_path / "model", id2label={0: "cat", 1: "dog", 2: "eel"})
+    picture = str(pictures / "3.png")
+    assert main(["predict", model, picture, "--out", str(tmp_path / "ordered.csv")]) == 0
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    values["id2label"] = dict(reversed(values["id2label"].items()))  # JSON has no order
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    assert main(["predict", model, picture, "--out", str(tmp_path / "reversed.csv")]) == 0
+    assert (tmp_path / "reversed.csv").read_text() == (tmp_path / "ordered.csv").read_text()
+    assert len(set(rows_of(tmp_path / "ordered.csv")[picture].values())) == 4
+
+
+def test_heat_maps_of_addresses_do_not_tell_what_opened_them(server, tmp_path):  # noqa: F811
+    model = save_model(tmp_path / "model", tasks=[ArkTask("both", ["A/B", "A B"], thresholds={"A/B": 0, "A B": 0})])
+    address, out = f"{server}/chest.png?signature=SECRET", tmp_path / "out.csv"
+    assert main(["predict", model, address, "--out", str(out), "--heatmaps", str(tmp_path / "maps")]) == 0
+    names = ["00001_chest_000_both_A_B.png", "00001_chest_001_both_A_B.png"]
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == names
+
+
 def test_heat_maps_are_written_for_what_is_called_positive(pictures, tmp_path, capsys):
     tasks = [
         ArkTask("both", ["Edema", "Pleural/Effusion"], thresholds={"Edema": 0, "Pleural/Effusion": 0}),
@@ -182,9 +203,9 @@ def test_heat_maps_are_written_for_what_is_called_positive(pictures, tmp_path, c
     expected = set()
     for number, (image, row) in enumerate(rows_of(out).items(), start=1):
         name = f"{number:05d}_{image.rsplit('/')[-1].removesuffix('.png')}"
-        likelier = max(["Mass", "No Finding"], key=lambda label: float(row[f"neither/{label}"]))
-        expected |= {f"{name}_both_Edema.png", f"{name}_both_Pleural_Effusion.png"}
-        expected.add(f"{name}_neither_{likelier.replace(' ', '_')}.png")
+        mass, no_finding = (float(row[f"neither/{label}"]) for label in ("Mass", "No Finding"))
+        expected |= {f"{name}_000_both_Edema.png", f"{name}_001_both_Pleural_Effusion.png"}
+        expected.add(f"{name}_002_neither_Mass.png" if mass > no_finding else f"{name}_003_neither_No_Finding.png")
     assert {path.name for path in folder.iterdir()} == expected and len(expected) == 21
     for path in folder.iterdir():
         with Image.open(path) as overlay:

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import SpaceCard
+from packaging.requirements import Requirement
 from PIL import Image
 
 from ark_hf import serve
 from ark_hf.cli_serve import serve as serve_verb
 from ark_hf.data.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
-from ark_hf.evaluation.heatmaps import overlay
 from ark_hf.evaluation.inference import load_ark
+from ark_hf.evaluation.overlays import overlay
 from ark_hf.evaluation.page import escape
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
@@ -357,7 +358,8 @@ def test_help_loads_neither_torch_nor_gradio():
 def test_wrong_calls_are_explained_in_a_line(model, page, tmp_path, monkeypatch):
     for argv, message in [
         ([str(tmp_path)], "is not a model"),
-        ([model, "--port", "0"], "--port must be"),
+        ([model, "--port", "0"], "--port must be from 1 to 65535, got 0."),
+        ([model, "--port", "70000"], "--port must be from 1 to 65535, got 70000."),
         ([model, "--port", str(page.server_port)], f"port {page.server_port}"),
         ([model, "--host", "192.0.2.1", "--port", str(free_port())], "192.0.2.1"),
     ]:
@@ -365,7 +367,7 @@ def test_wrong_calls_are_explained_in_a_line(model, page, tmp_path, monkeypatch)
             serve_verb(argv)
         assert message in str(caught.value) and "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ValueError, match=re.escape('pip install "ark-hf[demo]"')):
+    with pytest.raises(ValueError, match="^The page needs gradio: pip install gradio$"):
         serve_verb([model])
 
 
@@ -393,7 +395,11 @@ def test_the_space_is_the_same_page(model, page, monkeypatch):
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # the Hub takes no others
     assert {card.data.colorFrom, card.data.colorTo} <= colours
     assert serve.NOTICE in card.text
-    assert (SPACE / "requirements.txt").read_text().split() == ["ark-hf[demo,dicom]"]
+    # On no index yet, so the name alone would install whatever somebody else puts there
+    requirement = (SPACE / "requirements.txt").read_text().strip()
+    parsed = Requirement(requirement)
+    assert (parsed.name, parsed.extras) == ("ark-hf", {"demo", "dicom"}) and parsed.url.startswith("git+https://")
+    assert card.text.count("pip install") == card.text.count(f'pip install "{requirement}"') == 1
     monkeypatch.setenv("MODEL", model)
     app = runpy.run_path(str(SPACE / "app.py"))
     assert read_directly(app["page"], CHEST) == send(page, "chest.png", CHEST)

@@ -47,8 +47,9 @@ class PredictArguments:
     heatmaps: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for pictures of what speaks for a label, ROW_NAME_TASK_LABEL.png: for each label that is "
-            "called positive, and for the most probable label of a task that has none."
+            "help": "Folder for pictures of what speaks for a label, ROW_NAME_NUMBER_TASK_LABEL.png, with rows "
+            "numbered from 1 and labels from 0: for each label that is called positive, and for the most probable of "
+            "a task without."
         },
     )
 
@@ -135,6 +136,7 @@ def predict(argv: list[str]) -> int:
     from .evaluation.agreement import labels_by_finding, second_opinion_text, writing_second_opinions
     from .evaluation.inference import load_ark, predict_files, with_crops, write_predictions
     from .evaluation.overlays import check_whole_picture, save_overlays
+    from .evaluation.task_labels import label_names
     from .labels import read_synonyms
 
     model, processor = load_ark(given.model)
@@ -151,13 +153,12 @@ def predict(argv: list[str]) -> int:
         if image.warnings:
             doubts.append(f"{image.name}: {'; '.join(image.warnings)}")
         if args.heatmaps is not None:
-            name = f"{row:05d}_{Path(image.name).stem}"
-            save_overlays(model, processor, image.pixels, probabilities, Path(args.heatmaps), name)
+            save_overlays(model, processor, image, probabilities, Path(args.heatmaps), row)
 
     results = predict_files(model, processor, paths, args.batch_size, look_at)
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
-    read, unreadable = write_predictions(Path(args.out), list(model.config.id2label.values()), results)
+    read, unreadable = write_predictions(Path(args.out), label_names(model.config), results)
     if read:
         print(f"{read} images are in {args.out}.")
         if findings is not None:

@@ -28,12 +28,13 @@ def export(argv: list[str]) -> int:
     quiet()
     from .evaluation.inference import load_ark
     from .export import MODEL_FILE, check_can_export, export_onnx
+    from .provenance import weights_sha256
 
     out = Path(args.out)
     check_can_export(out, args.opset)
     model, processor = load_ark(given.model)
     print(f"Exporting {given.model}; this takes up to some minutes.", file=sys.stderr)
-    differences = export_onnx(model, processor, out, args.opset)
+    differences = export_onnx(model, processor, out, args.opset, weights_sha256(given.model))
     file = out / MODEL_FILE
     listed = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
     print(f"Largest difference from the model on random pictures: {listed}.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from .cli_parse import check_at_least, parse, quiet
+from .cli_parse import parse, quiet
 
 
 @dataclass
@@ -16,7 +16,8 @@ class ServeArguments:
     port: int = field(default=7860, metadata={"help": "Port to listen on."})
 
     def __post_init__(self):
-        check_at_least(1, port=self.port)
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"--port must be from 1 to 65535, got {self.port}.")
 
 
 def serve(argv: list[str]) -> int:
@@ -29,7 +30,7 @@ def serve(argv: list[str]) -> int:
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
     if find_spec("gradio") is None:
-        raise ValueError('The page needs gradio: pip install "ark-hf[demo]"')
+        raise ValueError("The page needs gradio: pip install gradio")
     quiet()
     from .evaluation.inference import load_ark
     from .pipelines import ChestXrayClassificationPipeline

@@ -15,6 +15,7 @@ from .evaluation.inference import load_ark, predict_files, write_predictions
 from .evaluation.report import evaluate_task
 from .evaluation.report_page import write_report
 from .evaluation.report_text import report_text
+from .evaluation.task_labels import label_names
 from .files import replace_folder
 from .provenance import weights_sha256
 from .training.pretrain_ark import CyclicPretrainer
@@ -75,8 +76,8 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
 
     pictures = _write_pictures(folders, output_dir / "pictures")
     results = predict_files(model, processor, pictures)
-    write_predictions(output_dir / "predictions.csv", list(model.config.id2label.values()), results)
-    print(f"The model is in {model_dir}: pipeline('image-classification', model='{model_dir}').")
+    write_predictions(output_dir / "predictions.csv", label_names(model.config), results)
+    print(f"The model is in {model_dir}: import ark_hf; pipeline('chest-xray-classification', model='{model_dir}').")
     print(f"Its probabilities for {len(pictures)} held-out phantoms are in {output_dir / 'predictions.csv'}.")
     print(f"Held-out phantom AUROC, mean over {len(reports)} sites: {mean:.3f}. The report is in {report_file}.")
     return mean

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from .files import replace_folder
-from .hub import check_new_folder
+from .evaluation.task_labels import UNNAMED_TASK, label_names
+from .files import check_new_folder, replace_folder
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor
 from .models.ark.modeling_ark import ArkForImageClassification
 from .provenance import shown_name
 
+PACKAGES = "onnx", "onnxscript", "onnxruntime"
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUTS = "pixel_values", ("logits", "probabilities", "embeddings")
 OPSETS = range(18, 24)
@@ -43,7 +44,11 @@ PREPARATION_SETTINGS = (
 
 
 def export_onnx(
-    model: ArkForImageClassification, processor: ArkImageProcessor, output_dir: Path, opset: int = 20
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    output_dir: Path,
+    opset: int = 20,
+    weights_sha256: str | None = None,
 ) -> dict[str, float]:
     """
     Writes `model.onnx` with `config.json` and `preprocessor_config.json` beside it, the layout of optimum, the folder
@@ -59,21 +64,23 @@ def export_onnx(
 
     Its `metadata_props` hold, as JSON, `tasks` (the heads in the order of the outputs, as in `config.json`: labels,
     problem type, thresholds; an ordinary classifier is one task `classifier`) and `preprocessing` (the settings of the
-    image processor by their names in transformers); and as plain text `source`, `backbone` and `notice`. Weights
-    beyond what one ONNX file can hold (2 GB) go to `model.onnx.data` beside it.
+    image processor by their names in transformers); and as plain text `source`, `weights_sha256`, `backbone` and
+    `notice`. Weights beyond what one ONNX file can hold (2 GB) go to `model.onnx.data` beside it.
 
     Args:
         model: It is copied, not changed; the file's weights are float32 whatever the model's are.
         processor: It must resize to the model's size, alone or with a centre crop.
         output_dir: New folder.
         opset: Version of ONNX's operators, 18 to 23.
+        weights_sha256: Of the files that hold the model's weights as they are, see `provenance.weights_sha256`, by
+            which reports know them too; a model that was changed since it was loaded has none.
 
     Returns:
         The largest difference between the file and the model, for each output; of logits and embeddings relative to
         their largest number if that is above 1.
 
     Raises:
-        ValueError: The extra `onnx` is not installed, the opset is none of those, `output_dir` exists and is not
+        ValueError: One of `PACKAGES` is not installed, the opset is none of those, `output_dir` exists and is not
             empty, the model is a regression, the image processor does something else, PyTorch cannot export the model,
             or the file does not compute what the model does.
     """
@@ -82,6 +89,8 @@ def export_onnx(
     if config.problem_type == "regression":
         raise ValueError("The model is a regression, which has no probabilities; only classifiers can be exported.")
     metadata = _metadata(model, processor)
+    if weights_sha256 is not None:
+        metadata["weights_sha256"] = weights_sha256
     pictures = _random_pictures(processor, config, max(TESTED_BATCH_SIZES))
     module = _ExportedModel(copy.deepcopy(model).to("cpu", torch.float32)).eval()
     program = _export(module, pictures, opset)
@@ -100,9 +109,9 @@ def export_onnx(
 
 def check_can_export(output_dir: Path, opset: int) -> None:
     """What can be known before a model is loaded; see [`export_onnx`] for the errors."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'Exporting needs {" and ".join(missing)}: pip install "ark-hf[onnx]"')
+        raise ValueError(f"Exporting needs {' and '.join(missing)}: pip install {' '.join(PACKAGES)}")
     if opset not in OPSETS:
         raise ValueError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}.")
     if output_dir.suffix == ".onnx":
@@ -135,7 +144,7 @@ def _metadata(model: ArkForImageClassification, processor: ArkImageProcessor) ->
             raise ValueError(f"The image processor has {name}={value!r}; to export the model it must be {needed!r}.")
     config = model.config
     kind = "multi_label_classification" if _is_multi_label(config) else "single_label_classification"
-    ordinary = {"name": "classifier", "labels": list(config.id2label.values()), "problem_type": kind}
+    ordinary = {"name": UNNAMED_TASK, "labels": label_names(config), "problem_type": kind}
     tasks = [ordinary] if config.tasks is None else [task.to_dict() for task in config.tasks]
     settings = processor.to_dict()
     return {

@@ -19,7 +19,7 @@ from .evaluation.report_tables import Table, auroc_cells, task_tables
 from .evaluation.report_text import markdown_table, matched_labels
 from .evaluation.result_figures import auroc_picture
 from .evaluation.stored_report import read_report
-from .evaluation.task_labels import UNNAMED_TASK
+from .evaluation.task_labels import UNNAMED_TASK, label_names
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor
 from .provenance import read_provenance, weights_sha256
@@ -221,7 +221,7 @@ def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
 
 def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
     if config.tasks is None:
-        names = [name for _, name in sorted(config.id2label.items())]
+        names = label_names(config)
         return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": _cell(", ".join(names))}]
     return [
         {"name": task.name, "kind": _kind(task.problem_type), "labels": _cell(", ".join(task.labels))}

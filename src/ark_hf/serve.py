@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .data.image_files import UnreadableImageError
 from .data.inputs import read_input
-from .evaluation.heatmaps import overlay
+from .evaluation.overlays import overlay
 from .evaluation.page import escape
 from .pipelines import ChestXrayClassificationPipeline
 

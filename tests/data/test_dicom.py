@@ -339,7 +339,7 @@ def test_lossless_compression_changes_nothing(tmp_path, bits):
 
 
 def test_jpeg_lossless_needs_and_uses_the_extra(tmp_path):
-    pytest.importorskip("libjpeg", reason='pip install "ark-hf[dicom]"')
+    pytest.importorskip("libjpeg", reason="pip install pylibjpeg-libjpeg")
     stored = chest_like(np.uint16, 65535)
     stored[0, :4] = 0, 65535, 32768, 0
     expected = read_radiograph(save(make_dicom(stored, 16), tmp_path / "native.dcm"))

@@ -1,9 +1,5 @@
 """Heat maps: right in every layout of timm, faithful, and on phantoms where the finding is."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,12 +8,11 @@ from scipy.stats import bootstrap, spearmanr
 from torch import nn
 
 from ark_hf.data.phantom import SITES, draw_phantom_image
-from ark_hf.evaluation.heatmaps import contributions, heat_maps, overlay
+from ark_hf.evaluation.heatmaps import contributions, heat_maps
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "heat_maps.py"
 TASKS = [
     ArkTask("multi", ["a", "b", "c"]),
     ArkTask("single", ["normal", "bacterial", "viral"], "single_label_classification"),
@@ -312,67 +307,3 @@ def test_on_phantoms_heat_lies_on_the_finding(trained):
 
     assert lower_bound(of_trained) > 0
     assert lower_bound(of_trained - of_random) > 0
-
-
-# Overlays
-
-
-def gradient_picture(dtype) -> np.ndarray:
-    """(1, 60, 90) from black to white."""
-    grey = np.linspace(0, 1, 60 * 90).reshape(1, 60, 90)
-    return grey.astype(dtype) if np.dtype(dtype).kind == "f" else np.rint(grey * 255).astype(dtype)
-
-
-def test_cold_places_keep_the_grey_and_hot_ones_are_coloured_where_they_are():
-    heat = np.zeros((4, 4), np.float32)
-    heat[0, 3] = 1  # top right
-    pixels = gradient_picture(np.uint8)
-    shown = np.asarray(overlay(pixels, heat)).astype(int)
-    assert shown.shape == (60, 90, 3)
-    colour = shown.max(axis=2) - shown.min(axis=2)
-    row, column = np.unravel_index(colour.argmax(), colour.shape)
-    assert row < 15 and column >= 67
-    cold = shown[30:, :45]
-    assert np.all(cold == pixels[0, 30:, :45, None])
-    assert np.all(np.asarray(overlay(pixels, np.zeros((4, 4), np.float32))) == pixels[0, ..., None])
-
-
-def test_hotter_places_are_coloured_more():
-    heat = np.linspace(0, 1, 9, dtype=np.float32)[None].repeat(9, axis=0)
-    for grey in (0, 128, 255):
-        shown = np.asarray(overlay(np.full((1, 90, 90), grey, np.uint8), heat)).astype(int)[45, 5:-5]
-        distance = np.abs(shown - grey).sum(axis=1)
-        assert np.all(np.diff(distance) >= -3) and distance[-1] > distance[0] + 100
-
-
-def test_every_depth_shows_the_grey_that_the_image_processor_shows():
-    cold = np.zeros((2, 2), np.float32)
-    expected = np.asarray(overlay(gradient_picture(np.uint8), cold)).astype(int)
-    twelve_bits = np.rint(gradient_picture(np.float64) * 4095).astype(np.uint16)
-    for pixels in (gradient_picture(np.float32), twelve_bits, gradient_picture(np.uint8)[0]):
-        assert np.abs(np.asarray(overlay(pixels, cold)) - expected).max() <= 1
-    with pytest.raises(ValueError, match="float images must lie in"):
-        overlay(gradient_picture(np.float32) * 2, cold)
-
-
-def test_large_pictures_are_made_smaller_and_keep_their_aspect():
-    assert overlay(np.zeros((1, 3000, 1500), np.uint8), np.ones((7, 7), np.float32)).size == (512, 1024)
-    assert overlay(np.zeros((20, 2048), np.uint16), np.ones((7, 7), np.float32)).size == (1024, 10)
-
-
-@pytest.mark.parametrize("heat", [np.zeros(4), np.full((2, 2), 1.5), np.full((2, 2), -0.1), np.full((2, 2), np.nan)])
-def test_what_is_no_heat_map_is_refused(heat):
-    with pytest.raises(ValueError, match="A heat map is an array"):
-        overlay(np.zeros((1, 8, 8), np.uint8), heat)
-
-
-def test_the_example_writes_an_overlay_a_label(trained, tmp_path, monkeypatch):
-    trained.save_pretrained(tmp_path / "ark-cxr")
-    ArkImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "ark-cxr")
-    phantoms("test", 1)[0]["image"].save(tmp_path / "chest.png")
-    arguments = ["heat_maps.py", str(tmp_path / "ark-cxr"), str(tmp_path / "chest.png"), str(tmp_path / "maps")]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
-    written = list((tmp_path / "maps").glob("*.png"))
-    assert len(written) == 3
-    assert any("Pneumothorax" in path.name for path in written)

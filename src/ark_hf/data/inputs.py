@@ -90,7 +90,7 @@ def read_input(source: Any) -> RadiographInput:
         if isinstance(source, (bytes, bytearray)):
             if not source:
                 raise UnreadableImageError("the file is empty; fetch it again")
-            return _described(open_radiograph(io.BytesIO(source), Path(urlsplit(name or "").path)), name)
+            return _described(open_radiograph(io.BytesIO(source), path_in(name or "")), name)
         if isinstance(source, (np.ndarray, torch.Tensor)):
             return _described(_channels_first(source), name)
         if isinstance(source, Image.Image):
@@ -106,6 +106,11 @@ def input_name(source: Any) -> str | None:
     if isinstance(source, dict):
         source = source.get("path")
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def path_in(name: str) -> Path:
+    """A path as it is; of an address the path alone, since the rest may hold what gives access to the file."""
+    return Path(urlsplit(name).path if is_address(name) else name)
 
 
 def _fetch(address: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Heat maps: which places of a picture speak for a label, and the picture with them laid over it.
+"""Heat maps: which places of a picture speak for a label.
 
 The method is HiResCAM (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional
 neural networks", arXiv:2011.08891): gradient times activation at the encoder's last spatial layer, summed over its
@@ -12,16 +12,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 
 SUPPORTED = "Heat maps know Swin, ConvNeXt, ResNet, EfficientNet and ViT, and timm encoders that are built like them"
-LONGEST_SIDE = 1024  # of an overlay, in pixels
-OPACITY = 0.65  # of the hottest place of an overlay
-COLOURS = 0.15, 0.85  # of the colour map; its ends, black and near white, would be taken for the picture's own grey
 _AFTER_LAST_SPATIAL_LAYER = ("global_pool", "attn_pool", "fc_norm", "pre_logits", "head_drop", "head", "classifier")
 
 
@@ -142,34 +137,3 @@ def _as_for_inference(model: ArkForImageClassification) -> Iterator[None]:
             parameter.requires_grad_()
         if checkpointing:
             model.base_model.encoder.set_grad_checkpointing()
-
-
-def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
-    """
-    The picture with a heat map over it: cold places are left as they are, hot ones shine from violet to yellow.
-
-    Args:
-        pixels: (1, H, W) or (H, W), uint8, uint16 or float in [0, 1], in the grey that the image processor gives it.
-        heat_map: (rows, columns) in [0, 1] over the whole picture, as [`heat_maps`] gives it. That holds for the
-            image processor's plain resize, not for crops.
-
-    Returns:
-        RGB of the picture's own aspect and size, made smaller if a side has more than 1024 pixels.
-
-    Raises:
-        ValueError: The picture or the map is none of these.
-    """
-    from matplotlib import colormaps
-
-    if heat_map.ndim != 2 or not (heat_map.min() >= 0 and heat_map.max() <= 1):
-        raise ValueError(f"A heat map is an array (rows, columns) in [0, 1], not of shape {heat_map.shape}.")
-    same_grey = ArkImageProcessor(do_convert_rgb=False, do_resize=False, do_normalize=False)
-    grey = Image.fromarray(same_grey(pixels, return_tensors="np")["pixel_values"][0, 0])
-    scale = min(1, LONGEST_SIDE / max(grey.size))
-    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
-    grey = np.clip(np.asarray(grey.resize(size, Image.Resampling.BICUBIC)), 0, 1)[..., None]
-    heat = np.asarray(Image.fromarray(heat_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    heat = np.clip(heat, 0, 1)  # bicubic overshoots
-    colours = colormaps["inferno"](np.interp(heat, (0, 1), COLOURS))[..., :3]
-    opacity = OPACITY * heat[..., None]
-    return Image.fromarray(np.rint(255 * ((1 - opacity) * grey + opacity * colours)).astype(np.uint8))

@@ -21,10 +21,15 @@ class TaskLabel(NamedTuple):
     threshold: float | None
 
 
+def label_names(config: ArkConfig) -> list[str]:
+    """Of all outputs in their order, as in `id2label`, whose own order is that in which somebody wrote it down."""
+    return [name for _, name in sorted(config.id2label.items())]
+
+
 def labels_by_task(config: ArkConfig) -> dict[str, list[TaskLabel]]:
     """By the names of the tasks, in the model's order; `UNNAMED_TASK` for an ordinary classifier."""
     if config.tasks is None:
-        return {UNNAMED_TASK: [TaskLabel(column, name, None) for column, name in sorted(config.id2label.items())]}
+        return {UNNAMED_TASK: [TaskLabel(column, name, None) for column, name in enumerate(label_names(config))]}
     columns = itertools.count()
     return {
         task.name: [TaskLabel(next(columns), name, (task.thresholds or {}).get(name)) for name in task.labels]

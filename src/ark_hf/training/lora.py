@@ -29,7 +29,7 @@ def add_adapters(model: ArkForImageClassification, rank: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ValueError("lora_rank needs peft: pip install 'ark-hf[lora]'.") from None
+        raise ValueError("lora_rank needs peft: pip install peft.") from None
     layers = [f"ark.encoder.{name}" for name, _ in model.ark.encoder.named_modules() if name.endswith(TARGETS)]
     if not layers:
         raise ValueError(
