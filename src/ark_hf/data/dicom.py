@@ -188,7 +188,8 @@ def _decode(dataset: Any) -> np.ndarray:
     except Exception:
         raise UnreadableImageError(
             f"its pixels, compressed as {syntax.name}, cannot be decoded: "
-            "either the decoder is missing (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) or the file is damaged"
+            "either the decoder is missing (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) "
+            "or the file is damaged"
         ) from None
 
 
