@@ -16,7 +16,9 @@ import ark_hf
 from ark_hf.evaluation.overlays import overlay
 
 if __name__ == "__main__":
-    model, path, out = sys.argv[1:4]
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/heat_maps.py MODEL PICTURE OUT.png")
+    model, path, out = sys.argv[1:]
     tasks = pipeline("chest-xray-classification", model=model)(path, heatmaps=True, top_k=1)["tasks"]
     pixels = ark_hf.read_input(path).pixels
     shown = []

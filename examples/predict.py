@@ -10,7 +10,9 @@ from transformers import pipeline
 
 import ark_hf
 
-model, path = sys.argv[1:3]
+if len(sys.argv) != 3:
+    sys.exit("usage: python examples/predict.py MODEL PICTURE")
+model, path = sys.argv[1:]
 classify = pipeline("image-classification", model=model)
 for result in classify(ark_hf.read_radiograph(path), top_k=10):  # an array: transformers would clip 16-bit files
     print(f"{result['label']:40} {result['score']:.3f}")

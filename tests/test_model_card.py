@@ -56,6 +56,15 @@ def test_names_stay_text(folder):
     assert PATIENT not in text and "/somewhere" not in text
 
 
+def test_it_says_which_tasks_were_not_tested_and_have_operating_points(tmp_path):
+    folder = save(tmp_path / "two", tasks=[CLINIC, ArkTask("wards", ["x"])])
+    report = report_task(*made_scores(CLINIC)[:2], 10, groups={})
+    text = text_of(folder, {"a.png": report})
+    assert "**Not tested here**: wards." in text and "Operating points are saved for: clinic." in text
+    plain = text_of(save(tmp_path / "plain", tasks=[ArkTask("wards", ["x"])]))
+    assert "Not tested here" not in plain and "No operating points are saved" in plain
+
+
 def test_results_of_crops_are_called_that(folder):
     report = report_task(*made_scores(CLINIC)[:2], 10, groups={})
     assert "`--crops ten`" in text_of(folder, {"a.png": report}, crops="ten")

@@ -364,3 +364,14 @@ def test_importing_registers_the_pipeline_and_loads_nothing_that_only_its_use_ne
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("top_k", ["3", 1.5, 0])
+def test_a_number_of_labels_that_is_none_is_refused(pipe, top_k):
+    with pytest.raises(ValueError, match="`top_k` must be a whole number of at least 1"):
+        pipe(np.zeros((64, 64), np.uint8), top_k=top_k)
+
+
+def test_tuples_are_lists(pipe):
+    pictures = (np.zeros((64, 64), np.uint8), np.full((64, 64), 9, np.uint8))
+    assert pipe(pictures) == pipe(list(pictures)) and pipe(()) == []

@@ -131,6 +131,8 @@ def predict(argv: list[str]) -> int:
         raise ValueError(
             f"--out {args.out} is a folder; name a CSV file, such as {Path(args.out, 'predictions.csv')}."
         )
+    if args.heatmaps is not None and Path(args.heatmaps).is_file():
+        raise ValueError(f"--heatmaps {args.heatmaps} is a file; name a folder.")
     paths = _image_files(given.paths)
     quiet()
     from .evaluation.agreement import labels_by_finding, second_opinion_text, writing_second_opinions
@@ -191,7 +193,9 @@ def _image_files(paths: list[str]) -> list[Path | str]:
         else:
             raise ValueError(f"{path} does not exist.")
     if not files:
-        raise ValueError(f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)} in {', '.join(paths)}.")
+        raise ValueError(
+            f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)}, nor DICOM files without, in {', '.join(paths)}."
+        )
     return files
 
 

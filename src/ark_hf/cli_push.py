@@ -65,6 +65,9 @@ def push(argv: list[str]) -> int:
     )
     folder = Path(given.folder)
     quiet()
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(given.repo)
     if (folder / "config.json").is_file():
         return _push_model(args, folder, given.repo)
     if (folder / "ark-cxr" / "config.json").is_file():
@@ -83,6 +86,8 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
             f"--allow_patient_data is for datasets; {folder} is a model, which may hold no patient's data."
         )
     report = None if args.report is None else Path(args.report)
+    if report is not None and report.is_file():
+        raise ValueError(f"--report {report} is a file; name the folder that `ark-hf evaluate --out` wrote.")
     if args.card is not None:
         check_new_folder(Path(args.card))
     if args.card is not None or args.dry_run:

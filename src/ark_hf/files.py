@@ -36,7 +36,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
 def check_new_folder(output_dir: Path) -> None:
     """Raises `ValueError` if the folder cannot be made without losing something."""
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
+        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another folder.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -100,6 +100,8 @@ def model_card(
         auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
         view=_view(folder),
         labels=_label_rows(config) if classifies else [],
+        operating_points=[task.name for task in config.tasks or [] if task.thresholds],
+        untested=_untested(config, list(reports.values())),
         reports=[_report_section(figure, report) for figure, report in reports.items()],
         overview=_overview(list(reports.values())),
         crops=crops,
@@ -217,6 +219,11 @@ def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
             if not math.isnan(value)
         ]
     return results
+
+
+def _untested(config: ArkConfig, reports: Sequence[TaskReport]) -> list[str]:
+    tested = {report.task for report in reports if report.matches is None}
+    return [task.name for task in config.tasks or [] if reports and task.name not in tested]
 
 
 def _label_rows(config: ArkConfig) -> list[dict[str, str]]:

@@ -79,6 +79,8 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
             inputs = [str(path) for path in files]
         elif hasattr(inputs, "cast_column"):
             inputs = _image_column(inputs)
+        elif isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray)):
+            inputs = list(inputs)  # a tuple, or a column of a dataset
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, **kwargs)
@@ -103,8 +105,8 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
                 raise ValueError(f"`tasks` is a list of {known}, which this model has; got {tasks!r}.")
             chosen["tasks"] = list(tasks)
         if top_k is not None:
-            if top_k < 1:
-                raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
+            if not isinstance(top_k, int) or top_k < 1:
+                raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
             chosen["top_k"] = top_k
         if heatmaps is not None:
             if heatmaps:

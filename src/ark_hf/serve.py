@@ -228,8 +228,9 @@ def _summary(labels: list[Label]) -> str:
         return _box("plain", "No operating points", ["The model has none saved, so it calls nothing positive."])
     above = sorted((label for label in labels if label["positive"]), key=lambda label: -label["score"])
     if not above:
-        having = f"Labels that have one: {judged} of {len(labels)}."
-        return _box("plain", "Nothing is above its operating point", [having])
+        most = "" if judged == len(labels) else " The others are called neither positive nor negative."
+        having = f"{judged} of {len(labels)} labels have one.{most}"
+        return _box("plain", "Nothing with an operating point is above it", [having])
     lines = [f"{label['full_name']} {_percent(label['score'])}" for label in above[:SUMMARISED]]
     more = [f"and {len(above) - SUMMARISED} more below"] if len(above) > SUMMARISED else []
     return _box("above", "Above the operating point", lines + more)

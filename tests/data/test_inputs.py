@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from ark_hf.data import UnreadableImageError, inputs, read_radiograph
+from ark_hf.data.image_files import image_files_in
 from ark_hf.data.inputs import read_input
 from ark_hf.data.phantom import SITES, draw_phantom_image
 from tests.data.test_dicom import make_dicom, save
@@ -363,3 +365,23 @@ def test_addresses_that_cannot_be_reached_are_refused(address, monkeypatch):
     ) as refusal:
         read_input(address)
     assert str(refusal.value).startswith(address)
+
+
+def test_a_folder_s_images_are_found_by_suffix_or_as_dicom_without_one(tmp_path):
+    (tmp_path / "study").mkdir()
+    dicom = save(make_dicom(np.zeros((8, 8), np.uint8), 8), tmp_path / "study" / "IM000001")
+    for name in ("1.2.840.10008.5", "scan.DCM", "a.JPG"):
+        shutil.copy(dicom, tmp_path / "study" / name)
+    for name in ("._a.jpg", ".hidden/b.png", "notes.txt", "README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = [path.name for path in image_files_in(tmp_path)]
+    assert found == sorted(["1.2.840.10008.5", "IM000001", "a.JPG", "scan.DCM"])
+
+
+def test_a_picture_written_as_text_is_not_repeated():
+    with pytest.raises(UnreadableImageError, match="is no path; give a picture as bytes") as caught:
+        read_input("iVBORw0KGgo" * 1000)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(UnreadableImageError, match="is no path"):
+        read_input("")

@@ -500,6 +500,11 @@ def test_wrong_options(run, capsys, options, message):
 
 
 def test_wrong_folders(run, sites, capsys):
+    report = str(run / "report" / "report.json")
+    assert main(["push", str(run / "run" / "ark-cxr"), "someone/x", "--report", report, "--dry_run"]) == 2
+    assert "report.json is a file; name the folder" in capsys.readouterr().err
+    assert main(["push", str(run / "run" / "ark-cxr"), "some one/ark cxr", "--dry_run"]) == 2
+    assert "some one/ark cxr" in capsys.readouterr().err
     assert main(["push", str(run / "run"), "someone/x"]) == 2
     assert f"Did you mean {run / 'run' / 'ark-cxr'}?" in capsys.readouterr().err
     assert main(["push", str(sites["phantom_city"]), "someone/x", "--report", "x"]) == 2

@@ -17,8 +17,27 @@ class UnreadableImageError(ValueError):
 
 
 def image_files_in(folder: Path) -> list[Path]:
-    """The files below a folder that are images by their suffixes, sorted."""
-    return sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES and not each.is_dir())
+    """
+    The files below a folder that are images by their suffixes, or DICOM files without one, as archives and CDs have
+    them; sorted, and without hidden ones.
+    """
+    return sorted(
+        each
+        for each in folder.rglob("*")
+        if not any(part.startswith(".") for part in each.relative_to(folder).parts)
+        and not each.is_dir()
+        and (each.suffix.lower() in IMAGE_SUFFIXES or _is_unnamed_dicom(each))
+    )
+
+
+def _is_unnamed_dicom(path: Path) -> bool:
+    if path.suffix and not path.suffix[1:].isdecimal():  # 1.2.840.10008.5 has no suffix
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def is_address(source: Any) -> bool:

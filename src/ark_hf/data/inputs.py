@@ -24,6 +24,7 @@ from .image_files import (
 from .radiograph import grey_values, narrow, open_radiograph
 
 MAX_DOWNLOAD = 4 * MAX_PIXELS  # bytes: no uncompressed picture that can be read has more
+LONGEST_NAME = 4096  # characters: no path has more
 ANSWER_SECONDS, DOWNLOAD_SECONDS = 20, 300  # without any answer, and in all
 
 # When to doubt that it is a whole radiograph, well exported; and how far 2,889 real ones go (NIH, Kermany, Hannover,
@@ -84,6 +85,8 @@ def read_input(source: Any) -> RadiographInput:
     if is_address(source):
         source = _fetch(source)
     if isinstance(source, (str, os.PathLike)):
+        if not os.fspath(source) or len(os.fspath(source)) > LONGEST_NAME:
+            raise UnreadableImageError(f"{name!r} is no path; give a picture as bytes, or the path of its file")
         with open_image_file(Path(source)) as file:
             return _described(open_radiograph(file, Path(source)), name)
     with naming_the_image(name or f"input of type {type(source).__name__}"):
@@ -105,7 +108,11 @@ def input_name(source: Any) -> str | None:
     """The path or address of what [`read_input`] takes, None if it has none."""
     if isinstance(source, dict):
         source = source.get("path")
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    name = os.fspath(source)
+    # What is longer is no path, but a picture written as text
+    return name if len(name) <= LONGEST_NAME else f"{name[:32]}... ({len(name):,} characters)"
 
 
 def path_in(name: str) -> Path:

@@ -43,6 +43,10 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
     if folder.exists() and not (folder / "config.json").is_file():
         hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
         raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+    if not folder.exists() and "/" not in name_or_path:
+        raise ValueError(
+            f"There is no folder {name_or_path!r} here; a model on the Hub is named someone/{name_or_path}."
+        )
     try:
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":

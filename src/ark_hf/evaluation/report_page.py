@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import write_json, write_text
 from .fairness import SubgroupResult
 from .page import document, escape, format_interval, format_number, html_figures, html_table, look_at
@@ -67,12 +69,15 @@ def things_to_look_at(report: TaskReport) -> list[str]:
         found.append(f"Only one class is known, so that nothing can be said: {', '.join(undefined)}.")
     if report.baseline_labels is not None:
         easy = [
-            f"{ours.label} ({format_number(theirs.auroc, digits=2)})"
+            f"{ours.label} ({format_number(ours.auroc, digits=2)}, they {format_number(theirs.auroc, digits=2)})"
             for ours, theirs in zip(report.labels, report.baseline_labels, strict=True)
-            if theirs.auroc >= ours.auroc
+            if ours.auroc <= np.fmax(theirs.auroc, theirs.ci_high)
         ]
         if easy:
-            found.append(f"Ten numbers of size, shape and grey levels do as well as the model: {', '.join(easy)}.")
+            found.append(
+                "Within the interval of what ten numbers of size, shape and grey levels reach, which proves nothing: "
+                f"{', '.join(easy)}."
+            )
     for attribute, results in report.subgroups.items():
         overall = results[-1]  # not each label: of many, some differ by chance
         gaps = {
