@@ -45,7 +45,8 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
     if not folder.exists() and "/" not in name_or_path:
         raise ValueError(
-            f"There is no folder {name_or_path!r} here; a model on the Hub is named someone/{name_or_path}."
+            f"Cannot load an Ark model from {name_or_path!r}: there is no such folder here, and models on the Hub are "
+            "named someone/name."
         )
     try:
         values, _ = ArkConfig.get_config_dict(name_or_path)
