@@ -28,6 +28,8 @@ def read_grey(path: str) -> np.ndarray:
             values = np.array(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         sys.exit(f"{path}: cannot be read as PNG or JPEG ({type(error).__name__}).")
+    if not (values % 257).any():  # 8 bits that were widened to 16
+        return (values // 257).astype(np.uint8)
     white = next(2**depth - 1 for depth in BIT_DEPTHS if values.max() < 2**depth)
     return values.astype(np.uint8) if white == 255 else values.astype(np.float32) / np.float32(white)
 

@@ -351,6 +351,7 @@ def pictures(tmp_path_factory) -> list[Path]:
     Image.fromarray(np.dstack([colour, grey[:50, :44]])).save(folder / "transparent.png")
     for name, white in {"16_bit": 65535, "12_bit": 4095, "8_bit_in_16": 255}.items():
         Image.fromarray(smooth(64, 50, white).astype(np.uint16)).save(folder / f"{name}.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "widened.png")
     return sorted(folder.iterdir())
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,23 +188,34 @@ def _check_text_file(name: Path | str, text: str) -> None:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error}.") from None
-    for key, value in _entries(values):
+    for key in _keys(values):
         if ABOUT_A_PATIENT.search(key):
             raise ValueError(f"{name} is about single patients or images ({key}): take it out.")
         check_text(name, key)
+    for value in _texts(values):
         check_text(name, value)
 
 
-def _entries(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All texts in a JSON value, at any depth, each with the key that it stands under; other values as ""."""
+def _keys(values: Any) -> Iterator[str]:
+    """All keys in a JSON value, at any depth."""
     if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from _entries(value, str(name))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _entries(value, key)
-    else:
-        yield key, values if isinstance(values, str) else ""
+        yield from values
+    for value in _inside(values):
+        yield from _keys(value)
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All texts in a JSON value that are no keys, at any depth."""
+    if isinstance(values, str):
+        yield values
+    for value in _inside(values):
+        yield from _texts(value)
+
+
+def _inside(values: Any) -> Iterable[Any]:
+    if isinstance(values, Mapping):
+        return values.values()
+    return values if isinstance(values, list) else ()
 
 
 def _is_ours(path: str) -> bool:

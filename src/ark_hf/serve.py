@@ -163,13 +163,12 @@ def _why_no_heat_maps(pipe: ChestXrayClassificationPipeline) -> str | None:
 
 def _answer(pipe: ChestXrayClassificationPipeline, name: str, data: bytes, no_heat_maps: str | None) -> str:
     """HTML of the result. The file is read where it is, in memory."""
-    upload = {"bytes": data, "path": name}
-    pixels = read_input(upload).pixels
-    result = pipe(upload, heatmaps=no_heat_maps is None)
-    plain = overlay(pixels, np.zeros((1, 1)))  # eight bits, in the grey that the model sees
-    size = f"{pixels.shape[-1]}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{pixels.shape[-2]}"
+    image = read_input({"bytes": data, "path": name})
+    tasks = pipe(image.pixels, heatmaps=no_heat_maps is None)["tasks"]  # decoded already, and doubted
+    plain = overlay(image.pixels, np.zeros((1, 1)))  # eight bits, in the grey that the model sees
+    size = f"{image.pixels.shape[-1]}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{image.pixels.shape[-2]}"
     figure = _figure(plain, f"{name}, {size} pixels", "The radiograph")
-    return _result(figure, plain, result["warnings"], result["tasks"], no_heat_maps)
+    return _result(figure, plain, image.warnings, tasks, no_heat_maps)
 
 
 def _empty_page(name: str, config: Any) -> str:

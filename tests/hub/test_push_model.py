@@ -143,6 +143,9 @@ def add_tensors(name):
             spoil_json("provenance.json", data=[{"patient_id": ["p1"]}]),
             r"about single patients or images \(patient_id\)",
         ),
+        (spoil_json("provenance.json", patient_id={"p1": {}}), r"about single patients or images \(patient_id\)"),
+        (spoil_json("provenance.json", study_id=[]), r"about single patients or images \(study_id\)"),
+        (spoil_json("provenance.json", **{"/home/me/x": {}}), "provenance.json names a path of this machine"),
         (spoil_json("provenance.json", PatientName="DOE^JANE"), r"about single patients or images \(PatientName\)"),
         (
             spoil_json("config.json", note="init:/home/me/x.pth"),
