@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    from ark_hf.data.build import build_dataset, phantom_release
+    from ark_hf.data.build.build import build_dataset, phantom_release
 
     validation = args.images // 25
     counts = {"train": args.images - validation, "validation": validation}
@@ -69,9 +69,9 @@ def build(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace, streaming: bool = False) -> None:
-    from ark_hf.training.pretrain_ark import CyclicPretrainer
-    from ark_hf.training.recipe import PretrainingArguments, TaskSpec
-    from ark_hf.training.tasks import load_tasks
+    from ark_hf.training.ark.pretrainer import CyclicPretrainer
+    from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
+    from ark_hf.training.ark.tasks import load_tasks
 
     output_dir = args.folder / ("streamed" if streaming else "loaded")
     settings = PretrainingArguments(output_dir=str(output_dir), streaming=streaming, **TINY)

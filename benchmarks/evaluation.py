@@ -1,13 +1,13 @@
 """
 Time and memory of the two heavy computations of an evaluation, on generated numbers.
 
-Bootstrap: AUROC of every label and of the mean with clustered intervals (`ark_hf.evaluation.metrics.evaluate_labels`).
+Bootstrap: AUROC of every label and of the mean with clustered intervals (`ark_hf.metrics.auroc.evaluate_labels`).
 Patients have one to six images, labels are from frequent to rare and in part unknown, scores have four decimals, so
 that there are ties. The reference computes the same resamples one by one: it gathers the images of the drawn patients
 and calls scikit-learn's roc_auc_score for each label. A few are measured, and their time is scaled up to all.
 
 Probe: linear probes of stored embeddings, the regularisation of each label chosen by five-fold cross-validation over
-patients (`ark_hf.evaluation.probe.fit_probe`).
+patients (`ark_hf.evaluation.probing.probe.fit_probe`).
 
 Each part runs in a process of its own, whose peak memory includes libraries and inputs. Seconds are those that pass;
 the ratio is of CPU time. Run it on an otherwise idle machine.
@@ -72,7 +72,7 @@ def in_own_process(part: str, args: argparse.Namespace) -> dict:
 
 
 def bootstrap(args: argparse.Namespace) -> dict:
-    from ark_hf.evaluation.metrics import evaluate_labels
+    from ark_hf.metrics.auroc import evaluate_labels
 
     labels, scores, patients = predictions(args)
     names = [str(number) for number in range(args.labels)]
@@ -85,7 +85,7 @@ def bootstrap(args: argparse.Namespace) -> dict:
 def reference_bootstrap(args: argparse.Namespace) -> dict:
     from sklearn.metrics import roc_auc_score
 
-    from ark_hf.evaluation.metrics import bootstrap_aurocs
+    from ark_hf.metrics.auroc import bootstrap_aurocs
 
     labels, scores, patients = predictions(args)
     images = np.split(np.arange(args.images), np.flatnonzero(np.diff(patients)) + 1)
@@ -109,8 +109,8 @@ def reference_bootstrap(args: argparse.Namespace) -> dict:
 
 
 def probe(args: argparse.Namespace) -> dict:
-    from ark_hf.evaluation.metrics import auroc
-    from ark_hf.evaluation.probe import fit_probe
+    from ark_hf.evaluation.probing.probe import fit_probe
+    from ark_hf.metrics.auroc import auroc
 
     generator = np.random.default_rng(0)
     embeddings = correlated(generator, 2 * args.embeddings, args.width)

@@ -131,9 +131,9 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> dict:
     import datasets
 
-    from ark_hf.data.build import build_dataset
+    from ark_hf.data.build.build import build_dataset
     from ark_hf.data.loading import TrainingSamples, ViewSettings, iterate, pass_order
-    from ark_hf.data.rows import Release, Row
+    from ark_hf.data.sources.rows import Release, Row
     from ark_hf.data.streaming import StreamedRows
     from ark_hf.data.task_dataset import load_task_dataset
     from ark_hf.data.views import draw_view, sample_generator, student_view
@@ -230,7 +230,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
 
 def draw_radiographs(folder: Path, count: int) -> list[Path]:
     """Phantoms of 1024x1024 pixels with the noise of a detector, as 8-bit grey PNG."""
-    from ark_hf.data.phantom import SITES, draw_phantom_image
+    from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 
     folder.mkdir(parents=True)
     paths = []

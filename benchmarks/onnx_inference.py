@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(name: str, batch_sizes: list[int], turns: int) -> list[dict]:
-    from ark_hf.export import MODEL_FILE, export_onnx
+    from ark_hf.inference.export_onnx import MODEL_FILE, export_onnx
     from ark_hf.models.ark.configuration_ark import ArkConfig
     from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
     from ark_hf.models.ark.image_processing_ark import ArkImageProcessor

@@ -7,7 +7,7 @@ An original checkpoint as a model of this package: what `ark-hf convert` does.
 import sys
 from pathlib import Path
 
-from ark_hf.hub import save_conversion
+from ark_hf.hub.save import save_conversion
 from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
 
 if __name__ == "__main__":

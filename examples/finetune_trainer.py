@@ -21,7 +21,7 @@ from transformers import (
 
 from ark_hf import load_task_dataset
 from ark_hf.data.task_dataset import read_task, resolve_labels
-from ark_hf.evaluation.metrics import auroc, one_vs_rest
+from ark_hf.metrics.auroc import auroc, one_vs_rest
 
 
 @dataclass

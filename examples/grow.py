@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from ark_hf import CyclicPretrainer, PretrainingArguments
-from ark_hf.data.build import build_phantom_sites
-from ark_hf.data.phantom import SITES
-from ark_hf.evaluation.evaluation_data import EvaluationData, ScoredTask, load_evaluation_data, score_task
-from ark_hf.evaluation.inference import load_ark
-from ark_hf.evaluation.metrics import evaluate_labels
-from ark_hf.evaluation.report import compare_task
-from ark_hf.training.recipe import TaskSpec
-from ark_hf.training.tasks import load_tasks
+from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom import SITES
+from ark_hf.evaluation.report.task_report import compare_task
+from ark_hf.evaluation.scoring import EvaluationData, ScoredTask, load_evaluation_data, score_task
+from ark_hf.inference.predict import load_ark
+from ark_hf.metrics.auroc import evaluate_labels
+from ark_hf.training.ark.recipe import TaskSpec
+from ark_hf.training.ark.tasks import load_tasks
 
 
 def train(run: Path, tasks: list[TaskSpec], init: str, cycles: int) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import pipeline
 
 import ark_hf
-from ark_hf.evaluation.overlays import overlay
+from ark_hf.inference.overlays import overlay
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:

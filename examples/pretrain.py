@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from ark_hf import CyclicPretrainer, PretrainingArguments
-from ark_hf.data.build import build_phantom_sites
-from ark_hf.training.recipe import TaskSpec
-from ark_hf.training.tasks import load_tasks
+from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.training.ark.recipe import TaskSpec
+from ark_hf.training.ark.tasks import load_tasks
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.task_dataset import load_task_dataset, read_task
-from ark_hf.evaluation.inference import load_ark, mean_probabilities, predict_logits
-from ark_hf.evaluation.metrics import auroc
-from ark_hf.evaluation.zeroshot import match_label, zero_shot_scores
+from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
+from ark_hf.inference.zeroshot import match_label, zero_shot_scores
 from ark_hf.labels import read_synonyms
+from ark_hf.metrics.auroc import auroc
 
 if __name__ == "__main__":
     name, dataset, finding = sys.argv[1:4]

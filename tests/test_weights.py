@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ark_hf.cli import main
+from ark_hf.cli.main import main
 from ark_hf.weights import UnreadableWeightsError, check_tensors, read_weights_file
 from tests.models.ark.original_files import swin_state_dict, training_checkpoint, with_prefix
 

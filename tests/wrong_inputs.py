@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from ark_hf.data.phantom import SITES, draw_phantom_image
-from tests.data.test_dicom import make_dicom, save
+from ark_hf.data.sources.phantom import SITES, draw_phantom_image
+from tests.data.images.test_dicom import make_dicom, save
 
 NO_IMAGE = "no PNG, JPEG, TIFF, DICOM or MetaImage"
 

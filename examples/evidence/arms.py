@@ -9,18 +9,18 @@ from accelerate import Accelerator
 
 import ark_hf
 from ark_hf.data.loading import InferenceSamples
-from ark_hf.data.phantom import SITES
+from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.subsets import rows_per_class
 from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.evaluation.embeddings import embed_rows, open_store
-from ark_hf.evaluation.inference import load_ark, mean_probabilities, predict_logits
-from ark_hf.evaluation.probe import fit_probe
-from ark_hf.evaluation.zeroshot import match_dataset, zero_shot_scores
+from ark_hf.evaluation.probing.probe import fit_probe
+from ark_hf.inference.embeddings import embed_rows, open_store
+from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
+from ark_hf.inference.zeroshot import match_dataset, zero_shot_scores
 from ark_hf.labels import normalise, read_synonyms
-from ark_hf.training.finetune import finetune
-from ark_hf.training.finetuning_arguments import FinetuningArguments
-from ark_hf.training.recipe import TaskSpec
-from ark_hf.training.tasks import load_tasks
+from ark_hf.training.ark.recipe import TaskSpec
+from ark_hf.training.ark.tasks import load_tasks
+from ark_hf.training.finetune.arguments import FinetuningArguments
+from ark_hf.training.finetune.run import finetune
 
 CYCLES = 20
 UNSEEN = "phantom_lake"

@@ -12,11 +12,11 @@ import planted_bias
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sites import BIASED_COUNTS, COUNTS
 
-from ark_hf.data.phantom import SITES
+from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.evaluation.metrics import one_vs_rest
-from ark_hf.evaluation.significance import compare_seeds
 from ark_hf.files import write_json, write_text
+from ark_hf.metrics.auroc import one_vs_rest
+from ark_hf.metrics.significance import compare_seeds
 
 # By claim: how it is said, the arm that it is made of and the one that it is made against
 CLAIMS = {

@@ -9,8 +9,8 @@ import torch
 from arms import RATES, SHARED_SETTINGS, TRAINING
 from sites import BIASED
 
-from ark_hf.training.finetuning_arguments import FinetuningArguments
-from ark_hf.training.sex_protocol import sex_protocol
+from ark_hf.training.finetune.arguments import FinetuningArguments
+from ark_hf.training.finetune.sex_protocol import sex_protocol
 
 STARTS = ("scratch", "teacher")
 SEXES = {"male": "men", "female": "women"}

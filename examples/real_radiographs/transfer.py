@@ -25,14 +25,14 @@ import torch
 
 import ark_hf
 from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.evaluation.metrics import one_vs_rest
-from ark_hf.evaluation.shortcut import image_statistics, shortcut_baseline
-from ark_hf.evaluation.significance import compare_seeds
 from ark_hf.files import write_json, write_text
-from ark_hf.training.finetune import finetune
-from ark_hf.training.finetuning_arguments import FinetuningArguments
-from ark_hf.training.recipe import parse_tasks, read_recipe
-from ark_hf.training.tasks import load_tasks
+from ark_hf.metrics.auroc import one_vs_rest
+from ark_hf.metrics.shortcut import image_statistics, shortcut_baseline
+from ark_hf.metrics.significance import compare_seeds
+from ark_hf.training.ark.recipe import parse_tasks, read_recipe
+from ark_hf.training.ark.tasks import load_tasks
+from ark_hf.training.finetune.arguments import FinetuningArguments
+from ark_hf.training.finetune.run import finetune
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 TARGETS = ("kermany", "nih_multilabel", "nih64")

@@ -5,7 +5,7 @@ import os
 from transformers import pipeline
 
 import ark_hf  # noqa: F401  registers the pipeline
-from ark_hf.serve import build_page, start_page
+from ark_hf.serve.page import build_page, start_page
 
 MODEL = os.environ.get("MODEL", "someone/ark-cxr")
 

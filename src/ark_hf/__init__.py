@@ -12,14 +12,14 @@ _EXPORTS = {
     "ArkForImageClassification": ".models.ark.modeling_ark",
     "ArkImageProcessor": ".models.ark.image_processing_ark",
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
-    "PretrainingArguments": ".training.recipe",
-    "CyclicPretrainer": ".training.pretrain_ark",
-    "FinetuningArguments": ".training.finetuning_arguments",
-    "finetune": ".training.finetune",
+    "PretrainingArguments": ".training.ark.recipe",
+    "CyclicPretrainer": ".training.ark.pretrainer",
+    "FinetuningArguments": ".training.finetune.arguments",
+    "finetune": ".training.finetune.run",
     "load_task_dataset": ".data.task_dataset",
-    "read_radiograph": ".data.radiograph",
-    "read_input": ".data.inputs",
-    "ChestXrayClassificationPipeline": ".pipelines",
+    "read_radiograph": ".data.images.radiograph",
+    "read_input": ".data.images.inputs",
+    "ChestXrayClassificationPipeline": ".inference.pipeline",
 }
 __all__ = list(_EXPORTS)
 

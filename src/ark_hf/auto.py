@@ -3,10 +3,10 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .inference.pipeline import ChestXrayClassificationPipeline
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
-from .pipelines import ChestXrayClassificationPipeline
 
 AutoConfig.register("ark", ArkConfig)
 AutoModel.register(ArkConfig, ArkModel)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.build import build_phantom_sites
-from .data.phantom import SITES
+from .data.build.build import build_phantom_sites
+from .data.sources.phantom import SITES
 from .data.task_dataset import load_task_dataset
-from .evaluation.evaluation_data import load_evaluation_data
-from .evaluation.inference import load_ark, predict_files, write_predictions
-from .evaluation.report import evaluate_task
-from .evaluation.report_page import write_report
-from .evaluation.report_text import report_text
-from .evaluation.task_labels import label_names
+from .evaluation.report.page import write_report
+from .evaluation.report.task_report import evaluate_task
+from .evaluation.report.text import report_text
+from .evaluation.scoring import load_evaluation_data
 from .files import replace_folder
+from .inference.predict import load_ark, predict_files, write_predictions
+from .inference.task_labels import label_names
 from .provenance import weights_sha256
-from .training.pretrain_ark import CyclicPretrainer
-from .training.recipe import PretrainingArguments, TaskSpec
-from .training.tasks import load_tasks
+from .training.ark.pretrainer import CyclicPretrainer
+from .training.ark.recipe import PretrainingArguments, TaskSpec
+from .training.ark.tasks import load_tasks
 
 IMAGE_SIZE = 96
 NUM_PICTURES = 8

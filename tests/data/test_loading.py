@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ark_hf.data.build import encode_png
+from ark_hf.data.build.build import encode_png
 from ark_hf.data.loading import (
     InferenceSamples,
     TrainingSamples,

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf.data import streaming
-from ark_hf.data.build import encode_png, write_task_dataset
+from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
 from ark_hf.data.streaming import Run, StreamedRows, read_ahead
 from ark_hf.data.task_dataset import check_disjoint, check_labels, has_known_label, load_task_dataset

@@ -11,8 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ark_hf.data.build import build_phantom_sites, encode_png, write_task_dataset
-from ark_hf.data.phantom import SITES
+from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.task_dataset import (
     check_disjoint,
     check_labels,
@@ -22,7 +22,7 @@ from ark_hf.data.task_dataset import (
     split_names,
 )
 from ark_hf.models.ark.configuration_ark import ArkTask
-from ark_hf.training.recipe import UNCERTAIN_POLICIES
+from ark_hf.training.ark.recipe import UNCERTAIN_POLICIES
 
 FINDINGS = ArkTask("findings", ["Edema", "Mass"])
 KINDS = ArkTask("kinds", ["normal", "bacterial", "viral"], "single_label_classification")

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ark_hf.data.build import build_phantom_sites
-from ark_hf.push_dataset import push_dataset
+from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.hub.push_dataset import push_dataset
 from tests.hub_stand_in import STRANGER
 
 COUNTS = {"train": 12, "validation": 6, "test": 6}

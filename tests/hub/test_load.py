@@ -14,13 +14,13 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import get_session
 from PIL import Image
 
-from ark_hf.cli import main
-from ark_hf.data.build import build_dataset
-from ark_hf.data.releases import read_release
-from ark_hf.data.rows import Problem
+from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.sources.releases import read_release
+from ark_hf.data.sources.rows import Problem
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
-from ark_hf.push_dataset import check_dataset_folder, push_dataset
-from tests.data.tiny_releases import RELEASES
+from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
+from tests.data.sources.tiny_releases import RELEASES
 from tests.hub.conftest import COUNTS, SHARD, assert_same_rows, rewrite
 from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
 

@@ -9,9 +9,9 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 from PIL import Image
 
-from ark_hf.cli import main
+from ark_hf.cli.main import main
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
-from ark_hf.push_dataset import check_dataset_folder, push_dataset
+from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
 from tests.hub.conftest import COUNTS, SHARD, rewrite, sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 

@@ -23,12 +23,12 @@ from transformers import (
 )
 
 import ark_hf
-from ark_hf.cli import main
-from ark_hf.evaluation.inference import load_ark
-from ark_hf.model_card import model_card
+from ark_hf.cli.main import main
+from ark_hf.hub.model_card import model_card
+from ark_hf.hub.push_dataset import push_dataset
+from ark_hf.hub.push_model import check_model_folder, model_files, push_model
+from ark_hf.inference.predict import load_ark
 from ark_hf.provenance import read_provenance
-from ark_hf.push_dataset import push_dataset
-from ark_hf.push_model import check_model_folder, model_files, push_model
 from tests.hub.conftest import sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 from tests.training.conftest import TINY

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..evaluation.inference import load_ark
+from ..inference.predict import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 from ..provenance import read_provenance, shown_name
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
-from .recipe import PretrainingArguments
+from .ark.recipe import PretrainingArguments
 
 DEFAULT_IMAGE_SIZE = 224
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")

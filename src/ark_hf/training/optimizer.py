@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .recipe import PretrainingArguments
+from .ark.recipe import PretrainingArguments
 
 
 def create_optimizer(model: nn.Module, args: PretrainingArguments) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 import ark_hf  # noqa: F401  (registers the classes)
-from ark_hf.hub import save_conversion
+from ark_hf.hub.save import save_conversion
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS, check_fit, convert_checkpoint, read_tasks
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel

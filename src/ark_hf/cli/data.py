@@ -1,0 +1,265 @@
+"""`ark-hf data`: builds task datasets from releases on disk."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .arguments import check_at_least, parse, quiet
+
+if TYPE_CHECKING:
+    from ..data.sources.catalog import CatalogEntry
+
+
+@dataclass
+class BuildArguments:
+    """What every builder is told."""
+
+    raw: str = field(metadata={"help": "Folder of the release as it was unpacked."})
+    out: str = field(metadata={"help": "New folder of the task dataset; the same command continues a killed build."})
+    size: int = field(default=1024, metadata={"help": "Longer side to which larger images are shrunk."})
+    num_workers: int | None = field(default=None, metadata={"help": "Processes; as many as cores unless set."})
+    skip_bad: bool = field(
+        default=False,
+        metadata={"help": "Leave rows and images that cannot be used out (build_report.json lists them)."},
+    )
+    allow_patient_overlap: bool = field(
+        default=False, metadata={"help": "Build although a patient or a picture stands in two splits."}
+    )
+    dicom_metadata: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Of age, sex, view: read these from DICOM images where the release's tables do not say."},
+    )
+    push: str | None = field(
+        default=None, metadata={"help": "Then send it to this private Hub repository, as `ark-hf push` does."}
+    )
+    allow_patient_data: bool = field(
+        default=False, metadata={"help": "With --push: as in `ark-hf push`; data of patients may be on the Hub."}
+    )
+
+    def __post_init__(self):
+        if self.num_workers is not None:
+            check_at_least(1, num_workers=self.num_workers)
+
+
+@dataclass
+class ReleaseArguments(BuildArguments):
+    """What the builders of the catalog are told; each has options of its own beside these."""
+
+    lists: str | None = field(
+        default=None,
+        metadata={"help": "Folder of lists in the originals' formats, train, val, test: their splits and labels."},
+    )
+
+
+@dataclass
+class LabelArguments(BuildArguments):
+    """How the labels of a source that we do not know are read."""
+
+    name: str = field(default="", metadata={"help": "Name of the task; the last part of --raw unless set."})
+    labels: list[str] = field(
+        default_factory=list, metadata={"help": "Columns of 0, 1, -1 or blank: a multi-label task."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Or one column of class names: a single-label task."}
+    )
+    separator: str | None = field(
+        default=None,
+        metadata={
+            "help": "That column holds lists of findings with this between them: a multi-label task. `No Finding` is "
+            "none of them, blank is unknown."
+        },
+    )
+    classes: list[str] = field(
+        default_factory=list, metadata={"help": "Names in that column in order; those that occur, sorted, unless set."}
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    patient_column: str = field(default="patient_id", metadata={"help": "Column of the patients, if it has one."})
+    title: str | None = field(default=None, metadata={"help": "For the cards: what the source is called."})
+    homepage: str | None = field(default=None, metadata={"help": "For the cards: where it is found."})
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the cards: its licence by its name on the Hub, such as cc-by-4.0, or other. Under an open "
+            "one `ark-hf push` needs no --allow_patient_data."
+        },
+    )
+    access: str | None = field(default=None, metadata={"help": "For the cards: on what terms one gets it."})
+
+    @property
+    def source_facts(self) -> dict[str, str]:
+        facts = {name: getattr(self, name) for name in ("title", "homepage", "license", "access")}
+        return {name: fact for name, fact in facts.items() if fact is not None}
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.name = self.name or Path(self.raw.partition("@")[0]).resolve().name
+
+
+@dataclass
+class GenericArguments(LabelArguments):
+    csv: str | None = field(default=None, metadata={"help": "Table of the images; labels.csv in --raw unless set."})
+    split_column: str = field(
+        default="split", metadata={"help": "Column of train, val, test; without it, patients are split by a hash."}
+    )
+
+
+@dataclass
+class HubArguments(LabelArguments):
+    config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset, if it has several."})
+
+
+@dataclass
+class ReportArguments:
+    out: str = field(default="data_report", metadata={"help": "Folder for report.html and report.json."})
+    images: int = field(
+        default=1000, metadata={"help": "Images a split that are looked at for sizes, grey levels and shortcuts."}
+    )
+
+    def __post_init__(self):
+        check_at_least(1, images=self.images)
+
+
+def data(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ark-hf data", description="Task datasets.")
+    actions = "; ".join(f"{name}: {text}" for name, (_, text) in ACTIONS.items())
+    parser.add_argument("action", choices=ACTIONS, help=actions)
+    return ACTIONS[parser.parse_args(argv[:1]).action][0](argv[1:])
+
+
+def build(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ark-hf data build", description="Builds a task dataset from a release.")
+    from ..data.sources.catalog import read_catalog
+
+    releases = {name: (partial(build_release, entry), entry.title) for name, entry in read_catalog().items()}
+    sources = SOURCES | releases
+    texts = "; ".join(f"{name}: {text}" for name, (_, text) in sources.items())
+    parser.add_argument("source", choices=sources, help=texts)
+    return sources[parser.parse_args(argv[:1]).source][0](argv[1:])
+
+
+def build_generic(argv: list[str]) -> int:
+    args, _ = parse(
+        GenericArguments,
+        "data build generic",
+        argv,
+        "Builds a task dataset from a folder of radiographs with labels.csv, or with a folder for each class.",
+    )
+    quiet()
+    from ..data.sources.generic import GenericSource, read_generic
+
+    source = GenericSource(
+        Path(args.raw),
+        args.name,
+        args.labels,
+        args.label_column,
+        args.classes,
+        args.separator,
+        None if args.csv is None else Path(args.csv),
+        args.image_column,
+        args.split_column,
+        args.patient_column,
+    )
+    release = read_generic(source)
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
+
+
+def build_release(entry: "CatalogEntry", argv: list[str]) -> int:
+    options: list[tuple[str, type, Any]] = [
+        (name, Literal[tuple(choice.values)], field(default=choice.values[0], metadata={"help": choice.help}))  # type: ignore[misc]
+        for name, choice in entry.options.items()
+    ]
+    args: Any
+    args, _ = parse(
+        make_dataclass("Arguments", options, bases=(ReleaseArguments,)),
+        f"data build {entry.name}",
+        argv,
+        f"Builds a task dataset from {entry.title}. Files below --raw: {entry.layout} Splits: {entry.splits}",
+    )
+    quiet()
+    from ..data.sources.releases import read_release
+
+    lists = None if args.lists is None else Path(args.lists)
+    given = {name: getattr(args, name) for name in entry.options}
+    return finish_build(args, read_release(entry.name, Path(args.raw), lists, given))
+
+
+def build_hub(argv: list[str]) -> int:
+    args, _ = parse(
+        HubArguments,
+        "data build hub",
+        argv,
+        "Builds a task dataset from somebody else's Hub dataset (--raw: its id, or a folder).",
+    )
+    quiet()
+    from ..data.sources.hub_source import HubSource, read_hub
+
+    source = HubSource(
+        args.raw,
+        args.name,
+        args.labels,
+        args.label_column,
+        args.classes,
+        args.separator,
+        args.image_column,
+        args.patient_column,
+        args.config,
+    )
+    release = read_hub(source)
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
+
+
+def finish_build(args: BuildArguments, release) -> int:
+    """Builds a release as the options say, and tells what came of it."""
+    from ..data.build.build import build_dataset
+    from ..data.sources.dicom_rows import add_dicom_metadata
+    from ..hub.push_dataset import check_allowed, push_dataset
+
+    if args.push is not None:
+        check_allowed(release.task.name, release.facts.get("license"), args.allow_patient_data)
+    if args.dicom_metadata:
+        release, asked = add_dicom_metadata(release, args.dicom_metadata)
+        print(f"{', '.join(args.dicom_metadata)}: looked up in {asked:,} of {len(release.rows):,} images.")
+    report = build_dataset(
+        release, Path(args.out), args.size, args.num_workers, args.skip_bad, args.allow_patient_overlap
+    )
+    rows = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
+    print(f"{args.out}: {rows}; {len(report['problems'])} rows or images left out. See build_report.json there.")
+    if release.facts.get("splits"):
+        print(f"Splits: {release.facts['splits']}")
+    near = len(report["duplicates"]["near"])
+    if near:
+        print(f"{near} images look nearly the same as one of an earlier split; they are listed there too.")
+    for mismatch in report["expected"]:
+        print(f"Not what the release has: {mismatch}", file=sys.stderr)
+    if args.push is not None:
+        print(f"Sent to {push_dataset(Path(args.out), args.push, allow_patient_data=args.allow_patient_data).url}.")
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    args, given = parse(
+        ReportArguments,
+        "data report",
+        argv,
+        "Counts, prevalence, overlaps, duplicates, sizes, grey levels and some images of task datasets, as one "
+        "HTML page and as JSON.",
+        datasets={"nargs": "+", "help": "Folders of task datasets."},
+    )
+    from ..data.report.numbers import describe_datasets
+    from ..data.report.page import write_data_report
+
+    numbers, thumbnails = describe_datasets([Path(folder) for folder in given.datasets], args.images)
+    print(f"The report is in {write_data_report(numbers, thumbnails, Path(args.out))}.")
+    return 0
+
+
+SOURCES = {
+    "generic": (build_generic, "a folder of images with labels.csv, or with a folder for each class"),
+    "hub": (build_hub, "somebody else's Hub dataset"),
+}
+ACTIONS = {"build": (build, "from a release on disk"), "report": (report, "what is in task datasets")}

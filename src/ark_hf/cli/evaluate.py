@@ -1,0 +1,281 @@
+"""The verb `evaluate`: a model on task datasets, by group, against another model, and calibrated."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .arguments import check_at_least, parse, quiet
+
+if TYPE_CHECKING:  # `ark-hf evaluate --help` does without torch
+    from ..evaluation.calibrate import CalibrationResult
+    from ..evaluation.report.task_report import Comparison, LabelCalibration
+    from ..evaluation.scoring import EvaluationData, ScoredTask
+    from ..models.ark.image_processing_ark import ArkImageProcessor
+    from ..models.ark.modeling_ark import ArkForImageClassification
+
+Crops = Literal["whole", "center", "ten"]
+CROPS_HELP = (
+    "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
+    "model's size, or to the saved processor's size if that is larger; ten: probabilities averaged over its centre, "
+    "its corners and their mirror images, the originals' test (ten times the work and memory)."
+)
+Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
+
+
+@dataclass
+class EvaluateArguments:
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    out: str | None = field(
+        default=None,
+        metadata={"help": "Folder for report.html, report.md and report.json; a summary is only printed unless set."},
+    )
+    bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
+    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
+    subgroups: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Columns of the datasets that sort patients into groups, each tested by itself; those of sex, age "
+            "(0-17, 18-39, 40-59, 60-79, 80+) and view that are known unless set."
+        },
+    )
+    against: str | None = field(
+        default=None,
+        metadata={"help": "Another model, folder or Hub id, that is tested on the same images and compared by label."},
+    )
+    calibrate: str | None = field(
+        default=None,
+        metadata={
+            "help": "New folder for a calibrated model: on the validation split a temperature is fitted and folded "
+            "into each head, and operating points are chosen. The report is then about that model."
+        },
+    )
+    sensitivity: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --calibrate: the share of positives that each operating point finds on validation, such as "
+            "0.9; unless set, operating points are where sensitivity + specificity is largest (Youden)."
+        },
+    )
+    zero_shot: bool = field(
+        default=False,
+        metadata={
+            "help": "For datasets that the model was not trained on: a label is scored by the mean probability of all "
+            "the model's labels that stand for it, by name or through the synonym table."
+        },
+    )
+    heads: list[str] = field(default_factory=list, metadata={"help": "With --zero_shot: use these heads only."})
+    related: bool = field(
+        default=False, metadata={"help": "With --zero_shot: findings that the table calls related count too."}
+    )
+    synonyms: str | None = field(
+        default=None, metadata={"help": "With --zero_shot: YAML table of names in place of the package's own."}
+    )
+    transfer: Transfers | None = field(
+        default=None, metadata={"help": "Zero-shot with the one label of one head that the Ark papers use there."}
+    )
+
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
+        given = [name for name in ("heads", "related", "synonyms") if getattr(self, name)]
+        if given and not self.is_zero_shot:
+            raise ValueError(f"--{given[0]} is for zero-shot transfer: add --zero_shot.")
+        if self.transfer is not None and (self.heads or self.related):
+            raise ValueError(f"--transfer names its head and label itself: leave out --{given[0]}.")
+        if self.calibrate is None and self.sensitivity is not None:
+            raise ValueError("--sensitivity is for choosing operating points: add --calibrate NEW_FOLDER.")
+        if self.calibrate is not None:
+            self._check_calibration(Path(self.calibrate))
+
+    @property
+    def is_zero_shot(self) -> bool:
+        return self.zero_shot or self.transfer is not None
+
+    def _check_calibration(self, folder: Path) -> None:
+        if self.is_zero_shot:
+            raise ValueError("--calibrate is for the model's heads on their own tasks: leave out zero-shot transfer.")
+        if self.split == "validation":
+            raise ValueError("--calibrate fits on the validation split; report on another one, such as test.")
+        if self.crops != "whole":
+            raise ValueError("--calibrate is for the view that the model is saved with: leave out --crops.")
+        if self.sensitivity is not None and not 0 < self.sensitivity <= 1:
+            raise ValueError(f"--sensitivity must lie in (0, 1], got {self.sensitivity}.")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"--calibrate {folder} exists and is not empty; delete it or name another folder.")
+
+
+def evaluate(argv: list[str]) -> int:
+    args, given = parse(
+        EvaluateArguments,
+        "evaluate",
+        argv,
+        "AUROC a label with patient-clustered intervals, beside what ten global image numbers reach.",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        datasets={
+            "nargs": "+",
+            "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",
+        },
+    )
+    datasets = [_head_and_dataset(dataset) for dataset in given.datasets]
+    if args.is_zero_shot and any(head is not None for head, _ in datasets):
+        raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
+    quiet()
+    from ..evaluation.report.page import write_report
+    from ..evaluation.report.task_report import compare_sites, report_task
+    from ..evaluation.report.text import report_text
+    from ..evaluation.scoring import score_task
+    from ..inference.predict import load_ark, with_crops
+    from ..provenance import weights_sha256
+
+    name, other_name = _distinct_names(given.model, args.against)
+    facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
+    model, processor = load_ark(given.model)
+    processor = with_crops(processor, model.config.image_size, args.crops)
+    loaded = [_load(args, model, head, dataset) for head, dataset in datasets]
+    groups = _read_groups(loaded, args.subgroups)
+    other = None if args.against is None else _Other(args, other_name, datasets, loaded)
+    before: list[Any] = [None] * len(loaded)
+    fitted: list[Any] = [None] * len(loaded)
+    if args.calibrate is not None:
+        before, fitted = _calibrate(args, model, processor, loaded)
+        facts |= {"model": Path(args.calibrate).name, "calibrated_from": name}
+        model, processor = load_ark(args.calibrate)
+        tasks = {task.name: task for task in model.config.tasks}
+        loaded = [replace(data, task=tasks[data.task.name]) for data in loaded]
+
+    tested = [(data, score_task(model, processor, data, args.batch_size)) for data in loaded]
+    reports = []
+    for number, (data, scored) in enumerate(tested):
+        report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
+        report.calibration_before, report.fitted = before[number], fitted[number]
+        if other is not None:
+            report.comparison = other.compare(number, facts["model"], data, scored)
+        reports.append(report)
+    print(report_text(reports))
+    if args.out is not None:
+        sites = compare_sites(tested, args.bootstrap, args.seed)
+        facts["weights_sha256"] = weights_sha256(args.calibrate or given.model)
+        print(f"The report is in {write_report(reports, Path(args.out), facts, sites)}.")
+    if args.calibrate is not None:
+        print(f"The calibrated model is in {args.calibrate}.")
+    return 0
+
+
+def _head_and_dataset(text: str) -> tuple[str | None, str]:
+    head, separator, dataset = text.partition("=")
+    return (head, dataset) if separator and not Path(text).exists() else (None, text)
+
+
+def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
+    """What reports call the two models: as little of their paths as tells them apart."""
+    if other is None:
+        return Path(model).name, ""
+    for length in (1, 2):
+        names = ["/".join(Path(each).parts[-length:]) for each in (model, other)]
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return Path(model).name, f"{Path(other).name} (other)"
+
+
+def _load(
+    args: EvaluateArguments, model: "ArkForImageClassification", head: str | None, dataset: str
+) -> "EvaluationData":
+    from ..evaluation.scoring import load_evaluation_data, load_zero_shot_data
+    from ..inference.zeroshot import PUBLISHED_TRANSFERS
+    from ..labels import read_synonyms
+
+    if not args.is_zero_shot:
+        return load_evaluation_data(model, dataset, args.split, head)
+    transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
+    synonyms, heads = read_synonyms(args.synonyms), args.heads or None
+    return load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
+
+
+def _read_groups(loaded: Sequence["EvaluationData"], attributes: list[str]) -> list[dict[str, list[str]]]:
+    from ..evaluation.scoring import read_groups
+
+    groups = [read_groups(data, attributes) for data in loaded]
+    for attribute in attributes:
+        lacking = [data.dataset for data, found in zip(loaded, groups, strict=True) if attribute not in found]
+        if len(lacking) == len(loaded):
+            columns = sorted({column for data in loaded for column in data.rows.column_names} - {"image", "labels"})
+            raise ValueError(f"--subgroups {attribute}: no dataset has such a column; they have {columns}.")
+        for dataset in lacking:
+            print(f"{dataset} has no column {attribute!r}: no groups by it there.", file=sys.stderr)
+    return groups
+
+
+class _Other:
+    """The model of --against, and each dataset as loaded for it; None where it has no head for it."""
+
+    def __init__(
+        self,
+        args: EvaluateArguments,
+        name: str,
+        datasets: Sequence[tuple[str | None, str]],
+        loaded: Sequence["EvaluationData"],
+    ):
+        from ..inference.predict import load_ark, with_crops
+
+        self.args, self.name = args, name
+        self.model, processor = load_ark(str(args.against))
+        self.processor = with_crops(processor, self.model.config.image_size, args.crops)
+        heads = [task.name for task in self.model.config.tasks or []]
+        if not args.is_zero_shot and not any(data.task.name in heads for data in loaded):
+            wanted = [data.task.name for data in loaded]
+            raise ValueError(f"--against {args.against}: its heads {heads} are none of those tested, {wanted}.")
+        self.loaded = [
+            _load(args, self.model, head, dataset) if args.is_zero_shot or data.task.name in heads else None
+            for (head, dataset), data in zip(datasets, loaded, strict=True)
+        ]
+
+    def compare(self, number: int, name: str, data: "EvaluationData", scored: "ScoredTask") -> "Comparison":
+        """The model called `name` minus this one on dataset `number`."""
+        from ..evaluation.report.task_report import Comparison, compare_task
+        from ..evaluation.scoring import score_task
+
+        theirs = self.loaded[number]
+        if theirs is None:
+            return Comparison(name, self.name, None)
+        try:
+            other = score_task(self.model, self.processor, theirs, self.args.batch_size)
+        except ValueError as error:
+            raise ValueError(f"--against {self.args.against}: {error}") from None
+        return Comparison(name, self.name, compare_task(data, scored, other, self.args.bootstrap, self.args.seed))
+
+
+def _calibrate(
+    args: EvaluateArguments,
+    model: "ArkForImageClassification",
+    processor: "ArkImageProcessor",
+    loaded: Sequence["EvaluationData"],
+) -> tuple[list[list["LabelCalibration"]], list["CalibrationResult"]]:
+    """Writes the calibrated model; how each dataset's probabilities were before, and what was fitted."""
+    from ..data.task_dataset import check_disjoint, split_names
+    from ..evaluation.calibrate import calibrate_task, save_calibrated
+    from ..evaluation.report.task_report import describe_calibration
+    from ..evaluation.scoring import load_evaluation_data, score_task
+
+    heads = [data.task.name for data in loaded]
+    repeated = sorted({head for head in heads if heads.count(head) > 1})
+    if repeated:
+        raise ValueError(f"--calibrate takes one dataset a head; there are several for {repeated}.")
+    validation = []
+    for data in loaded:
+        splits = split_names(data.dataset)
+        if "validation" not in splits:
+            raise ValueError(f"{data.dataset}: --calibrate needs a validation split, and it has only {splits}.")
+        validation.append(load_evaluation_data(model, data.dataset, "validation", data.task.name))
+        check_disjoint({"validation": validation[-1].rows, data.split: data.rows}, data.dataset)
+    before = [describe_calibration(score_task(model, processor, data, args.batch_size), data.task) for data in loaded]
+    rule: Any = "youden" if args.sensitivity is None else "sensitivity"
+    fitted = [
+        calibrate_task(model, processor, data.rows, data.task, rule, args.sensitivity, args.batch_size)
+        for data in validation
+    ]
+    save_calibrated(model, processor, fitted, Path(str(args.calibrate)))
+    return before, fitted

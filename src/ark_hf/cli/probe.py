@@ -1,0 +1,161 @@
+"""`ark-hf embed` and `ark-hf probe`: embeddings into a store, and what a linear model reads from them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .arguments import check_at_least, parse, quiet
+
+DATASETS_HELP = "Folders or Hub ids of task datasets."
+
+
+@dataclass
+class EmbedArguments:
+    store: str = field(
+        default="embeddings",
+        metadata={"help": "Folder of the embeddings of all models; the same command continues a killed run."},
+    )
+    splits: list[str] = field(
+        default_factory=list, metadata={"help": "Of train, validation, test; all that there are unless set."}
+    )
+    layer: Literal["embeddings", "pooler_output"] = field(
+        default="embeddings",
+        metadata={
+            "help": "embeddings: what the heads read, after the projector (1376 numbers in the papers); "
+            "pooler_output: what the encoder gives before it."
+        },
+    )
+    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that read images; the package's own choice unless set."}
+    )
+
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+        if self.num_workers is not None:
+            check_at_least(0, num_workers=self.num_workers)
+
+
+@dataclass
+class ProbeArguments:
+    out: str = field(default="probe", metadata={"help": "Folder for probe.json, probe.md and what belongs to them."})
+    store: str | None = field(
+        default=None, metadata={"help": "Folder of embeddings, as for `ark-hf embed`; OUT/embeddings unless set."}
+    )
+    few_shot: bool = field(
+        default=False,
+        metadata={
+            "help": "Also probe 1, 5, 10, 20 and 50 images a class, five random subsets each, and on 10,000 images or "
+            "more 1 and 10 percent."
+        },
+    )
+    neighbours: int | None = field(
+        default=None,
+        metadata={"help": "Also list so many of the most similar train images of each test image in a CSV file."},
+    )
+    shortcuts: bool = field(
+        default=False,
+        metadata={"help": "Also probe for sex and view, and with several datasets for the dataset an image is of."},
+    )
+    layer: Literal["embeddings", "pooler_output"] = field(
+        default="embeddings", metadata={"help": "As for `ark-hf embed`."}
+    )
+    bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
+    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    seed: int = field(default=0, metadata={"help": "Seed of the folds, the subsets and the bootstrap."})
+
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
+        if self.neighbours is not None:
+            check_at_least(1, neighbours=self.neighbours)
+
+
+def embed(argv: list[str]) -> int:
+    args, given = parse(
+        EmbedArguments,
+        "embed",
+        argv,
+        "Computes the embeddings of task datasets that the store lacks. They are kept by picture and model: the same "
+        "picture in two datasets is computed once, another head changes nothing, another weight everything.",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        datasets={"nargs": "+", "help": DATASETS_HELP},
+    )
+    quiet()
+    from ..data.loading import default_num_workers
+    from ..data.task_dataset import load_task_dataset, read_task, split_names
+    from ..inference.embeddings import embed_rows, open_store
+    from ..inference.predict import load_ark
+    from ..models.ark.modeling_ark import ArkModel
+
+    tasks = {dataset: read_task(dataset) for dataset in given.datasets}
+    model, processor = load_ark(given.model, ArkModel)
+    store = open_store(Path(args.store), model, processor, args.layer, given.model)
+    num_workers = default_num_workers(model.device) if args.num_workers is None else args.num_workers
+    for dataset, task in tasks.items():
+        for split in args.splits or split_names(dataset):
+            rows = load_task_dataset(dataset, split)
+            description = f"{Path(dataset).name}, {split}"
+            _, computed = embed_rows(model, processor, rows, task, store, args.batch_size, num_workers, description)
+            print(f"{description}: {len(rows):,} images, {computed:,} embeddings computed.")
+    print(f"The embeddings are in {store.folder}.")
+    return 0
+
+
+def probe(argv: list[str]) -> int:
+    args, given = parse(
+        ProbeArguments,
+        "probe",
+        argv,
+        "Linear probes of a model's embeddings, fitted on train and tested on test: AUROC a label with "
+        "patient-clustered intervals, beside what ten global image numbers reach.",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        datasets={"nargs": "+", "help": f"{DATASETS_HELP} Each needs the splits train and test."},
+    )
+    names = [Path(dataset).name for dataset in given.datasets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two datasets are called {twice[0]}; probe them one by one.")
+    quiet()
+    from ..data.loading import default_num_workers
+    from ..evaluation.probing.probe_report import probe_text, write_probe_report
+    from ..evaluation.probing.probe_task import (
+        load_probe_data,
+        probe_attributes,
+        probe_sources,
+        probe_task,
+        write_neighbours,
+    )
+    from ..inference.embeddings import embed_rows, open_store
+    from ..inference.predict import load_ark
+    from ..models.ark.modeling_ark import ArkModel
+
+    loaded = [load_probe_data(dataset) for dataset in given.datasets]
+    model, processor = load_ark(given.model, ArkModel)
+    out = Path(args.out)
+    store = open_store(Path(args.store or out / "embeddings"), model, processor, args.layer, given.model)
+    for data in loaded:
+        for name, split in data.splits.items():
+            description = f"{data.name}, {name}"
+            num_workers = default_num_workers(model.device)
+            keys, _ = embed_rows(
+                model, processor, split.rows, data.task, store, args.batch_size, num_workers, description
+            )
+            split.embeddings = store.load(keys)
+
+    reports = [probe_task(data, args.few_shot, args.neighbours, args.bootstrap, args.seed) for data in loaded]
+    sources = None
+    if args.shortcuts:
+        for report, data in zip(reports, loaded, strict=True):
+            report.shortcuts = probe_attributes(data, args.bootstrap, args.seed)
+        if len(loaded) > 1:
+            sources = probe_sources(loaded, args.bootstrap, args.seed)
+    print(probe_text(reports, sources))
+    facts = {"model": Path(given.model).name, **store.facts}
+    print(f"The report is in {write_probe_report(reports, sources, out, facts)}.")
+    if args.neighbours is not None:
+        for data in loaded:
+            path = out / f"neighbours_{data.name}.csv"
+            write_neighbours(path, data, args.neighbours)
+            print(f"The nearest train images of {data.name}'s test images are in {path}.")
+    return 0

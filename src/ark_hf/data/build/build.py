@@ -1,0 +1,390 @@
+"""
+The engine of the builders: a release on disk to a task dataset, that is parquet shards and a card (DESIGN, "Data").
+
+A build works in the hidden folder `.NAME.building` beside its output. Shards are planned from the rows alone, and each
+is there whole or not at all. So a build that was killed, that failed or was refused continues with the same command,
+and what comes out is the same to the byte, however often that happened and however many processes took part.
+"""
+
+import hashlib
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import filelock
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, List, Value
+from tqdm.auto import tqdm
+
+from ...files import replace_folder, write_json, write_text
+from ...models.ark.configuration_ark import ArkTask
+from ..sources.phantom import SITES, PhantomPictures, describe_phantom_image
+from ..sources.rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from ..summary import split_summary
+from ..task_dataset import BUILD_REPORT, SPLITS
+from .cards import dataset_card
+from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicates
+from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, encode_png, write_parquet
+from .workers import PROCESS_NAME, build_shards
+
+__all__ = ["build_dataset", "build_phantom_sites", "check_output", "encode_png", "task_features", "write_task_dataset"]
+
+FORMAT = 1  # to be raised when the same rows come to be stored otherwise
+MIN_SIZE = 32
+SHOWN_PROBLEMS = 10
+
+
+def build_dataset(
+    release: Release,
+    output_dir: Path,
+    size: int = 1024,
+    num_workers: int | None = None,
+    skip_bad: bool = False,
+    allow_patient_overlap: bool = False,
+) -> dict[str, Any]:
+    """
+    Builds a task dataset: `data/SPLIT-*.parquet`, card, `build_report.json` and `image_hashes.parquet`.
+
+    Everything that can be checked without reading images is checked first. The folder appears whole, at the end; until
+    then, what is done is kept for the same call to continue.
+
+    Args:
+        release: The rows and how their images are read.
+        output_dir: New folder of the dataset.
+        size: Images are shrunk, never enlarged, to this longer side, at least 32 pixels.
+        num_workers: Processes that read images; as many as there are cores unless said, fewer for small datasets.
+        skip_bad: Whether to leave rows and images that cannot be used out instead of stopping.
+        allow_patient_overlap: Whether a patient or a picture may stand in two splits.
+
+    Returns:
+        The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
+        see [`split_summary`]; `problems`, what was left out; `duplicates` across splits, where `equal` are the same to
+        the pixel and `near` differ in `distance` bits of their perceptual hashes, and `within_splits`, the number of
+        rows that repeat a picture of their own split; `patient_overlap`, the rows whose patient stands in an earlier
+        split too; `expected`, counts that are not the release's; and its `facts`.
+
+    Raises:
+        ValueError: Rows or images cannot be used, or a patient, an image or a picture stands in two splits (the
+            message names the first ten and a file that lists all); the output exists; another build writes to it.
+        OSError: The disk is full, or a process was killed.
+    """
+    if multiprocessing.current_process().name == PROCESS_NAME:
+        raise RuntimeError("A script that builds datasets must do so under `if __name__ == '__main__':`.")
+    check_output(output_dir, size)
+    rows, problems = _without_repetitions(release)
+    overlap = _find_patient_overlap(rows)
+    columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata.get(name) is not None for row in rows)]
+    features = task_features(release.task, columns)
+    complaints = _Complaints(release.task.name, output_dir, skip_bad, allow_patient_overlap)
+    complaints.check_problems(problems)
+    complaints.check_overlap("patients", overlap)
+    if not rows:
+        raise ValueError(f"{release.task.name}: there is no row to build.")
+
+    with _work_folder(output_dir) as work:
+        builder = _open_builder(work, release, rows, size, features)
+        shards = _plan(rows)
+        _finish_shards(builder, shards, release.task.name, num_workers)
+
+        kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        hashes = [HASH_SCHEMA.empty_table()]
+        sizes: Counter[str] = Counter()
+        for shard in shards:
+            record = builder.read_record(shard)
+            sizes[shard.name.partition("-")[0]] += record.size
+            problems += [Problem(shard.rows[number].where, reason) for number, reason in record.problems]
+            hashes.append(_collect(shard, record, kept))
+        complaints.check_problems(problems)
+        if not any(kept.values()) or not kept["train"] and any(row.split == "train" for row in rows):
+            raise ValueError(f"{release.task.name}: no image {'of split train ' * any(kept.values())}can be read.")
+        table = pa.concat_tables(hashes)
+        duplicates = _describe_duplicates(table, kept)
+        complaints.check_overlap("pictures", duplicates["equal"])
+
+        report = {
+            "name": release.task.name,
+            "rows": {split: len(kept[split]) for split in SPLITS},
+            "size": size,
+            "bytes": {split: sizes[split] for split in SPLITS if kept[split]},
+            "splits": {split: _summarise(release.task, kept[split], columns) for split in SPLITS if kept[split]},
+            "problems": [asdict(problem) for problem in problems],
+            "duplicates": duplicates,
+            "patient_overlap": overlap,
+            "expected": release.facts.get("expected", []),
+            "facts": {name: fact for name, fact in release.facts.items() if name != "expected"},
+        }
+        dataset = work / "dataset"
+        pq.write_table(table, dataset / HASH_FILE)
+        write_json(dataset / BUILD_REPORT, report)
+        write_text(dataset / "README.md", dataset_card(release.task, features, report))
+        if output_dir.exists():
+            output_dir.rmdir()
+        dataset.rename(output_dir)
+        complaints.file.unlink(missing_ok=True)
+    return report
+
+
+def check_output(output_dir: Path, size: int) -> None:
+    """Raises `ValueError` if a dataset cannot be built there, or not at this size."""
+    if size < MIN_SIZE:
+        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
+
+
+def task_features(task: ArkTask, columns: Iterable[str]) -> Features:
+    """Columns of a task dataset, with those of `OPTIONAL_COLUMNS` that are named."""
+    single = task.problem_type == "single_label_classification"
+    return Features(
+        {
+            "image": Image(),
+            "labels": ClassLabel(names=task.labels) if single else List(Value("float32")),
+            "image_id": Value("string"),
+            **{name: Value("float32" if OPTIONAL_COLUMNS[name] is float else "string") for name in columns},
+        }
+    )
+
+
+@dataclass
+class _Complaints:
+    """Refusals to build: the first lines stand in the message, all in a file beside the output."""
+
+    name: str
+    output_dir: Path
+    skip_bad: bool
+    allow_overlap: bool
+
+    @property
+    def file(self) -> Path:
+        return self.output_dir.with_name(f"{self.output_dir.name}.problems.json")
+
+    def check_problems(self, problems: list[Problem]) -> None:
+        if problems and not self.skip_bad:
+            self._refuse(
+                f"{len(problems)} rows or images cannot be used",
+                [f"{problem.where}: {problem.reason}" for problem in problems],
+                [asdict(problem) for problem in problems],
+                "Mend or remove them, or pass --skip_bad to leave them out.",
+            )
+
+    def check_overlap(self, what: str, overlap: list[dict[str, Any]]) -> None:
+        if overlap and not self.allow_overlap:
+            self._refuse(
+                f"{what} stand in two splits, {len(overlap)} times",
+                ["{where} ({split}) and {other} ({other_split})".format(**pair) for pair in overlap],
+                overlap,
+                "Keep each in one split, or pass --allow_patient_overlap.",
+            )
+
+    def _refuse(self, fault: str, lines: list[str], entries: list[dict[str, Any]], remedy: str) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, entries)
+        more = [f"... and {len(lines) - SHOWN_PROBLEMS} more"] * (len(lines) > SHOWN_PROBLEMS)
+        raise ValueError(
+            "\n".join([f"{self.name}: {fault} (list: {self.file}):", *lines[:SHOWN_PROBLEMS], *more, remedy])
+            + " Images that are built already are kept for the next try."
+        )
+
+
+def _without_repetitions(release: Release) -> tuple[list[Row], list[Problem]]:
+    """The rows whose image is in no earlier row, and the problems, those of the other rows included."""
+    first_rows: dict[str, Row] = {}
+    problems = list(release.problems)
+    for row in release.rows:
+        first = first_rows.setdefault(row.metadata["image_id"], row)
+        if first is not row:
+            problems.append(Problem(row.where, f"its image ({row.split}) stands in {first.where} ({first.split}) too"))
+    return list(first_rows.values()), problems
+
+
+def _find_patient_overlap(rows: list[Row]) -> list[dict[str, Any]]:
+    first_rows: dict[str, Row] = {}
+    overlap = []
+    for row in rows:
+        patient = row.metadata.get("patient_id")
+        first = row if patient is None else first_rows.setdefault(patient, row)
+        if first.split != row.split:
+            overlap.append(_pair(row, first))
+    return overlap
+
+
+def _pair(row: Row, other: Row) -> dict[str, Any]:
+    return {"where": row.where, "split": row.split, "other": other.where, "other_split": other.split}
+
+
+@contextmanager
+def _work_folder(output_dir: Path) -> Iterator[Path]:
+    """The folder of an unfinished build, for one process at a time; removed when all has gone well."""
+    work = output_dir.with_name(f".{output_dir.name}.building")
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = filelock.FileLock(work / "lock").acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"Another build is writing {output_dir}; wait for its end or choose another --out.") from None
+    with lock:
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _open_builder(work: Path, release: Release, rows: list[Row], size: int, features: Features) -> ShardBuilder:
+    """A builder that continues what is in `work`, if that is of the same rows and settings."""
+    builder = ShardBuilder(
+        work / "dataset" / "data", work / "records", features.arrow_schema, size, release.read_image
+    )
+    settings = (FORMAT, PIL.__version__, pa.__version__, size, release.task.to_dict(), list(features))
+    digest = hashlib.sha256(repr(settings).encode())
+    for row in rows:
+        digest.update(repr(row).encode())
+    fingerprint = work / "fingerprint"
+    if fingerprint.is_file() and fingerprint.read_text(encoding="utf-8") != digest.hexdigest():
+        tqdm.write(
+            f"{release.task.name}: the interrupted build had other rows or settings; starting anew.", sys.stderr
+        )
+        shutil.rmtree(work / "dataset", ignore_errors=True)
+        shutil.rmtree(work / "records", ignore_errors=True)
+    write_text(fingerprint, digest.hexdigest())
+    for folder in (builder.data_dir, builder.record_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    builder.remove_unfinished()
+    return builder
+
+
+def _plan(rows: list[Row]) -> list[Shard]:
+    """Shards of equal length, at most `ROWS_PER_SHARD`, in the order of the rows."""
+    shards = []
+    for split in SPLITS:
+        chosen = [row for row in rows if row.split == split]
+        count = math.ceil(len(chosen) / ROWS_PER_SHARD)
+        edges = [len(chosen) * i // count for i in range(count + 1)] if count else []
+        for i, (start, stop) in enumerate(pairwise(edges)):
+            shards.append(Shard(f"{split}-{i:05d}-of-{count:05d}.parquet", chosen[start:stop]))
+    return shards
+
+
+def _finish_shards(builder: ShardBuilder, shards: list[Shard], name: str, num_workers: int | None) -> None:
+    unfinished = [shard for shard in shards if not builder.is_finished(shard)]
+    total, left = (sum(len(shard.rows) for shard in some) for some in (shards, unfinished))
+    if num_workers is None:  # a process takes about a second to start
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        num_workers = min(cores, max(1, left // ROWS_PER_SHARD))
+    with tqdm(total=total, initial=total - left, desc=f"building {name}", unit="image") as bar:
+        build_shards(builder, unfinished, min(num_workers, len(unfinished)), bar.update)
+
+
+def _collect(shard: Shard, record: ShardRecord, kept: dict[str, list[Row]]) -> pa.Table:
+    """Adds a shard's rows to those of the shards before it; the hashes of their pictures."""
+    split = shard.name.partition("-")[0]
+    start = len(kept[split])
+    kept[split] += [shard.rows[number] for number in record.kept]
+    columns = {
+        "split": [split] * len(record.kept),
+        "row": range(start, len(kept[split])),
+        "sha256": [bytes.fromhex(content) for content, _ in record.hashes],
+        "perceptual_hash": [bytes.fromhex(look) for _, look in record.hashes],
+    }
+    return pa.table(columns, schema=HASH_SCHEMA)
+
+
+def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[str, Any]:
+    def row(place: Place) -> Row:
+        return kept[place.split][place.row]
+
+    def describe(duplicate: Duplicate) -> dict[str, Any]:
+        # Splits sort otherwise than they stand, and it is the later row that is one too many
+        first, second = sorted((duplicate.first, duplicate.second), key=lambda place: SPLITS.index(place.split))
+        return _pair(row(second), row(first))
+
+    duplicates = find_duplicates({"": table})
+    content = zip(table.column("split").to_pylist(), table.column("sha256").to_pylist(), strict=True)
+    return {
+        "equal": [describe(duplicate) for duplicate in duplicates if duplicate.equal],
+        "near": [describe(each) | {"distance": each.distance} for each in duplicates if not each.equal],
+        "within_splits": sum(count - 1 for count in Counter(content).values()),
+    }
+
+
+def _summarise(task: ArkTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
+    metadata = {name: [row.metadata.get(name) for row in rows] for name in columns}
+    return split_summary(task, [row.labels for row in rows], metadata)
+
+
+def write_task_dataset(
+    output_dir: Path,
+    task: ArkTask,
+    rows: Mapping[str, Callable[[], Iterable[dict]]],
+    optional_columns: list[str],
+    facts: dict[str, Any],
+) -> None:
+    """
+    Writes rows that are at hand, images encoded, as a task dataset without hashes of its pictures.
+
+    Args:
+        output_dir: Folder of the dataset, replaced when the new one is whole.
+        task: Its task.
+        rows: Returns the rows of each split; each must have some.
+        optional_columns: Those of `OPTIONAL_COLUMNS` that the rows have.
+        facts: As of a [`Release`].
+    """
+    features = task_features(task, optional_columns)
+
+    def write(folder: Path) -> None:
+        (folder / "data").mkdir()
+        splits = {}
+        for split, read in rows.items():
+            path = folder / "data" / f"{split}-00000-of-00001.parquet"
+            write_parquet(path, features.arrow_schema, read())
+            table = pq.read_table(path, columns=["labels", *optional_columns]).to_pydict()
+            splits[split] = split_summary(task, table.pop("labels"), table)
+        counts = {split: summary["rows"] for split, summary in splits.items()}
+        report = {"name": task.name, "rows": counts, "splits": splits, "problems": [], "facts": facts}
+        write_json(folder / BUILD_REPORT, report)
+        write_text(folder / "README.md", dataset_card(task, features, report))
+
+    replace_folder(output_dir, write)
+
+
+def build_phantom_sites(
+    output_dir: Path, counts: dict[str, int] | None = None, size: int = 256, seed: int = 0
+) -> dict[str, Path]:
+    """
+    Builds the phantom sites as task datasets; returns their folders in the order of training.
+
+    Args:
+        output_dir: New folder; each site gets a folder in it.
+        counts: Images a split and site; 300 for training, 60 for validation and 150 for test by default.
+        size: Longer side in pixels, at least 32.
+        seed: Seed of everything drawn.
+    """
+    check_output(output_dir, size)
+    counts = counts or {"train": 300, "validation": 60, "test": 150}
+
+    def write(folder: Path) -> None:
+        for site in SITES:
+            build_dataset(phantom_release(site, counts, size, seed), folder / site, size, num_workers=1)
+
+    replace_folder(output_dir, write)
+    return {name: output_dir / name for name in SITES}
+
+
+def phantom_release(site: str, counts: dict[str, int], size: int, seed: int) -> Release:
+    """The images of a phantom site as a release, drawn as they are read."""
+    rows = []
+    for split, count in counts.items():
+        for index in range(count):
+            described = describe_phantom_image(SITES[site], split, index, seed)
+            labels, image_id = described.pop("labels"), described.pop("sample_id")
+            where = f"{split} image {index}"
+            rows.append(Row(where, Path(str(index)), split, labels, {"image_id": image_id, **described}))
+    task = ArkTask(site, list(SITES[site].labels), SITES[site].problem_type)
+    return Release(task, rows, facts={"phantom": True}, read_image=PhantomPictures(site, size, seed))

@@ -1,0 +1,222 @@
+"""Dataset cards: README.md of a task dataset, from its build report; the Hub and `datasets` read its header."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ...models.ark.configuration_ark import ArkTask
+from ..task_dataset import CARD_KEY
+
+TEMPLATE = Path(__file__).parents[2] / "hub" / "templates" / "dataset_card.md"
+PAPER_URL = "https://doi.org/10.1007/978-3-031-43907-0_62"
+PLACE = "path/to/this/dataset"  # in the card's examples; `push` puts the repository's id in its place
+PHANTOM_TAG = "phantom"
+# Licences under which anybody may pass the images on, shrunk as they are, by their names on the Hub; not the -nd- ones
+OPEN_LICENSES = ("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "apache-2.0")
+FEW = 10  # a figure about fewer patients could be one patient's
+MOST_COMMON = 6
+COLUMNS = {
+    "image": "the radiograph: one channel of 8 or 16 bits, lossless",
+    "image_id": "the image, as the source calls it",
+    "patient_id": "the patient, as the source calls them",
+    "study_id": "the study, as the source calls it",
+    "sex": "as the source gives it",
+    "age": "in years",
+    "view": "as the source gives it",
+}
+
+
+def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -> str:
+    """
+    The text of README.md: a header for the Hub, `datasets` and [`read_task`], and a page for people.
+
+    Nothing in it is one patient's: counts, means and the range of ages.
+
+    Args:
+        task: The dataset's task.
+        features: Its columns.
+        report: The build report, see [`build_dataset`]. Of its `facts`, all optional, `title`, `homepage`, `license`,
+            `access`, `citation`, `splits`, `semantics` and `notes` are told; `license` is the Hub's name of it,
+            "other" where `access` has the terms. `phantom` marks drawn data.
+    """
+    facts, phantom = report["facts"], bool(report["facts"].get("phantom"))
+    license_id = "apache-2.0" if phantom else facts.get("license") or "unknown"
+    title = facts.get("title") or task.name
+    header = DatasetCardData(
+        pretty_name=title,
+        license=license_id,
+        task_categories=["image-classification"],
+        size_categories=[_size_category(sum(report["rows"].values()))],
+        tags=["chest-x-ray", "radiology", "medical", "ark", *([PHANTOM_TAG] if phantom else [])],
+    )
+    if license_id == "other":
+        header["license_name"], header["license_link"] = (
+            f"terms-of-{task.name}".replace("_", "-"),
+            facts.get("homepage"),
+        )
+    if license_id not in OPEN_LICENSES:
+        for key, value in _gate(title, facts).items():
+            header[f"extra_gated_{key}"] = value
+    header["configs"] = [
+        {
+            "config_name": "default",
+            "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in report["splits"]],
+        }
+    ]
+    _describe_splits(header, features, report)
+    header[CARD_KEY] = task.to_dict()
+    card = DatasetCard.from_template(
+        header,
+        template_path=str(TEMPLATE),
+        title=title,
+        phantom=phantom,
+        description=f"{title}, as `ark-hf data build` reads the source's own files.",
+        paper_url=PAPER_URL,
+        place=PLACE,
+        first_split=next(iter(report["splits"])),
+        columns={name: _meaning(name, task, report) for name in features},
+        source=_source(facts),
+        terms=_terms(license_id),
+        label_note=facts.get("semantics", ""),
+        splits=[_split_rows(name, summary) for name, summary in report["splits"].items()],
+        disjointness=_disjointness(report),
+        provenance=_provenance(report),
+        problems=_problems(report),
+        citation=facts.get("citation", "").strip(),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _size_category(rows: int) -> str:
+    steps = ["1K", "10K", "100K", "1M", "10M"]
+    below = [i for i in range(len(steps)) if rows < 10 ** (3 + i)]
+    if not below:
+        return "10M<n<100M"
+    return "n<1K" if below[0] == 0 else f"{steps[below[0] - 1]}<n<{steps[below[0]]}"
+
+
+def _gate(title: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The form that a reader of a gated repository fills in."""
+    terms = " ".join(facts.get("access", "").split()) or "Ask its owner for the terms of use."
+    return {
+        "heading": f"Access to {title} is bound to the terms of its source",
+        "prompt": terms,
+        "fields": {
+            "I have accepted the terms of use of the source": "checkbox",
+            "I will not try to identify patients, and will not pass the data on": "checkbox",
+            "Affiliation": "text",
+        },
+    }
+
+
+def _describe_splits(header: DatasetCardData, features: Features, report: Mapping[str, Any]) -> None:
+    """Columns and lengths in the form of `datasets`, which checks them when it loads, and streams without looking."""
+    splits = SplitDict()
+    for name, summary in report["splits"].items():
+        splits.add(SplitInfo(name=name, num_bytes=report.get("bytes", {}).get(name, 0), num_examples=summary["rows"]))
+    size = sum(report.get("bytes", {}).values())
+    info = DatasetInfo(features=features, splits=splits, download_size=size or None, dataset_size=size or None)
+    DatasetInfosDict({"default": info}).to_dataset_card_data(header)
+
+
+def _meaning(column: str, task: ArkTask, report: Mapping[str, Any]) -> str:
+    if column == "labels" and task.problem_type == "single_label_classification":
+        return "a class index: " + ", ".join(f"{i} {label}" for i, label in enumerate(task.labels)) + "; −1 unknown"
+    if column == "labels":
+        return "a number a label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"
+    size = f", longer side at most {report['size']} pixels" if column == "image" and "size" in report else ""
+    return COLUMNS[column] + size
+
+
+def _source(facts: Mapping[str, Any]) -> dict[str, str]:
+    named = {"release": "title", "home": "homepage", "licence": "license", "access": "access", "notes": "notes"}
+    facts = {**facts, "license": "see access" if facts.get("license") == "other" else facts.get("license")}
+    return {name: _cell(facts[key]) for name, key in named.items() if facts.get(key)}
+
+
+def _terms(license_id: str) -> str:
+    if license_id in OPEN_LICENSES:
+        return "The licence of the source holds for this copy too: name the source, and keep to what it asks."
+    return (
+        "**This copy is bound to the terms of its source.** Whoever uses it must have accepted them there, and may "
+        "pass it on only as they allow. ark-hf grants no rights to it."
+    )
+
+
+def _split_rows(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    labels = []
+    for label, counts in summary["labels"].items():
+        known = counts["positive"] + counts["negative"]
+        prevalence = f"{counts['positive'] / known:.1%}" if known else "–"
+        labels.append({"name": _cell(label), "prevalence": prevalence, **{key: f"{n:,}" for key, n in counts.items()}})
+    patients = summary["patients"]
+    return {
+        "name": name,
+        "rows": f"{summary['rows']:,} images",
+        "labels": labels,
+        "patients": "unknown" if patients is None else f"{patients:,}",
+        "sex": _shares(summary["sex"], summary["rows"]),
+        "age": _ages(summary["age"]),
+        "view": _shares(summary["view"], summary["rows"]),
+    }
+
+
+def _ages(age: Mapping[str, float] | None) -> str:
+    if age is None:
+        return "unknown"
+    if age["known"] < FEW:
+        return f"known of {age['known']} images"
+    oldest = "90 or older" if age["max"] >= 90 else f"{age['max']:.0f}"
+    return f"mean {age['mean']:.1f}, from {age['min']:.0f} to {oldest}; known of {age['known']:,} images"
+
+
+def _shares(counts: Mapping[str, int], rows: int) -> str:
+    if not counts:
+        return "unknown"
+    shown = dict(sorted(counts.items(), key=lambda item: -item[1])[:MOST_COMMON])
+    shown["others"] = sum(counts.values()) - sum(shown.values())
+    shown["unknown"] = rows - sum(counts.values())
+    return ", ".join(f"{_cell(value)} {count / rows:.1%}" for value, count in shown.items() if count)
+
+
+def _disjointness(report: Mapping[str, Any]) -> str:
+    if any(summary["patients"] is None for summary in report["splits"].values()):
+        return "Patients are not known in every split: that no patient stands in two splits could not be checked."
+    if report.get("patient_overlap"):
+        return "**Some patients stand in several splits**, see the known problems."
+    return "No patient stands in two splits; the builder checks it, and so does training."
+
+
+def _provenance(report: Mapping[str, Any]) -> str:
+    facts = report["facts"]
+    drawn = f"Drawn by `ark_hf.data.sources.phantom` of ark-hf {version('ark-hf')}, "
+    read = f"By `ark-hf data build` of ark-hf {version('ark-hf')}: images read at full depth, "
+    size = f"shrunk to a longer side of at most {report['size']} pixels (never enlarged), " if "size" in report else ""
+    splits = f" Splits: {' '.join(facts['splits'].split())}" if facts.get("splits") else ""
+    chosen = ", ".join(f"{name} {value}" for name, value in (facts.get("options") or {}).items())
+    options = f" Options: {chosen}." if chosen else ""
+    stored = "stored as lossless grey PNG in parquet files."
+    return f"{drawn if facts.get('phantom') else read + size}{stored}{splits}{options}"
+
+
+def _problems(report: Mapping[str, Any]) -> list[str]:
+    duplicates = report.get("duplicates", {})
+    counted = {
+        "rows or files of the source could not be used": len(report["problems"]),
+        "images are of a patient who stands in an earlier split too": len(report.get("patient_overlap", ())),
+        "images are the same, to the pixel, as one of an earlier split": len(duplicates.get("equal", ())),
+        "images are nearly the same as one of an earlier split": len(duplicates.get("near", ())),
+        "images repeat a picture of their own split": duplicates.get("within_splits", 0),
+    }
+    problems = [f"{count:,} {what}." for what, count in counted.items() if count]
+    return problems + [f"Not what the release has: {_cell(mismatch)}" for mismatch in report.get("expected", ())]
+
+
+def _cell(text: Any) -> str:
+    """In one line, and with nothing that would end a table's cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,220 @@
+"""Whatever a user hands over as a radiograph: a path, address, file's bytes, picture or array becomes grey values."""
+
+import io
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...models.ark.image_processing_ark import BIT_DEPTHS, ArkImageProcessor
+from .image_files import MAX_PIXELS, UnreadableImageError, check_size, is_address, naming_the_image, open_image_file
+from .radiograph import grey_values, narrow, open_radiograph
+
+MAX_DOWNLOAD = 4 * MAX_PIXELS  # bytes: no uncompressed picture that can be read has more
+LONGEST_NAME = 4096  # characters: no path has more
+ANSWER_SECONDS, DOWNLOAD_SECONDS = 20, 300  # without any answer, and in all
+
+# When to doubt that it is a whole radiograph, well exported; and how far 2,889 real ones go (NIH, Kermany, Hannover,
+# Cohen, Brixia, DICOM samples). MAX_ASPECT doubts eight of them, crops of children's chests, and the others none.
+MIN_SIDE = 64  # pixels: 64
+MAX_ASPECT = 2.5  # longer by shorter side: 3.2; the image processor makes it a square
+COLOUR_STEP, COLOUR_SHARE = 0.04, 0.01  # channels this part of the range apart, on this share of the pixels: 0.003
+MIN_LEVELS = 32  # different grey values: 119
+MIN_BRIGHTNESS = 0.35  # 99th percentile as a part of white: 0.48
+MAX_WHITE = 0.1  # share of the pixels at the highest value: 0.05
+MAX_BLACK = 0.6  # share of the pixels at the lowest value, black frames among them: 0.50
+
+GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its kin
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
+
+_processor = ArkImageProcessor()
+
+
+@dataclass(frozen=True)
+class RadiographInput:
+    """
+    A radiograph as the image processor takes it.
+
+    Args:
+        pixels: (1, H, W) uint8 or uint16 as [`read_radiograph`] gives it; float32 in [0, 1] of float arrays.
+        name: The path or address as it was given; None for bytes, pictures and arrays.
+        warnings: Reasons to doubt the picture, each a sentence for people.
+    """
+
+    pixels: np.ndarray
+    name: str | None
+    warnings: list[str]
+
+
+def read_input(source: Any) -> RadiographInput:
+    """
+    Reads a radiograph from whatever holds it. What cannot be one is refused; what hardly is one comes with warnings.
+
+    Args:
+        source:
+            - a path of, or the bytes of, a file that [`read_radiograph`] reads (PNG, JPEG, TIFF, DICOM, MetaImage);
+            - an http:// or https:// address of such a file, which is fetched into memory;
+            - a PIL image of any mode, read as a file of it would be;
+            - a NumPy array or tensor (H, W), (1, H, W), (H, W, 1), or with 3 channels, or 4, of which the alpha is
+              dropped: integers from 0 to 65535, or floats from 0, black, to 1, white;
+            - an image of `datasets` that was not decoded, `{"bytes": ..., "path": ...}`.
+
+    Returns:
+        Grey values, colour as its luminance; the name; and reasons for doubt: colour, sides below `MIN_SIDE` pixels or
+        of very different length, one or few grey values, a nearly black picture, or one cut off at black or white.
+
+    Raises:
+        UnreadableImageError: It cannot be read; the message says why and what to do.
+    """
+    name = input_name(source)
+    if isinstance(source, dict):
+        source = name if source.get("bytes") is None else source["bytes"]
+    if is_address(source):
+        source = _fetch(source)
+    if isinstance(source, (str, os.PathLike)):
+        if not os.fspath(source) or len(os.fspath(source)) > LONGEST_NAME:
+            raise UnreadableImageError(f"{name!r} is no path; give a picture as bytes, or the path of its file")
+        with open_image_file(Path(source)) as file:
+            return _described(open_radiograph(file, Path(source)), name)
+    with naming_the_image(name or f"input of type {type(source).__name__}"):
+        if isinstance(source, (bytes, bytearray)):
+            if not source:
+                raise UnreadableImageError("the file is empty; fetch it again")
+            return _described(open_radiograph(io.BytesIO(source), path_in(name or "")), name)
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            return _described(_channels_first(source), name)
+        if isinstance(source, Image.Image):
+            return _described(source, name)
+        raise UnreadableImageError(
+            "a radiograph is a path, an http(s) address, the bytes of a file, a PIL image, a NumPy array, a tensor or "
+            "an image that `datasets` has not decoded; give several as a list"
+        )
+
+
+def input_name(source: Any) -> str | None:
+    """The path or address of what [`read_input`] takes, None if it has none."""
+    if isinstance(source, dict):
+        source = source.get("path")
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    name = os.fspath(source)
+    # What is longer is no path, but a picture written as text
+    return name if len(name) <= LONGEST_NAME else f"{name[:32]}... ({len(name):,} characters)"
+
+
+def path_in(name: str) -> Path:
+    """A path as it is; of an address the path alone, since the rest may hold what gives access to the file."""
+    return Path(urlsplit(name).path if is_address(name) else name)
+
+
+def _fetch(address: str) -> bytes:
+    from huggingface_hub.utils import httpx
+
+    settings = {
+        "timeout": ANSWER_SECONDS,
+        "follow_redirects": True,
+        "headers": {"Accept-Encoding": "identity"},  # a few bytes that the server has packed may become gigabytes
+    }
+    started, content = time.monotonic(), bytearray()
+    with naming_the_image(address):
+        try:
+            with httpx.stream("GET", address, **settings) as answer:
+                if answer.status_code != 200:
+                    reason = f"{answer.status_code} {answer.reason_phrase}"
+                    raise UnreadableImageError(f"the server answers {reason}; check the address")
+                for piece in answer.iter_raw():
+                    content += piece
+                    if len(content) > MAX_DOWNLOAD:
+                        raise UnreadableImageError(f"it has more than the {MAX_DOWNLOAD:,} bytes that are fetched")
+                    if time.monotonic() - started > DOWNLOAD_SECONDS:
+                        raise UnreadableImageError(f"it takes more than {DOWNLOAD_SECONDS} s; download it yourself")
+        except UnreadableImageError:
+            raise
+        except Exception as error:
+            reason = f"cannot be fetched ({type(error).__name__})"
+            raise UnreadableImageError(f"{reason}; check the address and the network") from None
+    return bytes(content)
+
+
+def _channels_first(image: np.ndarray | torch.Tensor) -> np.ndarray:
+    """(C, H, W) uint8, uint16, or float32 in [0, 1] of what the image processor takes; it words what is wrong."""
+    if image.ndim == 4:
+        raise UnreadableImageError(f"it is a batch, of shape {tuple(image.shape)}; give its images as a list")
+    if image.ndim > 1:
+        check_size(*sorted(image.shape)[-2:])  # channels are fewer than rows and columns
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # there is no array of bfloat16
+    try:
+        scaled = _processor.process_image(image, do_convert_rgb=False).numpy()
+    except (TypeError, ValueError) as refusal:
+        raise UnreadableImageError(str(refusal)) from None
+    if image.dtype.kind == "f":
+        return scaled
+    stored = image[None] if image.ndim == 2 else image
+    stored = stored if stored.shape == scaled.shape else np.moveaxis(stored, -1, 0)
+    return stored.astype(np.uint8 if stored.itemsize == 1 else np.uint16)
+
+
+def _described(opened: Image.Image | np.ndarray, name: str | None) -> RadiographInput:
+    """Of a Pillow image, or of an array: (H, W), or (C, H, W) with 1, 3 or 4 channels."""
+    if isinstance(opened, np.ndarray) and opened.ndim == 3 and len(opened) > 1 and opened.dtype == np.uint8:
+        opened = Image.fromarray(np.ascontiguousarray(np.moveaxis(opened[:3], 0, -1)))
+    colours = None
+    if isinstance(opened, Image.Image):
+        grey = grey_values(opened)
+        if opened.mode not in GREY_MODES and not opened.mode.startswith("I;"):
+            colours = np.moveaxis(np.asarray(opened.convert("RGB")), -1, 0)
+    elif opened.ndim == 3 and len(opened) > 1:
+        colours = opened[:3]
+        grey = np.tensordot(LUMINANCE, colours, axes=1)
+        grey = narrow(np.rint(grey).astype(np.uint16)) if colours.dtype == np.uint16 else grey.astype(np.float32)
+    else:
+        grey = narrow(opened.reshape(opened.shape[-2:]))
+    return RadiographInput(grey[None], name, _doubts(grey, colours))
+
+
+def _white(values: np.ndarray) -> int:
+    """The value that the image processor takes for white."""
+    return 1 if values.dtype.kind == "f" else next(2**depth - 1 for depth in BIT_DEPTHS if values.max() < 2**depth)
+
+
+def _doubts(grey: np.ndarray, colours: np.ndarray | None) -> list[str]:
+    """Of a picture (H, W), and of the three channels that it was made of."""
+    height, width = grey.shape
+    coloured = 0.0
+    if colours is not None:
+        coloured = (np.ptp(colours, axis=0) > COLOUR_STEP * _white(colours)).mean()
+    white = _white(grey)
+    if grey.dtype.kind == "f":
+        grey, white = np.rint(grey * 65535).astype(np.uint16), 65535
+    shares = np.bincount(grey.ravel()) / grey.size
+    levels = np.flatnonzero(shares)
+    bright = np.searchsorted(shares.cumsum(), 0.99) / white
+    darkest, brightest = shares[levels[0]], shares[levels[-1]]
+    doubts = []
+    if coloured > COLOUR_SHARE:
+        doubts.append(f"it is in colour ({coloured:.0%} of its pixels): a photo or a screenshot is no radiograph")
+    if min(height, width) < MIN_SIDE:
+        doubts.append(f"it has {width} x {height} pixels: too few to show findings")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        doubts.append(f"it has {width} x {height} pixels and is squashed to a square: crop it to the chest")
+    if len(levels) == 1:
+        return [*doubts, "all its pixels have the same value: there is nothing to see"]
+    if len(levels) < MIN_LEVELS:
+        return [*doubts, f"it has {len(levels)} grey values alone: a mask or a drawing, or the export lost the others"]
+    if bright < MIN_BRIGHTNESS:
+        doubts.append(
+            f"it is nearly black, 99 % of it below {bright:.0%} of white: export it with its full grey range"
+        )
+    if brightest > MAX_WHITE:
+        doubts.append(f"{brightest:.0%} of its pixels are at its highest value: overexposed, cut off or inverted")
+    if darkest > MAX_BLACK:
+        doubts.append(f"{darkest:.0%} of its pixels are at its lowest value: underexposed, cut off or mostly frame")
+    return doubts

@@ -1,0 +1,37 @@
+"""Images of a Hub dataset, where `datasets` keeps them. Needs no torch."""
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from datasets import Dataset, Image
+
+from ..images.image_files import UnreadableImageError
+from ..images.radiograph import read_picture, read_radiograph
+from .rows import Row
+
+
+@dataclass(frozen=True)
+class HubPictures:
+    """Reads the images of the rows; `path` of a row is the file that `datasets` keeps it in, then its number there."""
+
+    column: str
+
+    def __call__(self, row: Row) -> np.ndarray:
+        picture = _open(str(row.path.parent), self.column)[int(row.path.name)][self.column]
+        if picture is None:
+            raise UnreadableImageError("the row has no image")
+        try:
+            if picture["bytes"] is None:
+                return read_radiograph(picture["path"])
+            return read_picture(io.BytesIO(picture["bytes"]))[None]
+        except UnreadableImageError as refusal:
+            raise UnreadableImageError(str(refusal).removeprefix(f"{picture['path']}: ")) from None
+        except Exception as error:  # Pillow and its codecs raise anything on a damaged file
+            raise UnreadableImageError(f"the image is damaged ({type(error).__name__})") from None
+
+
+@lru_cache(maxsize=4)
+def _open(file: str, column: str) -> Dataset:
+    return Dataset.from_file(file).select_columns(column).cast_column(column, Image(decode=False))

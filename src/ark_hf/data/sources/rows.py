@@ -1,0 +1,69 @@
+"""What a builder knows of a dataset before it reads any image: its task, its rows, and what is wrong with them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..images.radiograph import read_radiograph
+
+if TYPE_CHECKING:  # the builder's processes do without torch
+    from ...models.ark.configuration_ark import ArkTask
+
+# Columns beside image, labels and image_id that a task dataset may have, in this order
+OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
+
+
+@dataclass(slots=True)
+class Row:
+    """
+    One image and its labels, checked.
+
+    Args:
+        where: File and line that the row comes from, such as "labels.csv, line 7"; never a patient's data.
+        path: The image file.
+        split: "train", "validation" or "test".
+        labels: A value a label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown.
+        metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
+    """
+
+    where: str
+    path: Path
+    split: str
+    labels: list[float] | int
+    metadata: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Problem:
+    """A row or file that cannot be used, and why; `where` as in [`Row`]."""
+
+    where: str
+    reason: str
+
+
+def read_image_file(row: Row) -> np.ndarray:
+    """(1, H, W) uint8 or uint16 of the row's file. Raises `UnreadableImageError`."""
+    return read_radiograph(row.path)
+
+
+@dataclass
+class Release:
+    """
+    A dataset's release as read from disk, ready to be built.
+
+    Args:
+        task: The task, labels in the order of the rows' values.
+        rows: The rows that can be used, in the order of the release's own files.
+        problems: Rows and files that cannot.
+        facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
+        read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
+    """
+
+    task: "ArkTask"
+    rows: list[Row]
+    problems: list[Problem] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    read_image: Callable[[Row], np.ndarray] = read_image_file

@@ -1,0 +1,373 @@
+"""Calibration: a temperature that becomes part of the head, measures of it, and operating points on what it gives.
+
+A network's probabilities are as a rule too sure of themselves. Dividing the logits of a head by one number, chosen on
+validation images, mends most of that (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Here the
+number is folded into the head's weights, so that whatever runs the saved model gives calibrated probabilities.
+
+Labels are 0, 1 or NaN (unknown, left out) as in `metrics`. What nothing is known about is NaN.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import expit, logit, softmax
+
+from ..data.loading import InferenceSamples
+from ..files import replace_folder, write_json
+from ..inference.predict import predict_logits
+from ..metrics.auroc import check_column, one_vs_rest
+from ..metrics.operating_point import Rule, check_rule, choose_thresholds
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import copy_notes
+
+TEMPERATURE_RANGE = (1 / 20, 20.0)
+# How far below the chosen image's score a saved threshold lies, in log-odds: that image must still be called positive
+# where another batch size or another machine rounds its logit differently.
+ROUNDING_MARGIN = 1e-4
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """
+    What calibrating one head did, on the `num_known` known labels (single-label: images) of `num_images` images.
+
+    `temperature` is what the head was divided by; 1, and `is_fitted` false, if no temperature between the bounds is
+    best. The negative log-likelihood (nats), the expected calibration error and the Brier score are over all known
+    labels of the head together, for a single-label head class against rest but for the likelihood. They are measured
+    on the images that the temperature was fitted on. `thresholds` are probabilities of the calibrated head,
+    `without_threshold` says for the other labels why they have none.
+    """
+
+    task: str
+    num_images: int
+    num_known: int
+    temperature: float
+    is_fitted: bool
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    brier_before: float
+    brier_after: float
+    rule: str
+    thresholds: dict[str, float]
+    without_threshold: dict[str, str]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What could not be had, a sentence each, for reports."""
+        sentences = [f"No operating point for {label}: {why}." for label, why in self.without_threshold.items()]
+        if not self.is_fitted:
+            low, high = TEMPERATURE_RANGE
+            sentences.insert(
+                0, f"No temperature between {low:g} and {high:g} is best on these images: the head is left as it was."
+            )
+        return sentences
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike, problem_type: str) -> float:
+    """
+    The temperature at which the known labels are likeliest if the logits are divided by it (Guo et al., ICML 2017).
+
+    The likelihood is log-concave in 1 / temperature, so the best one is where its slope is zero.
+
+    Args:
+        logits: (n, num_labels), finite: one view an image.
+        targets: Multi-label: float (n, num_labels) 0, 1 or NaN for unknown. Single-label: int (n,), -100 for unknown.
+        problem_type: "multi_label_classification" or "single_label_classification".
+
+    Returns:
+        A number in `TEMPERATURE_RANGE`: a bound of it if the likelihood still grows there, as it does downwards if
+        every label is called right, and upwards if the logits say nothing; 1 if all temperatures are equally good.
+
+    Raises:
+        ValueError: No label is known, targets that do not fit the logits, or logits that are not finite or of several
+            crops an image: the mean of the crops' probabilities is not the probability of any one logit.
+    """
+    logits, columns = _logits_and_columns(logits, targets, problem_type)
+    known = ~np.isnan(columns)
+    if not known.any():
+        raise ValueError("no label is known, so no temperature can be fitted; use a split with labels")
+
+    def slope(inverse: float) -> float:
+        """Of the negative log-likelihood, in the inverse of the temperature; it only ever grows."""
+        errors = _probabilities(inverse * logits, problem_type) - columns
+        return float((errors * logits)[known].sum())
+
+    sharpest, flattest = (1 / bound for bound in TEMPERATURE_RANGE)
+    if slope(flattest) < 0 < slope(sharpest):
+        return 1 / brentq(slope, flattest, sharpest, xtol=1e-10)
+    if slope(flattest) == slope(sharpest) == 0:
+        return 1.0
+    return TEMPERATURE_RANGE[0] if slope(flattest) < 0 else TEMPERATURE_RANGE[1]
+
+
+def negative_log_likelihood(logits: ArrayLike, targets: ArrayLike, problem_type: str) -> float:
+    """
+    Mean over the known labels (single-label: images), in nats; NaN if nothing is known.
+
+    Arguments and errors as in [`fit_temperature`].
+    """
+    logits, columns = _logits_and_columns(logits, targets, problem_type)
+    known = ~np.isnan(columns)
+    if problem_type == "multi_label_classification":
+        losses = (np.logaddexp(0, logits) - columns * logits)[known]
+    else:
+        # -log softmax of the true class: its distance below the log of the summed exponentials
+        true = np.where(known, columns, 0).argmax(axis=1)
+        losses = (np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(logits)), true])[known.all(axis=1)]
+    return float(losses.mean()) if len(losses) else float("nan")
+
+
+def reliability_curve(
+    labels: ArrayLike, probabilities: ArrayLike, num_bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    How often the label is 1 where a probability is claimed, in bins of equal width.
+
+    The first bin is [0, 1 / num_bins], the others are open below and closed above, as in scikit-learn's
+    `calibration_curve`.
+
+    Args:
+        labels: 0, 1 or NaN for unknown, of any shape; all elements are taken together.
+        probabilities: in [0, 1], of the same shape.
+        num_bins: at least 1.
+
+    Returns:
+        Mean probability and observed share of 1 in each bin, float64 (num_bins,), NaN in empty bins; and the number of
+        known labels in each, int64 (num_bins,).
+
+    Raises:
+        ValueError: Shapes that differ, labels outside {0, 1, NaN}, probabilities outside [0, 1], or no bins.
+    """
+    labels, probabilities = _known(labels, probabilities)
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, not {num_bins}")
+    bins = np.searchsorted(np.linspace(0, 1, num_bins + 1)[1:-1], probabilities)
+    counts = np.bincount(bins, minlength=num_bins)
+    mean_probability, observed_share = (
+        np.divide(
+            np.bincount(bins, weights=values, minlength=num_bins),
+            counts,
+            out=np.full(num_bins, np.nan),
+            where=counts > 0,
+        )
+        for values in (probabilities, labels)
+    )
+    return mean_probability, observed_share, counts
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, num_bins: int = 15) -> float:
+    """
+    Distance between claimed probability and observed share, averaged over bins weighted by their number of labels
+    (Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015).
+
+    Guo et al.'s version for classes is this of whether the most probable class is right, and its probability.
+
+    Args, Raises: as in [`reliability_curve`].
+
+    Returns:
+        A number in [0, 1], or NaN if nothing is known.
+    """
+    mean_probability, observed_share, counts = reliability_curve(labels, probabilities, num_bins)
+    filled = counts > 0
+    if not filled.any():
+        return float("nan")
+    return float(np.average(np.abs(observed_share - mean_probability)[filled], weights=counts[filled]))
+
+
+def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """
+    Mean squared difference of probability and label (Brier, Monthly Weather Review 1950), each label by itself.
+
+    Args, Raises: as in [`reliability_curve`].
+
+    Returns:
+        A number in [0, 1], or NaN if nothing is known.
+    """
+    labels, probabilities = _known(labels, probabilities)
+    return float(np.mean((probabilities - labels) ** 2)) if len(labels) else float("nan")
+
+
+@torch.no_grad()
+def fold_temperature(model: ArkForImageClassification, task_name: str | None, temperature: float) -> list[str]:
+    """
+    Divides a head's weight and bias by the temperature, in place, and takes its saved thresholds along.
+
+    A multi-label head ranks the images of each label as before, up to the rounding of its weights, and a saved
+    threshold p becomes sigmoid(logit(p) / temperature), which calls the same images. A single-label head's most
+    probable class stays, but the probability of a class can rank images anew, since it depends on the other logits
+    too: no threshold before is one after, and those saved are dropped.
+
+    Args:
+        task_name: Name of the head; None for the one head of a model without tasks.
+        temperature: Positive and finite.
+
+    Returns:
+        The labels whose saved threshold was dropped.
+
+    Raises:
+        ValueError: The model has no such head, or the temperature is not positive and finite.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"a temperature must be positive and finite, not {temperature}")
+    tasks = model.config.tasks or []
+    task = next((each for each in tasks if each.name == task_name), None)
+    if (task is None) if tasks else (task_name is not None):
+        raise ValueError(f"The model has no head {task_name!r}; its heads are {[each.name for each in tasks]}.")
+    head = model.classifier if task is None else model.heads[task.name]
+    head.weight.div_(temperature)
+    head.bias.div_(temperature)
+    if task is None or not task.thresholds:
+        return []
+    if task.problem_type == "single_label_classification":
+        dropped = list(task.thresholds)
+        _set_thresholds(model, task.name, None)
+        return dropped
+    moved = {label: float(expit(logit(threshold) / temperature)) for label, threshold in task.thresholds.items()}
+    _set_thresholds(model, task.name, moved)
+    return []
+
+
+def calibrate_task(
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    rows: Dataset,
+    task: ArkTask,
+    rule: Rule = "youden",
+    value: float | None = None,
+    batch_size: int = 32,
+) -> CalibrationResult:
+    """
+    Calibrates one head of the model in place: its temperature first, then an operating point for each label.
+
+    A temperature that runs into a bound (see [`fit_temperature`]) says that the images are too few or too easy, and
+    would make the head worse: such a head is left as it is. The new thresholds replace all that were saved.
+
+    Args:
+        rows: Images and labels to calibrate on, as `load_task_dataset` gives them: the validation split, never the one
+            that results are reported on.
+        task: The head, one of `model.config.tasks`.
+        rule, value: As in [`choose_thresholds`].
+        batch_size: Images a forward pass.
+
+    Raises:
+        ValueError: The model has no such head, nothing is known about the images, the processor gives several crops an
+            image, or a rule as in [`choose_thresholds`].
+    """
+    check_rule(rule, value)
+    names = [each.name for each in model.config.tasks or []]
+    if task.name not in names:
+        raise ValueError(f"The model has no head {task.name!r} to calibrate; its heads are {names}.")
+    samples = InferenceSamples(rows, task, processor)
+    description = f"calibrating {task.name}"
+    logits, targets = predict_logits(model, samples, Accelerator(), batch_size, description=description)
+    try:
+        temperature = fit_temperature(logits, targets, task.problem_type)
+    except ValueError as error:
+        raise ValueError(f"Task {task.name!r} cannot be calibrated: {error}.") from None
+    is_fitted = temperature not in TEMPERATURE_RANGE
+    if not is_fitted:
+        temperature = 1.0
+
+    columns = _logits_and_columns(logits, targets, task.problem_type)[1]
+    before, after = (_probabilities(logits / divisor, task.problem_type) for divisor in (1, temperature))
+    chosen = choose_thresholds(columns, after, task.labels, rule, value)
+    thresholds = {label: float(expit(logit(threshold) - ROUNDING_MARGIN)) for label, threshold in chosen.items()}
+    fold_temperature(model, task.name, temperature)
+    _set_thresholds(model, task.name, thresholds or None)
+    known = ~np.isnan(columns)
+    return CalibrationResult(
+        task=task.name,
+        num_images=len(columns),
+        num_known=int(known.sum() if targets.ndim == 2 else known.all(axis=1).sum()),
+        temperature=temperature,
+        is_fitted=is_fitted,
+        nll_before=negative_log_likelihood(logits, targets, task.problem_type),
+        nll_after=negative_log_likelihood(logits / temperature, targets, task.problem_type),
+        ece_before=expected_calibration_error(columns, before),
+        ece_after=expected_calibration_error(columns, after),
+        brier_before=brier_score(columns, before),
+        brier_after=brier_score(columns, after),
+        rule=rule if value is None else f"{rule} of at least {value:g}",
+        thresholds=thresholds,
+        without_threshold={
+            label: _why_no_threshold(column)
+            for label, column in zip(task.labels, columns.T, strict=True)
+            if label not in thresholds
+        },
+    )
+
+
+def save_calibrated(
+    model: ArkForImageClassification, processor: ArkImageProcessor, results: list[CalibrationResult], folder: Path
+) -> None:
+    """
+    Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
+
+    What the folder or repository that the model was loaded from says of the weights goes along.
+    """
+
+    def write(new: Path) -> None:
+        model.save_pretrained(new)
+        processor.save_pretrained(new)
+        copy_notes(model.name_or_path, new)
+        write_json(new / "calibration.json", [asdict(result) for result in results])
+
+    replace_folder(folder, write)
+
+
+def _logits_and_columns(logits: ArrayLike, targets: ArrayLike, problem_type: str) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (n, num_labels) each, the targets as 0, 1 or NaN whatever the problem type."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits must be (n, num_labels), one view an image, not {logits.shape}; calibrate on whole images or "
+            "their centres, not on several crops"
+        )
+    single = problem_type == "single_label_classification"
+    columns = one_vs_rest(targets, logits.shape[1]) if single else np.asarray(targets, dtype=np.float64)
+    if columns.shape != logits.shape:
+        raise ValueError(f"targets of shape {np.shape(targets)} do not fit logits of shape {logits.shape}")
+    check_column(columns.ravel(), logits.ravel())
+    return logits, columns
+
+
+def _probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
+    return softmax(logits, axis=-1) if problem_type == "single_label_classification" else expit(logits)
+
+
+def _known(labels: ArrayLike, probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The known labels and their probabilities, float64 (known,) each."""
+    if np.shape(labels) != np.shape(probabilities):
+        raise ValueError(
+            f"labels and probabilities must have one shape, not {np.shape(labels)} and {np.shape(probabilities)}"
+        )
+    flat_labels, flat_probabilities = check_column(np.ravel(labels), np.ravel(probabilities))
+    if ((flat_probabilities < 0) | (flat_probabilities > 1)).any():
+        raise ValueError("probabilities must lie in [0, 1]; logits need a sigmoid or softmax first")
+    known = ~np.isnan(flat_labels)
+    return flat_labels[known], flat_probabilities[known]
+
+
+def _why_no_threshold(column: np.ndarray) -> str:
+    known = np.unique(column[~np.isnan(column)])
+    if len(known) == 0:
+        return "nothing is known about it"
+    return "none does better than chance" if len(known) == 2 else f"all known images are {known[0]:g}"
+
+
+def _set_thresholds(model: ArkForImageClassification, task_name: str, thresholds: dict[str, float] | None) -> None:
+    # Assigned as a whole: the config checks its tasks when they are set, and not when one of them changes
+    model.config.tasks = [
+        replace(task, thresholds=thresholds) if task.name == task_name else task for task in model.config.tasks or []
+    ]

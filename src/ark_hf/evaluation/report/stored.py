@@ -1,0 +1,54 @@
+"""Reads `report.json` back: the results that a model's card is filled from."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from .task_report import TaskReport
+
+
+def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
+    """
+    Args:
+        path: A `report.json` of [`write_report`], or its folder.
+
+    Returns:
+        What stands at its top (`model`, `weights_sha256`, ...), and a report a task.
+
+    Raises:
+        ValueError: There is no such file, or this version of ark-hf did not write it.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        reports = [_restore(TaskReport, task) for task in values.pop("tasks")]
+    except FileNotFoundError:
+        raise ValueError(f"{file} does not exist; `ark-hf evaluate ... --out FOLDER` writes it.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is not a report of this version ({type(error).__name__}: {error}); evaluate again."
+        ) from None
+    return values, reports
+
+
+def _restore(kind: Any, value: Any) -> Any:
+    """A JSON value as the annotated type has it; null stands for NaN where that is a float."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints, names = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
+        return kind(**{name: _restore(hints[name], value[name]) for name in names})
+    if kind is float:
+        return math.nan if value is None else float(value)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _restore(arguments[0], value)
+    if origin is list:
+        return [_restore(arguments[0], each) for each in value]
+    if origin is dict:
+        return {key: _restore(arguments[1], each) for key, each in value.items()}
+    if origin is tuple:
+        return tuple(_restore(arguments[0], each) for each in value)
+    return value

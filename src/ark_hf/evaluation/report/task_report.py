@@ -1,0 +1,300 @@
+"""Test results of a model: a report a task, every AUROC beside what ten global image numbers reach."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ...data.task_dataset import resolve_labels
+from ...inference.zeroshot import LabelMatch, Transfer
+from ...metrics.auroc import (
+    LabelResult,
+    MeanResult,
+    bootstrap_aurocs,
+    evaluate_labels,
+    label_results,
+    mean_result,
+    number_clusters,
+    one_vs_rest,
+)
+from ...metrics.curves import LabelCurves, label_curves
+from ...metrics.label_groups import group_labels, group_results
+from ...metrics.operating_point import OperatingPointResult, operating_point_table
+from ...metrics.shortcut import image_statistics, shortcut_baseline
+from ...metrics.significance import PairedResult, compare_models, delong_interval
+from ...metrics.subgroups import SubgroupResult, subgroup_results
+from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.image_processing_ark import ArkImageProcessor
+from ...models.ark.modeling_ark import ArkForImageClassification
+from ...provenance import shown_name
+from ..calibrate import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
+from ..scoring import EvaluationData, ScoredTask, evaluated_columns, read_groups, score_task
+
+DEFAULT_THRESHOLD = 0.5
+FEWEST_LABELS_TO_GROUP = 6
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """One label: mean probability and share of positives, expected calibration error, Brier score, and the curve."""
+
+    label: str
+    mean_probability: float
+    observed_share: float
+    ece: float
+    brier: float
+    curve_probability: list[float]
+    curve_share: list[float]
+    curve_count: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    `model` against `other` on the same images: a result a label and one for the mean, differences model minus other.
+
+    Model `a` of the results is `other`, `b` is `model`. They are None if `other` has no such head: the task is new.
+    """
+
+    model: str
+    other: str
+    results: list[PairedResult] | None
+
+
+@dataclass
+class TaskReport:
+    """
+    Results on one split of a dataset: of its task's own head or, with `matches`, of the labels that stand for its.
+
+    The baseline is fitted on the train split of the same dataset, and None without one. `num_patients` is None where
+    no patient is known; an image whose patient is not known counts as one of its own. A label that nothing matches has
+    no AUROC, and none of its baseline either, so that the two means are over the same labels. The means are over the
+    task's `eval_labels` if it has some. `accuracy`, of the most probable class, is for single-label tasks only, as is
+    `confusion`, the images of each class (row) by most probable class (column).
+
+    `delong` has the bounds of each label. `thresholds_saved` are the labels whose operating point the model carries;
+    that of the others is 0.5. F1 and Matthews' correlation are at the operating points, their means over the labels
+    of `mean` on which they are defined. `label_groups` are head, medium and tail by the share of positives in train,
+    for tasks of six labels or more. `calibration_before` and `fitted` are set if the model was calibrated just before.
+    """
+
+    task: str
+    dataset: str
+    split: str
+    num_images: int
+    num_patients: int | None
+    labels: list[LabelResult]
+    mean: MeanResult
+    baseline_labels: list[LabelResult] | None
+    baseline_mean: MeanResult | None
+    problem_type: str
+    delong: dict[str, tuple[float, float]]
+    operating_points: list[OperatingPointResult]
+    thresholds_saved: list[str]
+    mean_f1: float
+    mean_mcc: float
+    calibration: list[LabelCalibration]
+    accuracy: float | None
+    confusion: list[list[int]] | None
+    label_groups: dict[str, list[str]] | None
+    label_group_means: dict[str, MeanResult] | None
+    subgroups: dict[str, list[SubgroupResult]]
+    curves: list[LabelCurves]
+    matches: dict[str, list[LabelMatch]] | None = None
+    transfer: Transfer | None = None
+    comparison: Comparison | None = None
+    calibration_before: list[LabelCalibration] | None = None
+    fitted: CalibrationResult | None = None
+
+
+def evaluate_task(
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    data: EvaluationData,
+    batch_size: int = 32,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+) -> TaskReport:
+    """
+    Scores one head, or the labels that stand for the dataset's, and reports on it as [`report_task`] does.
+
+    Raises:
+        ValueError: The model gives NaN for an image.
+    """
+    return report_task(data, score_task(model, processor, data, batch_size), num_bootstrap, seed)
+
+
+def report_task(
+    data: EvaluationData,
+    scored: ScoredTask,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> TaskReport:
+    """
+    What the scores are worth, and those of the shortcut baseline fitted on the train split.
+
+    Intervals are 95 % percentile intervals of a bootstrap over patients, or over images where no patient is known.
+
+    Args:
+        groups: By attribute the group of each image, from [`read_groups`]; sex, age and view unless set.
+    """
+    task, labels, probabilities, patients = data.task, scored.labels, scored.probabilities, scored.patients
+    evaluated = evaluated_columns(task)
+    bootstrap: dict[str, Any] = {"clusters": patients, "num_bootstrap": num_bootstrap, "seed": seed}
+    replicates = bootstrap_aurocs(labels, probabilities, **bootstrap)
+    table = label_results(labels, probabilities, task.labels, replicates, patients)
+    baseline_table, baseline_mean = None, None
+    if data.train is not None:
+        baseline = shortcut_baseline(*_statistics(data.train, task), _statistics(data.rows, task)[0])
+        baseline[:, np.isnan(probabilities).all(axis=0)] = np.nan
+        baseline_table, baseline_mean = evaluate_labels(labels, baseline, task.labels, evaluated, **bootstrap)
+    grouped = _group_labels(data)
+    thresholds = {label: (task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels}
+    columns = list(zip(task.labels, labels.T, probabilities.T, strict=True))
+    points = operating_point_table(labels, probabilities, task.labels, thresholds, **bootstrap)
+    return TaskReport(
+        task=task.name,
+        dataset=shown_name(data.dataset),
+        split=data.split,
+        num_images=len(labels),
+        num_patients=None if patients is None else number_clusters(patients, len(labels))[1],
+        labels=table,
+        mean=mean_result(table, replicates, evaluated),
+        baseline_labels=baseline_table,
+        baseline_mean=baseline_mean,
+        problem_type=task.problem_type,
+        delong={label: delong_interval(truth, scores, clusters=patients)[1:] for label, truth, scores in columns},
+        operating_points=points,
+        thresholds_saved=[label for label in task.labels if label in (task.thresholds or {})],
+        mean_f1=_mean([points[column].f1 for column in evaluated]),
+        mean_mcc=_mean([points[column].mcc for column in evaluated]),
+        calibration=describe_calibration(scored, task),
+        accuracy=_accuracy(scored) if data.matches is None else None,
+        confusion=_confusion(scored) if data.matches is None else None,
+        label_groups=grouped,
+        label_group_means=None if grouped is None else group_results(grouped, table, replicates),
+        subgroups={
+            attribute: subgroup_results(
+                labels, probabilities, list(thresholds.values()), task.labels, names, evaluated, **bootstrap
+            )
+            for attribute, names in (read_groups(data) if groups is None else groups).items()
+        },
+        curves=[label_curves(*column) for column in columns],
+        matches=data.matches,
+        transfer=data.transfer,
+    )
+
+
+def describe_calibration(scored: ScoredTask, task: ArkTask) -> list[LabelCalibration]:
+    """How far the probabilities of each label are shares of positives; NaN where nothing is known."""
+    results = []
+    for name, labels, probabilities in zip(task.labels, scored.labels.T, scored.probabilities.T, strict=True):
+        known = ~np.isnan(labels) & ~np.isnan(probabilities)
+        labels, probabilities = labels[known], probabilities[known]
+        mean, share = (float(each.mean()) if len(each) else math.nan for each in (probabilities, labels))
+        curve = [each.tolist() for each in reliability_curve(labels, probabilities)]
+        ece = expected_calibration_error(labels, probabilities)
+        results.append(LabelCalibration(name, mean, share, ece, brier_score(labels, probabilities), *curve))
+    return results
+
+
+def compare_task(
+    data: EvaluationData, ours: ScoredTask, theirs: ScoredTask, num_bootstrap: int = 1000, seed: int = 0
+) -> list[PairedResult]:
+    """A model, `b` of the results, against another, `a`, on the same images: a result a label, one for the mean."""
+    return compare_models(
+        ours.labels,
+        theirs.probabilities,
+        ours.probabilities,
+        data.task.labels,
+        evaluated_columns(data.task),
+        ours.patients,
+        num_bootstrap,
+        seed=seed,
+    )
+
+
+def compare_sites(
+    tested: Sequence[tuple[EvaluationData, ScoredTask]], num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, list[SubgroupResult]]:
+    """For each head that was tested on several datasets its results by dataset, as by any other group."""
+    by_head: dict[str, list[tuple[EvaluationData, ScoredTask]]] = {}
+    for data, scored in tested:
+        if data.matches is None:
+            by_head.setdefault(data.task.name, []).append((data, scored))
+    return {name: _compare_sites(sites, num_bootstrap, seed) for name, sites in by_head.items() if len(sites) > 1}
+
+
+def _compare_sites(
+    tested: list[tuple[EvaluationData, ScoredTask]], num_bootstrap: int, seed: int
+) -> list[SubgroupResult]:
+    task, names = tested[0][0].task, [shown_name(data.dataset) for data, _ in tested]
+    sites, patients = [], []
+    for number, (name, (_, scored)) in enumerate(zip(names, tested, strict=True), start=1):
+        site = f"{name} ({number})" if names.count(name) > 1 else name
+        sites += [site] * len(scored.labels)
+        # Two datasets may give two patients one id
+        known = scored.patients or [None] * len(scored.labels)
+        patients += [f"{site}/{patient}" if patient else None for patient in known]
+    return subgroup_results(
+        np.concatenate([scored.labels for _, scored in tested]),
+        np.concatenate([scored.probabilities for _, scored in tested]),
+        [(task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels],
+        task.labels,
+        sites,
+        evaluated_columns(task),
+        patients,
+        num_bootstrap,
+        seed=seed,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    """Over those that are defined."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _accuracy(scored: ScoredTask) -> float | None:
+    if scored.classes is None:
+        return None
+    known = scored.classes != -100
+    right = scored.probabilities[known].argmax(axis=1) == scored.classes[known]
+    return float(right.mean()) if known.any() else float("nan")
+
+
+def _confusion(scored: ScoredTask) -> list[list[int]] | None:
+    if scored.classes is None:
+        return None
+    known = scored.classes != -100
+    counts = np.zeros((scored.labels.shape[1],) * 2, dtype=int)
+    np.add.at(counts, (scored.classes[known], scored.probabilities[known].argmax(axis=1)), 1)
+    return counts.tolist()
+
+
+def _group_labels(data: EvaluationData) -> dict[str, list[str]] | None:
+    """Head, medium and tail by the train split that the head was trained on."""
+    if data.train is None or data.matches is not None or len(data.task.labels) < FEWEST_LABELS_TO_GROUP:
+        return None
+    labels = _targets([resolve_labels(each, data.task) for each in data.train["labels"][:]], data.task)
+    positive, known = (labels == 1).sum(axis=0).tolist(), (~np.isnan(labels)).sum(axis=0).tolist()
+    names = data.task.labels
+    return group_labels(dict(zip(names, positive, strict=True)), dict(zip(names, known, strict=True)))
+
+
+def _statistics(rows: Dataset, task: ArkTask) -> tuple[np.ndarray, np.ndarray]:
+    statistics, labels = [], []
+    for row in tqdm(rows, desc="image statistics", leave=False):
+        statistics.append(image_statistics(row["image"]))
+        labels.append(resolve_labels(row["labels"], task))
+    return np.stack(statistics), _targets(labels, task)
+
+
+def _targets(labels: list[np.ndarray], task: ArkTask) -> np.ndarray:
+    targets = np.stack(labels)
+    return one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets

@@ -1,0 +1,386 @@
+"""The card of a model, filled from its own files and the report of its test, and what goes to the Hub beside it."""
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from ..evaluation.report.figures import auroc_picture
+from ..evaluation.report.page import things_to_look_at
+from ..evaluation.report.stored import read_report
+from ..evaluation.report.tables import Table, auroc_cells, task_tables
+from ..evaluation.report.task_report import TaskReport
+from ..evaluation.report.text import markdown_table, matched_labels
+from ..inference.task_labels import UNNAMED_TASK, label_names
+from ..models.ark.configuration_ark import ArkConfig
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..pages.html import format_number
+from ..provenance import read_provenance, weights_sha256
+from .push import CARD_FILE
+
+EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
+REPORT_FILES = ("report.json", "report.md", "report.html")
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+PROSE = TEMPLATE.with_suffix(".yaml")
+UNKNOWN = "unknown"  # where the weights come from
+SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+def model_card_files(
+    folder: Path, place: str, report: Path | None = None, license_id: str | None = None
+) -> dict[str, bytes]:
+    """
+    The card and what belongs to it, by path in the repository: `README.md`, `figures/`, the report, `.eval_results/`.
+
+    Nothing in them is typed by hand: numbers come from `config.json` and `provenance.json` of the model's folder and
+    from the report, what holds for every model from `templates/model_card.yaml`.
+
+    Args:
+        folder: Of the model.
+        place: What `from_pretrained` is given: the repository's id, or the folder.
+        report: Folder that `ark-hf evaluate --out` wrote for this model.
+        license_id: The licence of the weights by its name on the Hub; unless given, the card says that it hangs on the
+            training data.
+
+    Returns:
+        The content of each file.
+
+    Raises:
+        ValueError: The report is of other weights, or a file cannot be read.
+    """
+    facts, reports = ({}, []) if report is None else read_report(report)
+    if report is not None:
+        _check_same_weights(folder, facts, report)
+    figures = {f"figures/auroc-{number}-{each.task}.png": each for number, each in enumerate(reports, start=1)}
+    shown = dict(zip(figures, reports, strict=True))
+    card = model_card(folder, place, shown, license_id, facts.get("crops", "whole"))
+    files = {CARD_FILE: str(card).encode()}
+    files |= {name: auroc_picture(each) for name, each in figures.items()}
+    if report is not None:
+        files |= {f"report/{name}": (report / name).read_bytes() for name in REPORT_FILES if (report / name).is_file()}
+    entries = eval_result_entries(reports)
+    if entries:
+        text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+        files[EVAL_RESULTS_FILE] = text.encode()
+    return files
+
+
+def model_card(
+    folder: Path,
+    place: str,
+    reports: Mapping[str, TaskReport] | None = None,
+    license_id: str | None = None,
+    crops: str = "whole",
+) -> ModelCard:
+    """
+    The card alone; see [`model_card_files`].
+
+    Args:
+        reports: The test results, each by the path of its figure.
+        crops: What of the images the reports are about, see [`with_crops`].
+    """
+    config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
+    prose, history = _prose(), _history(origin)
+    licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
+    classifies = "ArkForImageClassification" in (config.architectures or [])
+    return ModelCard.from_template(
+        _header(place, config, classifies, history, list(reports.values()), license_id or licence),
+        template_path=str(TEMPLATE),
+        name=place.rpartition("/")[2],
+        place=place,
+        prose=prose,
+        origin=prose["origins"][origin["kind"]] if origin else "",
+        auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
+        view=_view(folder),
+        labels=_label_rows(config) if classifies else [],
+        operating_points=[task.name for task in config.tasks or [] if task.thresholds],
+        untested=_untested(config, list(reports.values())),
+        reports=[_report_section(figure, report) for figure, report in reports.items()],
+        overview=_overview(list(reports.values())),
+        crops=crops,
+        history=[_training_section(each) for each in history],
+        phantom=bool(history) and all(_is_of_phantoms(each) for each in history),
+        licence_text=licence["text"] if license_id is None else f"The weights are under {license_id}.",
+        citation=_citations(prose, history),
+    )
+
+
+def eval_result_entries(reports: Sequence[TaskReport]) -> list[EvalResultEntry]:
+    """The mean AUROC on each dataset of the Hub, for its leaderboard; datasets on this machine have none."""
+    entries = []
+    for report in reports:
+        dataset, _, revision = report.dataset.partition("@")
+        if dataset.count("/") == 1 and not math.isnan(report.mean.auroc):
+            entries.append(
+                EvalResultEntry(
+                    dataset_id=dataset,
+                    task_id=report.task,
+                    value=round(report.mean.auroc, 4),
+                    dataset_revision=revision if SHA1.fullmatch(revision) else None,
+                    notes=f"mean AUROC of {report.mean.num_defined} labels, split {report.split}",
+                )
+            )
+    return entries
+
+
+def _check_same_weights(folder: Path, facts: Mapping[str, Any], report: Path) -> None:
+    noted, ours = facts.get("weights_sha256"), weights_sha256(str(folder))
+    if noted is None or noted != ours:
+        raise ValueError(
+            f"{report} is not the report of the weights in {folder}: "
+            f"{'it does not say whose it is' if noted is None else 'it is of other weights'}. "
+            f"Run `ark-hf evaluate {folder} DATASETS --out {report}` again."
+        )
+
+
+@cache
+def _prose() -> dict[str, Any]:
+    return yaml.safe_load(PROSE.read_text(encoding="utf-8"))
+
+
+def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The provenance of a model, then of what it started from, and so on."""
+    return [] if origin is None else [origin, *_history(origin.get("start_provenance"))]
+
+
+def _header(
+    place: str,
+    config: ArkConfig,
+    classifies: bool,
+    history: Sequence[Mapping[str, Any]],
+    reports: Sequence[TaskReport],
+    licence: str | Mapping[str, str],
+) -> ModelCardData:
+    trained_on = [
+        data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
+    ]
+    start = history[0].get("start", "") if history else ""
+    header = ModelCardData(
+        license=licence if isinstance(licence, str) else licence["license"],
+        library_name="transformers",
+        pipeline_tag="image-classification" if classifies else "image-feature-extraction",
+        tags=_prose()["tags"],
+        base_model=start if start.count("/") == 1 else None,
+        datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
+        metrics=["roc_auc"] if reports else None,
+        model_name=place.rpartition("/")[2],
+        eval_results=_model_index(reports) or None,
+    )
+    if not isinstance(licence, str):
+        header["license_name"] = licence["license_name"]
+    return header
+
+
+def _is_trained_on(data: Mapping[str, Any]) -> bool:
+    return "train" in data.get("splits", {})
+
+
+def _is_of_phantoms(origin: Mapping[str, Any]) -> bool:
+    """Whether the weights, if they started from nothing else, know phantoms alone."""
+    scratch = "start_provenance" in origin or origin.get("start", "none") == "none"
+    return scratch and bool(origin.get("data")) and all(data.get("phantom") for data in origin["data"])
+
+
+def _view(folder: Path) -> str:
+    """What the image processor makes of a picture."""
+    processor = ArkImageProcessor.from_pretrained(folder)
+    if processor.do_ten_crop or processor.do_center_crop:
+        what = "ten crops" if processor.do_ten_crop else "the centre"
+        crop, size = (f"{side['height']} x {side['width']}" for side in (processor.crop_size, processor.size))
+        return f"{what} of {crop} pixels of the radiograph, resized to {size}"
+    size = processor.size
+    return f"the whole radiograph, resized to {size['height']} x {size['width']} pixels"
+
+
+def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
+    """The mean test AUROC of each task and that of each label, where they are defined."""
+    results = []
+    for report in reports:
+        values = {"mean AUROC": report.mean.auroc} | {f"AUROC, {each.label}": each.auroc for each in report.labels}
+        results += [
+            EvalResult(
+                task_type="image-classification",
+                task_name=report.task,
+                dataset_type=report.dataset.partition("@")[0],
+                dataset_name=report.dataset,
+                dataset_split=report.split,
+                metric_type="roc_auc",
+                metric_name=name,
+                metric_value=round(value, 4),
+            )
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+    return results
+
+
+def _untested(config: ArkConfig, reports: Sequence[TaskReport]) -> list[str]:
+    tested = {report.task for report in reports if report.matches is None}
+    return [task.name for task in config.tasks or [] if reports and task.name not in tested]
+
+
+def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
+    if config.tasks is None:
+        names = label_names(config)
+        return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": _cell(", ".join(names))}]
+    return [
+        {"name": task.name, "kind": _kind(task.problem_type), "labels": _cell(", ".join(task.labels))}
+        for task in config.tasks
+    ]
+
+
+def _kind(problem_type: str | None) -> str:
+    return "several labels an image" if problem_type == "multi_label_classification" else "one class an image"
+
+
+def _report_section(figure: str, report: TaskReport) -> dict[str, Any]:
+    patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
+    zero_shot = "" if report.matches is None else ", zero-shot"
+    return {
+        "title": f"{report.task}{zero_shot}: {_cell(report.dataset)}, {report.split}, {report.num_images:,} images"
+        f"{patients}",
+        "look_at": [_escape(each) for each in things_to_look_at(report)],
+        "figure": figure,
+        "tables": [{"title": table.title, "text": _table(table)} for table in task_tables(report) if not table.folded],
+        "matched_labels": _escape("\n".join(matched_labels(report)).strip()),
+    }
+
+
+def _overview(reports: Sequence[TaskReport]) -> str:
+    header = ["task", "dataset", "split", "images", "labels", "mean AUROC", "95 % interval", "shortcut baseline",
+              "95 % interval"]  # fmt: skip
+    rows = [
+        [
+            f"`{report.task}`",
+            report.dataset,
+            report.split,
+            f"{report.num_images:,}",
+            f"{report.mean.num_defined} of {report.mean.num_labels}",
+            *auroc_cells(report.mean),
+            *auroc_cells(report.baseline_mean),
+        ]
+        for report in reports
+    ]
+    note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
+    return _table(Table("", header, rows, note))
+
+
+def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template tells of one training or conversion; empty where nothing is known."""
+    settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
+    data = [each for each in origin.get("data", []) if "splits" in each]
+    return {
+        "start": _start(origin.get("start")),
+        "training": _training(origin),
+        "data": [_data_row(each) for each in data],
+        "label_counts": [
+            [f"`{each['task']}`", _cell(label), *(f"{count:,}" for count in counts.values())]
+            for each in data
+            if _is_trained_on(each)
+            for label, counts in each["splits"]["train"]["labels"].items()
+        ],
+        "recipe": yaml.safe_dump(settings, sort_keys=False).strip() if settings else "",
+        "summary": origin.get("summary", ""),
+        "compute": _compute(origin.get("compute")),
+        "versions": ", ".join(f"{name} {number}" for name, number in origin.get("versions", {}).items()),
+        "seeds": _seeds(origin.get("seeds")),
+    }
+
+
+def _start(name: str | None) -> str:
+    if name is None:
+        return ""
+    return {"none": "random weights", "imagenet": "ImageNet weights of timm"}.get(name, f"`{name}`")
+
+
+def _training(origin: Mapping[str, Any]) -> str:
+    mean = (origin.get("validation") or {}).get("mean_auroc")
+    validated = f" Mean validation AUROC: {format_number(mean)}." if mean is not None else ""
+    if origin.get("kind") == "pretraining":
+        return f"Weights of the end of cycle {origin['cycle']}.{validated}"
+    if origin.get("kind") == "fine-tuning":
+        head = "Its head for this task went on." if origin["head"] == "continued" else "Its head was fresh."
+        return (
+            f"{head} Trained on {origin['train_images']:,} images for {origin['steps']:,} steps, seed "
+            f"{origin['seed']}; weights of step {origin['best_step']:,}.{validated}"
+        )
+    return ""
+
+
+def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
+    train, validation = (data["splits"].get(split) for split in ("train", "validation"))
+    title = data.get("title") or data["dataset"]
+    link = data.get("homepage")
+    patients = train and train["patients"]
+    licence = "see below" if data.get("license") == "other" and data.get("access") else data.get("license")
+    return {
+        "task": data["task"],
+        "title": f"[{_cell(title)}]({link})" if link else _cell(title),
+        "license": "drawn phantoms" if data.get("phantom") else _cell(licence or "not stated"),
+        "access": _cell(data.get("access", "")),
+        "train": f"{train['rows']:,}" if train else "not trained on",
+        "patients": "unknown" if patients is None else f"{patients:,}",
+        "validation": f"{validation['rows']:,}" if validation else "none",
+        "uncertain": data.get("uncertain", ""),
+    }
+
+
+def _compute(compute: Mapping[str, Any] | None) -> str:
+    if not compute:
+        return ""
+    precision = {"no": "float32"}.get(compute["precision"], compute["precision"])
+    return f"{_duration(compute['seconds'])} on {compute['num_processes']} x {compute['device']}, {precision}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "a time not counted, as it was resumed,"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 1):.0f} minutes"
+
+
+def _seeds(seeds: Mapping[str, Any] | None) -> str:
+    if not seeds or len(seeds["runs"]) < 2:
+        return ""
+    rows = [
+        [str(run["seed"]), format_number(run["validation"]) or "undefined", format_number(run["test"]) or "not scored"]
+        for run in seeds["runs"]
+    ]
+    means = [seeds[split] for split in ("validation", "test")]
+    cells = [
+        f"{format_number(mean['mean'])} ({format_number(mean['ci_low'])} to {format_number(mean['ci_high'])})"
+        if mean and mean["mean"] is not None
+        else ""
+        for mean in means
+    ]
+    rows.append(["mean (t interval over seeds)", *cells])
+    table = Table("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
+    return _table(table)
+
+
+def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Ark's papers, then those of the training data."""
+    of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
+    return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
+
+
+def _table(table: Table) -> str:
+    """As Markdown, in which names from labels and datasets stay text."""
+    rows = [[_escape(cell) for cell in row] for row in table.rows]
+    header = [_escape(cell) for cell in table.header]
+    return "\n".join(markdown_table(replace(table, header=header, rows=rows, note=_escape(table.note))))
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _cell(text: Any) -> str:
+    """In one line, and with nothing that would end a table's cell or start a tag."""
+    return _escape(" ".join(str(text).split())).replace("|", "\\|")

@@ -1,0 +1,229 @@
+"""Models to the Hub: what may go is checked first, the card is filled in, and all is sent in one commit."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
+
+from ..inference.predict import load_ark
+from ..models.ark import configuration_ark, image_processing_ark, modeling_ark
+from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from ..provenance import PROVENANCE_FILE
+from .model_card import model_card_files
+from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
+
+CODE_FILES = {
+    Path(str(module.__file__)).name: Path(str(module.__file__))
+    for module in (configuration_ark, image_processing_ark, modeling_ark)
+}
+NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
+WEIGHTS_INDEX = "model.safetensors.index.json"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+ALLOWED = {*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", WEIGHTS_INDEX}
+GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
+# By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
+REFUSED = {
+    "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd", ".nii", ".gz", ".webp"),
+    "pickles, which run code when they are loaded": (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"),
+    "tables or arrays, which may be about patients": (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".npy", ".npz"),
+}
+# What git and the Hub's client leave in a folder that came from there
+LEFT_BY_TOOLS = re.compile(r"\.gitattributes|\.gitignore|(\.git|\.cache/huggingface)/.*")
+ABOUT_A_PATIENT = re.compile(
+    r"(patient|study)[ _]?(id|name|instance|birth)|birth[ _]?date|\bmrn\b|accession|image_id", re.IGNORECASE
+)
+
+
+def push_model(
+    folder: Path,
+    repo_id: str,
+    report: Path | None = None,
+    public: bool = False,
+    license_id: str | None = None,
+    revision: str | None = None,
+    pull_request: bool = False,
+) -> Push:
+    """
+    Pushes a model with its processor, code, card, report and recipe, in one commit.
+
+    What an interrupted push has sent, and files that have not changed, are not sent again. What an earlier push sent
+    and this one does not have is removed.
+
+    Args:
+        folder: See [`check_model_folder`], whose checks come first.
+        repo_id: `someone/name`, or `name` for the account's own.
+        report: Folder that `ark-hf evaluate --out` wrote for this model: the card shows its results.
+        public: Whether everybody may find the repository; it is made if there is none.
+        license_id: Of the weights, by its name on the Hub, such as "cc-by-nc-4.0".
+        revision: Branch to push to; it is made if there is none.
+        pull_request: Whether to propose the change to the repository's owner instead.
+
+    Raises:
+        ValueError: The folder may not be pushed; the report is of other weights; the repository is public where it
+            should be private or the reverse, or holds something else; or the Hub refuses or cannot be reached.
+    """
+    files = model_files(folder, repo_id, report, license_id)  # before anything is asked of the Hub
+    api = HfApi()
+    with explained(f"Cannot push {folder} to {repo_id}: "):
+        there = open_repository(api, repo_id, "model", public, revision, pull_request)
+        if not there.is_new and not _holds_ark(there):
+            raise ValueError("it holds something else; choose another name.")
+        if there.id != repo_id:  # a name without the account's
+            files |= model_card_files(folder, there.id, report, license_id)
+        message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(files)} files"
+        return send(api, there, files, message, _is_ours, revision, pull_request)
+
+
+def model_files(
+    folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None
+) -> dict[str, Path | bytes]:
+    """All that would go to the Hub, by path in the repository; arguments and errors as of [`push_model`]."""
+    files: dict[str, Path | bytes] = dict(check_model_folder(folder))
+    generated = model_card_files(folder, repo_id, report, license_id)
+    for name, content in generated.items():
+        if not name.endswith(".png"):
+            _check_text_file(name, content.decode("utf-8"))
+    return files | generated
+
+
+def check_model_folder(folder: Path) -> dict[str, Path]:
+    """
+    What of a model's folder goes to the Hub, if all of it may. The card there is not among it: a new one is made.
+
+    Args:
+        folder: An ark-cxr that training, conversion, calibration or `save_pretrained` wrote.
+
+    Returns:
+        The files by their path in the repository.
+
+    Raises:
+        ValueError: The folder is no Ark model, cannot be loaded, or holds images, tables, pickles, code that is not
+            this package's, tokens, paths of this machine or anything else that is no part of a model.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder.")
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    files = {name: path for name, path in found.items() if not LEFT_BY_TOOLS.fullmatch(name)}
+    weights = {name for name in files if WEIGHTS.fullmatch(name)}
+    others = sorted(set(files) - ALLOWED - weights)
+    for what, endings in REFUSED.items():
+        refused = [name for name in others if name.lower().endswith(endings)]
+        if refused:
+            raise ValueError(
+                f"{folder} holds {what}: {name_files(refused)}. Move them elsewhere, or save the model alone with "
+                "`save_pretrained`."
+            )
+    if others:
+        raise ValueError(
+            f"{folder} holds files that are no part of a model: {name_files(others)}. Move them elsewhere."
+        )
+    missing = [name for name in NEEDED if name not in files]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {name_files(missing)}. With `import ark_hf`, load the model and its image processor, and "
+            "save both there with `save_pretrained`."
+        )
+    for path in files.values():
+        if path.suffix == ".py":
+            _check_code(path)
+        elif path.suffix == ".json":
+            _check_text_file(path, path.read_text(encoding="utf-8", errors="replace"))
+    _check_auto_map(folder)
+    _check_weights(folder, weights)
+    return {name: path for name, path in files.items() if name != CARD_FILE}
+
+
+def _check_code(path: Path) -> None:
+    if path.read_bytes() != CODE_FILES[path.name].read_bytes():
+        raise ValueError(
+            f"{path} is not the code of this version of ark-hf, and would run on its readers' machines. Load the "
+            "model and save it again with `save_pretrained`."
+        )
+
+
+def _check_auto_map(folder: Path) -> None:
+    """Raises `ValueError` if the classes that readers would load are not those of the code beside them."""
+    expected = {"config.json": AUTO_MAP, "preprocessor_config.json": ArkImageProcessor().to_dict()["auto_map"]}
+    for name, classes in expected.items():
+        if json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") != classes:
+            raise ValueError(
+                f"{folder / name} names other code than this package's under `auto_map`. With `import ark_hf`, load "
+                "the model and its image processor, and save them again with `save_pretrained`."
+            )
+
+
+def _check_weights(folder: Path, names: set[str]) -> None:
+    """Raises `ValueError` if the files are not safetensors, or do not hold this model and nothing else."""
+    stored: set[str] = set()
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, "pt") as weights:
+                check_text(folder / name, json.dumps(weights.metadata() or {}))
+                stored |= set(weights.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / name} is no safetensors file: {error}.") from None
+    classifies = "ArkForImageClassification" in (ArkConfig.from_pretrained(folder).architectures or [])
+    model, _ = load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
+    beside = sorted(stored - set(model.state_dict()))
+    if beside:
+        raise ValueError(
+            f"{folder} holds tensors that are not the model's: {name_files(beside)}. Load the model and save it again."
+        )
+
+
+def _check_text_file(name: Path | str, text: str) -> None:
+    if str(name).endswith(".html"):  # the page says what the JSON says, in tags that look like paths
+        check_secrets(name, text)
+        return
+    if not str(name).endswith(".json"):
+        check_text(name, text)
+        return
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error}.") from None
+    for key in _keys(values):
+        if ABOUT_A_PATIENT.search(key):
+            raise ValueError(f"{name} is about single patients or images ({key}): take it out.")
+        check_text(name, key)
+    for value in _texts(values):
+        check_text(name, value)
+
+
+def _keys(values: Any) -> Iterator[str]:
+    """All keys in a JSON value, at any depth."""
+    if isinstance(values, Mapping):
+        yield from values
+    for value in _inside(values):
+        yield from _keys(value)
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All texts in a JSON value that are no keys, at any depth."""
+    if isinstance(values, str):
+        yield values
+    for value in _inside(values):
+        yield from _texts(value)
+
+
+def _inside(values: Any) -> Iterable[Any]:
+    if isinstance(values, Mapping):
+        return values.values()
+    return values if isinstance(values, list) else ()
+
+
+def _is_ours(path: str) -> bool:
+    return bool(path in ALLOWED or WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path))
+
+
+def _holds_ark(there: Repository) -> bool:
+    if "config.json" not in there.files:
+        return False
+    values, _ = ArkConfig.get_config_dict(there.id, revision=there.commit)
+    return values.get("model_type") == "ark"

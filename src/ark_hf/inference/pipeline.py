@@ -1,0 +1,206 @@
+"""The pipeline "chest-xray-classification": transformers' image classification, for radiographs and several tasks."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import ImageClassificationPipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
+from ..data.images.inputs import input_name, read_input
+from .heatmaps import heat_maps
+from .overlays import check_whole_picture
+from .task_labels import TaskLabel, labels_by_task
+
+
+class ChestXrayClassificationPipeline(ImageClassificationPipeline):
+    """
+    Radiographs to the probabilities of every task, with the model's operating points and reasons to doubt a picture.
+
+    ```python
+    import ark_hf
+    from transformers import pipeline
+
+    pipe = pipeline("chest-xray-classification", model="ark-cxr")
+    pipe("chest.dcm")["tasks"]["rsna"]  # [{"label": "pneumonia", "score": 0.91, "threshold": 0.42, "positive": True}]
+    for result in pipe(paths, tasks=["rsna"], batch_size=16): ...
+    ```
+
+    It reads what [`read_input`] reads, where the stock pipeline opens files as 8-bit RGB; of the same grey values both
+    make the same probabilities. `device`, `dtype`, `batch_size` and `num_workers` are those of every pipeline.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.model.config.problem_type == "regression":
+            raise ValueError("This model is trained for regression: it gives no probabilities.")
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """
+        Args:
+            inputs: One radiograph as [`read_input`] takes it, or several: a list, a folder (all image files below it,
+                sorted), a `datasets.Dataset` with a column `image`, a generator, or transformers' `KeyDataset`.
+            tasks (`list[str]`, *optional*):
+                The tasks to answer; all of the model's, in its order, unless given.
+            top_k (`int`, *optional*):
+                How many labels of each task to return, the most probable ones; all unless given.
+            heatmaps (`bool`, *optional*, defaults to `False`):
+                Whether to return a heat map of every returned label, as [`heat_maps`] gives it. The image processor
+                must show the whole picture, not crops.
+            batch_size (`int`, *optional*, defaults to 1):
+                Pictures a forward pass. They may differ in size, and do not influence each other.
+
+        Returns:
+            For one radiograph a dictionary; for a list or a folder a list of them in order; for what need not fit into
+            memory (dataset, generator) an iterator.
+
+            - **image** (`str` or `None`) -- The path or address.
+            - **warnings** (`list[str]`) -- Reasons to doubt the picture, such as that it is in colour.
+            - **tasks** (`dict[str, list[dict]]`) -- By task, "classifier" for a model without named ones, the labels
+              from the most probable to the least: `label`; `score`, a float in [0, 1], the head's own probability
+              (several crops: their mean); `threshold`, the operating point saved with the model, or `None`;
+              `positive`, whether the score reaches it, or `None`; and with `heatmaps` `heatmap`, float32 (h, w) in
+              [0, 1] over the whole picture.
+
+            One of several that cannot be read is a dictionary of **image** and **error**, the reason.
+
+        Raises:
+            UnreadableImageError: The only radiograph cannot be read.
+            ValueError: There is no such task, or an option is out of range.
+        """
+        if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
+            files = image_files_in(Path(inputs))
+            if not files:
+                raise UnreadableImageError(f"{inputs}: this is a folder without files in {', '.join(IMAGE_SUFFIXES)}")
+            inputs = [str(path) for path in files]
+        elif hasattr(inputs, "cast_column"):
+            inputs = _image_column(inputs)
+        elif isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray)):
+            inputs = list(inputs)  # a tuple, or a column of a dataset
+        if isinstance(inputs, list) and not inputs:
+            return []
+        return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        Saves model and image processor.
+
+        The pipeline's own code, which transformers would copy beside them, needs this package and stays in it.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(
+        self, tasks: Sequence[str] | None = None, top_k: int | None = None, heatmaps: bool | None = None
+    ) -> tuple[dict, dict, dict]:
+        chosen: dict[str, Any] = {}
+        if tasks is not None:
+            known = list(labels_by_task(self.model.config))
+            unknown = [name for name in tasks if name not in known]
+            if isinstance(tasks, str) or not tasks or unknown:
+                raise ValueError(f"`tasks` is a list of {known}, which this model has; got {tasks!r}.")
+            chosen["tasks"] = list(tasks)
+        if top_k is not None:
+            if not isinstance(top_k, int) or top_k < 1:
+                raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
+            chosen["top_k"] = top_k
+        if heatmaps is not None:
+            if heatmaps:
+                check_whole_picture(self.image_processor)
+            chosen["heatmaps"] = heatmaps
+        return {}, chosen, {name: value for name, value in chosen.items() if name != "heatmaps"}
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        # This is where several inputs go through, and one that cannot be read must not stop the others.
+        preprocess_params = {**preprocess_params, "go_on": True}
+        return super().get_iterator(
+            inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
+        )
+
+    def preprocess(self, image: Any, go_on: bool = False) -> dict[str, Any]:
+        about: dict[str, Any]
+        try:
+            read = read_input(image)
+            pixels, about = read.pixels, {"image": read.name, "warnings": read.warnings}
+        except UnreadableImageError as refusal:
+            if not go_on:
+                raise
+            # Something has to take its place in the batch, and is forgotten afterwards.
+            pixels, about = np.zeros((1, 1, 1), np.uint8), {"image": input_name(image), "error": str(refusal)}
+        pixel_values = self.image_processor(images=pixels, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixel_values.to(self.dtype), "about": about}
+
+    def _forward(
+        self,
+        model_inputs: dict[str, Any],
+        tasks: Sequence[str] | None = None,
+        top_k: int | None = None,
+        heatmaps: bool = False,
+    ) -> dict[str, Any]:
+        from .predict import crop_logits, mean_probabilities  # half a second, which importing us need not
+
+        pixel_values = model_inputs["pixel_values"]
+        scores = mean_probabilities(crop_logits(self.model, pixel_values).numpy(), self.model.config)
+        outputs = {"scores": scores, "about": model_inputs["about"]}
+        if heatmaps:
+            outputs["heatmaps"] = np.concatenate(
+                [
+                    self._heat_maps(pixel_values[row : row + 1], self._most_probable(scores[row], tasks, top_k))
+                    for row in range(len(scores))
+                ]
+            )
+        return outputs
+
+    def _heat_maps(self, pixel_values: torch.Tensor, labels: dict[str, list[TaskLabel]]) -> np.ndarray:
+        """(1, num_labels, h, w) with the maps of the given labels, one picture at a time for the sake of memory."""
+        columns = [label.column for task in labels.values() for label in task]
+        maps = heat_maps(self.model, pixel_values, columns)
+        all_maps = np.zeros((1, self.model.config.num_labels, *maps.shape[2:]), maps.dtype)
+        all_maps[:, columns] = maps
+        return all_maps
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], tasks: Sequence[str] | None = None, top_k: int | None = None
+    ) -> dict[str, Any]:
+        about, scores = model_outputs["about"], model_outputs["scores"][0]
+        if "error" in about:
+            return about
+        answers: dict[str, list[dict]] = {}
+        for task, labels in self._most_probable(scores, tasks, top_k).items():
+            answers[task] = []
+            for label in labels:
+                score = float(scores[label.column])
+                positive = None if label.threshold is None else score >= label.threshold
+                answer = {"label": label.name, "score": score, "threshold": label.threshold, "positive": positive}
+                if "heatmaps" in model_outputs:
+                    answer["heatmap"] = model_outputs["heatmaps"][0, label.column]
+                answers[task].append(answer)
+        return {**about, "tasks": answers}
+
+    def _most_probable(
+        self, scores: np.ndarray, tasks: Sequence[str] | None, top_k: int | None
+    ) -> dict[str, list[TaskLabel]]:
+        return {
+            name: sorted(labels, key=lambda label: scores[label.column], reverse=True)[:top_k]
+            for name, labels in labels_by_task(self.model.config).items()
+            if tasks is None or name in tasks
+        }
+
+
+def _image_column(rows: Any) -> Any:
+    """The pictures of a dataset as they are stored, because `datasets` decodes neither DICOM nor all depths."""
+    from datasets import Image
+
+    if "image" not in (rows.column_names or ["image"]):
+        raise ValueError(
+            f"The dataset needs a column `image`; it has {rows.column_names}. Choose a split, or rename one."
+        )
+    if isinstance((rows.features or {}).get("image"), Image):
+        rows = rows.cast_column("image", Image(decode=False))
+    if not hasattr(rows, "__len__"):
+        return (row["image"] for row in rows)
+    return KeyDataset(rows.select_columns("image"), "image")

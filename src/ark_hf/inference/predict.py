@@ -1,0 +1,251 @@
+"""Loading a model, and its probabilities over a task dataset or over files."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from ..data.images.image_files import UnreadableImageError
+from ..data.images.inputs import RadiographInput, read_input
+from ..data.loading import InferenceSamples, iterate
+from ..data.views import resize_side
+from ..hub_errors import explain, is_of_the_hub
+from ..models.ark.configuration_ark import ArkConfig, ArkTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification
+
+# What transformers raises for files that are absent, damaged, or hold JSON of another kind
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+
+
+def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[Any, ArkImageProcessor]:
+    """
+    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
+
+    Args:
+        name_or_path: Folder or Hub id of an ark-cxr.
+        kind: `ArkForImageClassification`, or `ArkModel` for the encoder alone.
+
+    Raises:
+        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads.
+    """
+    folder = Path(name_or_path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
+        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+    if not folder.exists() and "/" not in name_or_path:
+        raise ValueError(
+            f"Cannot load an Ark model from {name_or_path!r}: there is no such folder here, and models on the Hub are "
+            "named someone/name."
+        )
+    try:
+        values, _ = ArkConfig.get_config_dict(name_or_path)
+        if values.get("model_type") != "ark":
+            raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
+        model, loaded = kind.from_pretrained(
+            name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        processor = ArkImageProcessor.from_pretrained(name_or_path)
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())  # transformers' own run over several lines
+        if is_of_the_hub(error):
+            reason = f"it is no folder here, and on the Hub {explain(error)}"
+        raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {reason}") from None
+    missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
+    if missing and all(name.startswith("classifier.") for name in missing):
+        raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
+    if missing:
+        raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+    return model.eval().to(Accelerator().device), processor
+
+
+def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:
+    """
+    The processor with one of the original's views (specification of the originals, section 4).
+
+    Args:
+        image_size: Side of the model's input.
+        crops: "whole": what the processor itself does, as a rule one resize to `image_size`, the view of the
+            zero-shot notebook and of pretraining's teacher; "center": a resize and the centre crop, the validation
+            view; "ten": the same resize and the ten crops, the test view. The resize is to the processor's `size` if
+            that is larger than `image_size`, otherwise to [`resize_side`].
+
+    Raises:
+        ValueError: `crops` is something else.
+    """
+    if crops not in ("whole", "center", "ten"):
+        raise ValueError(f"crops must be 'whole', 'center' or 'ten', not {crops!r}.")
+    if crops == "whole":
+        return processor
+    own = processor.size
+    larger = processor.do_resize and min(own["height"], own["width"]) > image_size
+    return type(processor).from_dict(
+        processor.to_dict(),
+        do_resize=True,
+        intermediate_size=None,
+        size=own if larger else resize_side(image_size),
+        crop_size=image_size,
+        do_center_crop=crops == "center",
+        do_ten_crop=crops == "ten",
+    )
+
+
+@torch.no_grad()
+def predict_logits(
+    model: ArkForImageClassification,
+    samples: InferenceSamples,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int = 0,
+    description: str | None = None,
+    all_heads: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Runs the head of the samples' task over all samples, or all heads; every process gets all rows.
+
+    Returns:
+        The head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples' processor gives
+        several crops an image; with `all_heads` those that the model gives without a task, whatever the samples' task
+        is; and targets: float (samples, labels) with NaN unknown, or int (samples,) with -100 unknown.
+    """
+    head = None if all_heads else samples.task.name
+    rows = np.arange(len(samples))[accelerator.process_index :: accelerator.num_processes]
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    was_training = model.training
+    model.eval()
+    parts = []
+    progress = tqdm(
+        iterate(samples, batches, num_workers),
+        total=len(batches),
+        desc=description,
+        disable=description is None or not accelerator.is_main_process,
+        leave=False,
+    )
+    for batch in progress:
+        with accelerator.autocast():
+            logits = crop_logits(model, batch["pixel_values"].to(accelerator.device), head)
+        parts.append((logits.numpy(), batch["labels"].numpy()))
+    model.train(was_training)
+
+    mine = (
+        zip(rows.tolist(), *(np.concatenate(part) for part in zip(*parts, strict=True)), strict=True) if parts else ()
+    )
+    gathered = gather_object(list(mine))
+    gathered.sort(key=lambda row: row[0])
+    return np.stack([row[1] for row in gathered]), np.stack([row[2] for row in gathered])
+
+
+def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndarray:
+    """
+    Probabilities of the task's head: a sigmoid a label, or a softmax, of each crop, and then the mean over the crops.
+
+    For the logits of all heads, pass the model's config in place of the task.
+
+    The original averages probabilities, not logits (specification of the originals, section 8, item 8).
+
+    Args:
+        logits: (samples, labels), or (samples, crops, labels), as [`predict_logits`] gives them.
+
+    Returns:
+        float64 (samples, labels) in [0, 1].
+    """
+    values = torch.as_tensor(logits, dtype=torch.float64)
+    multi_label = task.problem_type == "multi_label_classification" or values.shape[-1] == 1
+    probabilities = (values.sigmoid() if multi_label else values.softmax(dim=-1)).numpy()
+    return probabilities.mean(axis=1) if probabilities.ndim == 3 else probabilities
+
+
+def crop_logits(model: ArkForImageClassification, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
+    """
+    float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W), on the
+    CPU.
+    """
+    logits = model(pixel_values.flatten(0, -4), task=task).logits
+    return logits.cpu().double().unflatten(0, pixel_values.shape[:-3])
+
+
+@torch.no_grad()
+def predict_files(
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    paths: Sequence[Path | str],
+    batch_size: int = 16,
+    on_image: Callable[[RadiographInput, np.ndarray], None] | None = None,
+) -> Iterator[tuple[Path | str, np.ndarray | str]]:
+    """
+    Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_input`] reads.
+
+    If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`].
+
+    Args:
+        on_image: Is given each image that can be read, and its probabilities, before they are yielded.
+
+    Yields:
+        Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
+    """
+    for start in tqdm(range(0, len(paths), batch_size), desc="predicting", unit="batch"):
+        images: list[RadiographInput] = []
+        results: list[int | str] = []
+        batch = paths[start : start + batch_size]
+        for path in batch:
+            try:
+                images.append(read_input(path))
+                results.append(len(images) - 1)
+            except UnreadableImageError as error:
+                results.append(str(error))
+        if images:
+            pixels = [image.pixels for image in images]
+            pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
+            probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
+        for path, result in zip(batch, results, strict=True):
+            if isinstance(result, str):
+                yield path, result
+                continue
+            if on_image is not None:
+                on_image(images[result], probabilities[result])
+            yield path, probabilities[result]
+
+
+def write_predictions(
+    path: Path, labels: list[str], results: Iterator[tuple[Path | str, np.ndarray | str]]
+) -> tuple[int, Path | None]:
+    """
+    Writes one row an image, one column a label; files that cannot be read go to `<name>.unreadable.csv` beside it.
+
+    If none can be read, nothing is written to `path`, and a file that is there stays.
+
+    Returns:
+        The number of images, and the path of the second file if there is one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unreadable_path = path.with_name(f"{path.stem}.unreadable.csv")
+    new, read, unreadable = path.with_name(f".{path.name}.new"), 0, []
+    with open(new, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *labels])
+        for image, result in results:
+            if isinstance(result, str):
+                unreadable.append([str(image), result])
+            else:
+                writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
+                read += 1
+    if read:
+        new.replace(path)
+    else:
+        new.unlink()
+    unreadable_path.unlink(missing_ok=True)
+    if not unreadable:
+        return read, None
+    with open(unreadable_path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["image", "reason"], *unreadable])
+    return read, unreadable_path

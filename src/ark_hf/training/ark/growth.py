@@ -1,0 +1,63 @@
+"""What further training does to the tasks that a model had learned before (the COVIDx protocol of Ark)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..initial_weights import initial_heads
+from .curriculum import Curriculum
+
+
+def earlier_tasks(curriculum: Curriculum, init: str | None) -> list[str]:
+    """
+    Names of the tasks that the model knew before the run.
+
+    Args:
+        init: Where the model came from: those of its heads. None for a caller's own model: those that are not trained.
+
+    Raises:
+        ValueError: A task is only evaluated, and `init` has no head for it.
+    """
+    evaluated = [data.name for data in curriculum.tasks if data.train is None]
+    known = evaluated if init is None else initial_heads(init)
+    unknown = [name for name in evaluated if name not in known]
+    if unknown:
+        raise ValueError(f"`train: false` evaluates heads that `init` has; {init!r} has none for {unknown}.")
+    return [task.name for task in curriculum.heads if task.name in known]
+
+
+def growth_table(history: Sequence[dict[str, Any]], earlier: Sequence[str]) -> str:
+    """
+    The teacher's validation AUROC before and after a run as a Markdown table, earlier tasks first.
+
+    Args:
+        history: That of `metrics.json`; its first entry is of cycle 0, the model before any step.
+        earlier: Tasks that the initial model had learned. For the others "before" is of a head that knew nothing.
+
+    Returns:
+        A row a task, and one of the mean over the earlier tasks; an AUROC that cannot be computed is "undefined".
+    """
+    before, after = (
+        {name: task["mean_auroc"] for name, task in entry["validation"]["teacher"]["tasks"].items()}
+        for entry in (history[0], history[-1])
+    )
+    known = [name for name in earlier if name in before]
+    rows = [_row(name, before[name], after[name]) for name in known]
+    if known:
+        rows.append(
+            _row("mean of the earlier tasks", *(_mean([aurocs[n] for n in known]) for aurocs in (before, after)))
+        )
+    rows += [_row(f"{name} (new)", before[name], after[name]) for name in before if name not in known]
+    return "\n".join(["| task | before | after | change |", "|---|---|---|---|", *rows])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)  # NaN if one of them is: a mean over other tasks could not be compared
+
+
+def _row(name: str, before: float, after: float) -> str:
+    return f"| {name} | {_figure(before, '.4f')} | {_figure(after, '.4f')} | {_figure(after - before, '+.4f')} |"
+
+
+def _figure(value: float, form: str) -> str:
+    return "undefined" if math.isnan(value) else format(value, form)

@@ -1,0 +1,68 @@
+"""What of the encoder is trained, and how fast: frozen stages and layer-wise learning-rate decay."""
+
+from typing import Any
+
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from ...models.ark.modeling_ark import ArkForImageClassification
+
+
+def freeze_encoder(model: ArkForImageClassification, freeze: str) -> None:
+    """
+    Stops the training of the encoder or of its first stages, for good: whatever `model.train()` is told later, their
+    normalising statistics stay, and no path in them is dropped.
+
+    Args:
+        model: Changed in place.
+        freeze: "none", "encoder", or a number of stages (of a ViT, blocks) from the image; the stem counts as 0.
+
+    Raises:
+        ValueError: The encoder has fewer stages.
+    """
+    if freeze == "none":
+        return
+    encoder: Any = model.base_model.encoder
+    stage_of = group_parameters(encoder, encoder.group_matcher(coarse=True), reverse=True)
+    last = max(stage_of.values())  # of some encoders the norm behind the last stage
+    frozen = last if freeze == "encoder" else int(freeze)
+    if frozen > last:
+        raise ValueError(f"freeze: the encoder {model.config.backbone!r} has {last} stages, not {freeze}.")
+    for name, parameter in encoder.named_parameters():
+        if stage_of.get(name, last) <= frozen:
+            parameter.requires_grad_(False)
+    for module in encoder.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            _keep_in_eval_mode(module)
+
+
+def _keep_in_eval_mode(module: nn.Module) -> None:
+    module.eval()
+    module.train = lambda mode=True: module  # type: ignore[method-assign]
+
+
+def parameter_groups(
+    model: ArkForImageClassification, learning_rate: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """
+    Groups for an optimiser: each layer of the encoder learns `layer_decay` times as fast as the one behind it, the
+    last layer, the projector and the heads at `learning_rate` (Bao et al., BEiT, 2022). Biases and norms do not decay.
+
+    Parameters that are not trained are in no group.
+    """
+    encoder: Any = model.base_model.encoder
+    skipped = encoder.no_weight_decay() if hasattr(encoder, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(encoder, weight_decay, skipped, layer_decay=layer_decay)
+    for group in groups:
+        group["lr"] = learning_rate * group.pop("lr_scale")
+    of_encoder = {id(parameter) for parameter in encoder.parameters()}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in of_encoder]
+    for decay, chosen in (
+        (weight_decay, [p for p in others if p.ndim > 1]),
+        (0.0, [p for p in others if p.ndim <= 1]),
+    ):
+        if chosen:
+            groups.append({"params": chosen, "weight_decay": decay, "lr": learning_rate})
+    return groups

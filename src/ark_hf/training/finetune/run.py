@@ -1,0 +1,276 @@
+"""Fine-tuning of one task with the stock `Trainer`: a run a seed, resumable, tested once at the end."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+
+from ...data.loading import InferenceSamples
+from ...data.summary import training_split_facts
+from ...evaluation.report.page import write_report
+from ...evaluation.report.task_report import report_task
+from ...evaluation.scoring import EvaluationData, ScoredTask, score_task
+from ...files import replace_folder, write_json, write_text
+from ...inference.predict import load_ark, mean_probabilities, predict_logits
+from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.image_processing_ark import ArkImageProcessor
+from ...models.ark.modeling_ark import ArkForImageClassification
+from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
+from ..ark.recipe import PretrainingArguments
+from ..initial_weights import build_student, initial_heads, start_facts
+from .arguments import FinetuningArguments
+from .data import FinetuningData, choose_training_rows, load_finetuning_data
+from .report import results_text, summarise
+from .trainer import DIVERGED, create_trainer, label_aurocs
+
+MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
+TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
+
+
+def finetune(
+    model: str, dataset: str, args: FinetuningArguments, data: FinetuningData | None = None
+) -> dict[str, Any]:
+    """
+    Fine-tunes `model` on a dataset, once a seed, and scores the test split.
+
+    `args.output_dir` then holds `seed-N/ark-cxr` (an ordinary ark-cxr of one head), `seed-N/metrics.json`,
+    `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and
+    `results.md`.
+    The same call again goes on where it was stopped, and does not train finished seeds again.
+
+    Args:
+        model: "none" (from scratch), "imagenet", a weights file of the encoder, or a folder or Hub id of an ark-cxr.
+        dataset: Folder or Hub id of a task dataset, or with `args.label_columns` of any image dataset.
+        args: The settings.
+        data: The dataset's splits, where they are loaded already.
+
+    Returns:
+        What `results.json` holds: `seeds` (of each seed its metrics.json), `validation` and `test` (mean over the
+        seeds of the mean AUROC, and its interval). What is undefined is None in `seeds` and NaN in the means.
+
+    Raises:
+        ValueError: Model, data and settings do not fit each other, or the folder holds a run with other settings.
+    """
+    data = data or load_finetuning_data(dataset, args)
+    folder = Path(args.output_dir)
+    facts = {"model": model, "dataset": data.dataset, "task": data.task.to_dict(), "train_images": len(data.train)}
+    state = PartialState()
+    with state.main_process_first():
+        check_same_run(folder, facts | args.lasting_settings())
+    results = []
+    for seed in args.seeds:
+        seed_folder = folder / f"seed-{seed}"
+        metrics = train_seed(model, data, args, seed, seed_folder)
+        if args.test and data.test is not None and not is_tested(seed_folder):
+            metrics = score_test(data, args, seed, seed_folder)
+        results.append(metrics)
+    facts["model"] = shown_name(model)
+    summary = {**facts, "settings": args.lasting_settings(), **summarise(results)}
+    if state.is_main_process:
+        write_json(folder / "results.json", summary)
+        write_text(folder / "results.md", results_text(summary))
+        for seed in args.seeds:
+            _note_seeds(folder / f"seed-{seed}" / MODEL_FOLDER, summary)
+    state.wait_for_everyone()
+    return summary
+
+
+def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
+    """Tells a seed's model what all seeds reached: its card shows it."""
+    rows = [
+        {
+            "seed": each["seed"],
+            "validation": each["validation"] and each["validation"]["mean_auroc"],
+            "test": each["test"]["mean"]["auroc"] if each.get("test") else None,
+        }
+        for each in summary["seeds"]
+    ]
+    seeds = {"runs": rows, "validation": summary["validation"], "test": summary["test"]}
+    origin = read_provenance(model_folder)
+    if origin is not None:  # a run of an earlier version has none
+        write_json(model_folder / PROVENANCE_FILE, {**origin, "seeds": seeds})
+
+
+def is_tested(seed_folder: Path) -> bool:
+    """Whether a seed's test scores and their report are there."""
+    return read_metrics(seed_folder).get("test") is not None and (seed_folder / REPORT_FOLDER).is_dir()
+
+
+def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
+    """
+    Notes in a new run folder what its models hang on, and in one of an earlier run checks it.
+
+    Raises:
+        ValueError: The earlier run had other settings, or the folder is of something else.
+    """
+    path = folder / "settings.json"
+    if not path.exists() and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run of fine-tuning; choose another output_dir.")
+    if not any(folder.rglob("seed-*")):  # nothing was trained yet
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings))
+    changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings: "
+            + "; ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in changed)
+            + ". Use its settings to go on with it, or another output_dir for a new run."
+        )
+
+
+def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
+    """
+    Trains one seed, or reads back what it gave if it is finished: see [`finetune`].
+
+    Returns:
+        What `folder/metrics.json` holds: `seed`, `train_images`, `steps`, `best_step`, `history` (each validation) and
+        `validation`: `mean_auroc` and by label `auroc`, of the weights that were kept; None where undefined.
+    """
+    if (folder / "metrics.json").exists():
+        return read_metrics(folder)
+    rows = choose_training_rows(data, args, seed)
+    start, processor = initial_model(model, data.task, args, seed)
+    trainer = create_trainer(start, processor, rows, data, args, seed, folder / "checkpoints")
+    checkpoint = _newest_checkpoint(folder / "checkpoints")
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
+    tuned.eval()
+    if not all(torch.isfinite(parameter).all() for parameter in tuned.parameters()):
+        raise FloatingPointError(DIVERGED)
+    metrics = {
+        "seed": seed,
+        "train_images": len(rows),
+        "head": "continued" if not args.new_head and data.task.name in initial_heads(model) else "fresh",
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step or trainer.state.global_step,
+        "history": _history(trainer.state.log_history),
+        "validation": _validation(tuned, processor, data, args),
+    }
+
+    splits = {"train": rows} | ({} if data.validation is None else {"validation": data.validation})
+    counts = {split: training_split_facts(data.task, each) for split, each in splits.items()}
+
+    def save(target: Path) -> None:
+        tuned.save_pretrained(target)
+        processor.save_pretrained(target)
+        kept = ("seed", "train_images", "head", "steps", "best_step", "validation")
+        write_provenance(
+            target,
+            "fine-tuning",
+            {
+                **start_facts(model),
+                "settings": args.lasting_settings(),
+                "data": [{"task": data.task.name, **data.facts, "uncertain": args.uncertain, "splits": counts}],
+                "compute": compute_facts(
+                    trainer.accelerator.device,
+                    trained.metrics["train_runtime"] if checkpoint is None else None,  # of this sitting alone
+                    trainer.accelerator.num_processes,
+                    args.mixed_precision,
+                ),
+                **{name: metrics[name] for name in kept},
+            },
+        )
+
+    if trainer.is_world_process_zero():
+        replace_folder(folder / MODEL_FOLDER, save)
+        write_json(folder / "metrics.json", metrics)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return read_metrics(folder)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """A seed's metrics.json."""
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def initial_model(
+    model: str, task: ArkTask, args: FinetuningArguments, seed: int
+) -> tuple[ArkForImageClassification, ArkImageProcessor]:
+    """
+    The model before its first step, with the task's head alone, and its processor.
+
+    A head of the same name and labels goes on, unless `args.new_head`; otherwise it is fresh.
+
+    Raises:
+        ValueError: `model` names nothing that can be loaded, or has a head of the same name with other labels.
+    """
+    shape: dict[str, Any] = {"backbone": args.backbone, "backbone_kwargs": args.backbone_kwargs}
+    shape |= {"projector_dim": args.projector_dim, "projector_type": args.projector_type}
+    if args.drop_path_rate is not None:
+        shape["drop_path_rate"] = args.drop_path_rate
+    recipe = PretrainingArguments(args.output_dir, init=model, image_size=args.image_size, seed=seed, **shape)
+    start, processor = build_student(recipe, [task])
+    start.keep_tasks([task.name])
+    if args.new_head:
+        torch.manual_seed(seed)
+        start.heads[task.name].reset_parameters()
+    if args.drop_path_rate is not None and args.drop_path_rate != start.config.drop_path_rate:
+        start.config.drop_path_rate = args.drop_path_rate
+        start.set_image_size(start.config.image_size)  # builds the encoder anew, with the new rate
+    size = start.config.image_size
+    return start.train(), processor or ArkImageProcessor(size={"height": size, "width": size})
+
+
+def _validation(model, processor, data: FinetuningData, args: FinetuningArguments) -> dict[str, Any] | None:
+    if data.validation is None:
+        return None
+    samples = InferenceSamples(data.validation, data.task, processor)
+    logits, targets = predict_logits(model, samples, Accelerator(), args.eval_batch_size)
+    return label_aurocs(mean_probabilities(logits, data.task), targets, data.task)
+
+
+def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"step": entry["step"], "loss": entry["eval_loss"], "mean_auroc": entry["eval_mean_auroc"]}
+        for entry in log
+        if "eval_mean_auroc" in entry
+    ]
+
+
+def _newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole; `Trainer` writes its state last, and a kill before that leaves a part."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():
+            shutil.rmtree(checkpoint)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return str(checkpoints[-1]) if checkpoints else None
+
+
+def score_test(data: FinetuningData, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
+    """
+    Scores a finished seed on the test split, and adds `test` to its metrics.json: of a [`TaskReport`] the counts and
+    the AUROCs with their patient-clustered intervals, beside the shortcut baseline fitted on the same training images.
+
+    `report` beside it is that of `ark-hf evaluate`, and `test_predictions.npz` holds `probabilities` float64 (rows,
+    labels) and `targets` (rows, labels; NaN unknown) in the order of the split, and `labels`, their names.
+    """
+    model, processor = load_ark(str(folder / MODEL_FOLDER))
+    rows = choose_training_rows(data, args, seed)
+    evaluation = EvaluationData(data.dataset, data.task, "test", data.test, rows)
+    scored = score_task(model, processor, evaluation, args.eval_batch_size)
+    state = PartialState()
+    if state.is_main_process:
+        save_predictions(folder, scored, data.task)
+        report = report_task(evaluation, scored, args.bootstrap)
+        facts = {"model": MODEL_FOLDER, "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER))}
+        write_report([report], folder / REPORT_FOLDER, facts)
+        values = asdict(report)
+        test = {key: values[key] for key in TEST_FIELDS}
+        write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
+    state.wait_for_everyone()
+    return read_metrics(folder)
+
+
+def save_predictions(folder: Path, scored: ScoredTask, task: ArkTask) -> None:
+    """Writes `test_predictions.npz`; see [`score_test`]."""
+    path = folder / PREDICTIONS_FILE
+    np.savez(path, probabilities=scored.probabilities, targets=scored.labels, labels=np.array(task.labels))

@@ -1,0 +1,223 @@
+"""
+The sex protocol: models trained on images of men, of women, and of both, in equal numbers, each tested on both sexes.
+
+As in Larrazabal et al., PNAS 2020, and the robustness tests of the Ark papers.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ...evaluation.scoring import EvaluationData, evaluated_columns, score_task
+from ...files import write_json, write_text
+from ...inference.predict import load_ark
+from ...metrics.auroc import bootstrap_aurocs, percentile_interval, row_means
+from ...provenance import shown_name
+from .arguments import FinetuningArguments
+from .data import FinetuningData, load_finetuning_data, targets_of
+from .report import interval, number, seed_interval
+from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, save_predictions, train_seed
+from .trainer import label_aurocs
+
+SEXES = {"male": "M", "female": "F"}
+ARMS = ("male", "female", "mixed")
+
+
+def sex_protocol(
+    model: str,
+    dataset: str,
+    args: FinetuningArguments,
+    max_images: int | None = None,
+    data: FinetuningData | None = None,
+) -> dict[str, Any]:
+    """
+    Fine-tunes `model` three times a seed, on images of male patients, of female ones and of both, as many of each, and
+    tests each on the male and on the female images of the test split.
+
+    `args.output_dir` then holds a run of [`finetune.finetune`]'s layout a group of training images and seed,
+    `sex_protocol.json` and `sex_protocol.md`. The same call again resumes it.
+
+    Args:
+        model, dataset, args, data: As in [`finetune.finetune`]. A group's weights are chosen on validation images of
+            its own kind.
+        max_images: Training images a group, at most; as many as the sex with fewer has, unless set.
+
+    Returns:
+        What `sex_protocol.json` holds: `images` a group; `auroc` of each group, by the sex of the test images: the
+        mean over the seeds of the mean AUROC, its percentile interval over patients, the values (`seeds`) and their t
+        interval (`over_seeds`); and `gaps`: for each sex the AUROC with models of its own sex less that with models
+        of the other, on the same images, paired by seed and patient. NaN where undefined.
+
+    Raises:
+        ValueError: The dataset has no test split, or no `sex` column with both sexes in train and test; or as in
+            [`finetune.finetune`].
+    """
+    if args.percent is not None or args.per_class is not None:
+        raise ValueError("The sex protocol chooses the training images itself; limit them by max_images.")
+    data = data or load_finetuning_data(dataset, args)
+    of_test = _rows_of(_split(data, "test"), data, "test")
+    of_train = _rows_of(data.train, data, "train")
+    images = min(len(rows) for rows in of_train.values())
+    images = images if max_images is None else min(images, max_images)
+    folder = Path(args.output_dir)
+    facts = {"model": model, "dataset": data.dataset, "task": data.task.to_dict(), "images": images}
+    check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
+    probabilities: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
+    for seed in args.seeds:
+        chosen = choose_groups(data.train, of_train, images, seed)
+        for arm in ARMS:
+            seed_folder = folder / arm / f"seed-{seed}"
+            arm_data = dataclasses.replace(
+                data, train=data.train.select(chosen[arm]), validation=validation_rows(data, arm)
+            )
+            train_seed(model, arm_data, args, seed, seed_folder)
+            probabilities[arm].append(_test_probabilities(arm_data, args, seed_folder))
+    results = {
+        **facts,
+        "model": shown_name(model),
+        "seeds": args.seeds,
+        "settings": args.lasting_settings(),
+        **compare_groups(data, of_test, probabilities, args.bootstrap),
+    }
+    write_json(folder / "sex_protocol.json", results)
+    write_text(folder / "sex_protocol.md", protocol_text(results))
+    return results
+
+
+def _split(data: FinetuningData, name: str) -> Dataset:
+    rows = getattr(data, name)
+    if rows is None:
+        raise ValueError(f"{data.dataset} has no split {name!r}, which the sex protocol needs.")
+    return rows
+
+
+def _rows_of(rows: Dataset, data: FinetuningData, split: str) -> dict[str, np.ndarray]:
+    """Row numbers of each sex. Raises `ValueError` if one has none."""
+    if "sex" not in rows.column_names:
+        raise ValueError(f"{data.dataset} has no column `sex` (M or F), which the sex protocol needs.")
+    sexes = np.array(rows["sex"][:], dtype=object)
+    found = {name: np.flatnonzero(sexes == code) for name, code in SEXES.items()}
+    for name, numbers in found.items():
+        if not len(numbers):
+            known = {code: int((sexes == code).sum()) for code in SEXES.values()}
+            raise ValueError(f"{data.dataset}, split {split!r}: no image is known to be {name} (found {known}).")
+    return found
+
+
+def choose_groups(rows: Dataset, of_sex: Mapping[str, np.ndarray], images: int, seed: int) -> dict[str, np.ndarray]:
+    """
+    The training images of each group: patients in random order, with all their images until `images` are reached.
+
+    Args:
+        rows: The train split.
+        of_sex: Row numbers of the "male" and "female" images.
+        images: Images a group, at most as many as either sex has. The mixed group has half of each.
+        seed: Seed of the order.
+
+    Returns:
+        Row numbers in rising order, `images` in each of "male", "female" and "mixed".
+    """
+    patients = rows["patient_id"][:] if "patient_id" in rows.column_names else [None] * len(rows)
+    ordered = {}
+    for position, (sex, numbers) in enumerate(of_sex.items()):
+        by_patient: dict[Any, list[int]] = {}
+        for row in numbers.tolist():
+            by_patient.setdefault(patients[row] or row, []).append(row)
+        groups = list(by_patient.values())
+        order = np.random.default_rng([seed, position]).permutation(len(groups))
+        ordered[sex] = np.array([row for number in order for row in groups[number]])
+    half = images // 2
+    mixed = np.concatenate([ordered["male"][:half], ordered["female"][: images - half]])
+    return {sex: np.sort(rows[:images]) for sex, rows in ordered.items()} | {"mixed": np.sort(mixed)}
+
+
+def validation_rows(data: FinetuningData, arm: str) -> Dataset | None:
+    """The validation images of the kind that a group is trained on; None where there is none."""
+    if data.validation is None or arm == "mixed":
+        return data.validation
+    numbers = np.flatnonzero(np.array(data.validation["sex"][:], dtype=object) == SEXES[arm])
+    return data.validation.select(numbers) if len(numbers) else None
+
+
+def _test_probabilities(data: FinetuningData, args: FinetuningArguments, folder: Path) -> np.ndarray:
+    """float64 (rows, labels) over the whole test split; computed once, then read back."""
+    if not (folder / PREDICTIONS_FILE).exists():
+        model, processor = load_ark(str(folder / MODEL_FOLDER))
+        evaluation = EvaluationData(data.dataset, data.task, "test", _split(data, "test"), None)
+        save_predictions(folder, score_task(model, processor, evaluation, args.eval_batch_size), data.task)
+    return np.load(folder / PREDICTIONS_FILE)["probabilities"]
+
+
+def compare_groups(
+    data: FinetuningData,
+    of_test: Mapping[str, np.ndarray],
+    probabilities: Mapping[str, list[np.ndarray]],
+    num_bootstrap: int,
+) -> dict[str, Any]:
+    """
+    Args:
+        data: With the test split.
+        of_test: Its row numbers by sex.
+        probabilities: By group of training images, for each seed float (rows, labels) over the test split.
+        num_bootstrap: Resamples of patients behind each interval.
+
+    Returns:
+        `auroc` and `gaps`, as in [`sex_protocol`].
+    """
+    test, columns = _split(data, "test"), evaluated_columns(data.task)
+    targets = targets_of(test, data.task)
+    patients = test["patient_id"][:] if "patient_id" in test.column_names else None
+    aurocs: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
+    replicates: dict[tuple[str, str], np.ndarray] = {}
+    for sex, rows in of_test.items():
+        clusters = None if patients is None else [patients[row] for row in rows]
+        for arm in ARMS:
+            scores = [each[rows] for each in probabilities[arm]]
+            seeds = [label_aurocs(each, targets[rows], data.task)["mean_auroc"] for each in scores]
+            draws = [bootstrap_aurocs(targets[rows], each, clusters, num_bootstrap)[:, columns] for each in scores]
+            replicates[arm, sex] = np.mean([row_means(each) for each in draws], axis=0)
+            aurocs[arm][sex] = _with_interval(seeds, replicates[arm, sex])
+    gaps = {}
+    for sex, other in (("male", "female"), ("female", "male")):
+        seeds = np.subtract(aurocs[sex][sex]["seeds"], aurocs[other][sex]["seeds"]).tolist()
+        gaps[sex] = _with_interval(seeds, replicates[sex, sex] - replicates[other, sex])
+    return {
+        "test_images": {sex: len(rows) for sex, rows in of_test.items()},
+        "auroc": aurocs,
+        "gaps": gaps,
+    }
+
+
+def _with_interval(seeds: list[float], replicates: np.ndarray) -> dict[str, Any]:
+    low, high = percentile_interval(replicates, 0.95)
+    over_seeds = seed_interval(seeds)
+    return {"mean": over_seeds["mean"], "ci_low": low, "ci_high": high, "seeds": seeds, "over_seeds": over_seeds}
+
+
+def protocol_text(results: Mapping[str, Any]) -> str:
+    """The results as Markdown: a row a group of training images, a column a sex of the test images, and the gaps."""
+    tested = results["test_images"]
+    lines = [
+        f"# Sex protocol: `{results['model']}` on `{results['dataset']}`, task `{results['task']['name']}`",
+        "",
+        f"Mean AUROC over {len(results['seeds'])} seeds and its 95 % interval over patients; {results['images']} "
+        "training images in each row.",
+        "",
+        f"| trained on | tested on male ({tested['male']} images) | tested on female ({tested['female']} images) |",
+        "|---|---|---|",
+    ]
+    for arm in ARMS:
+        cells = [_cell(results["auroc"][arm][sex]) for sex in SEXES]
+        lines.append(f"| {arm} | {cells[0]} | {cells[1]} |")
+    gaps = [_cell(results["gaps"][sex], sign="+") for sex in SEXES]
+    lines.append(f"| own sex less the other | {gaps[0]} | {gaps[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(result: Mapping[str, Any], sign: str = "") -> str:
+    bounds = interval(result, sign)
+    return f"{number(result['mean'], sign)} ({bounds})" if bounds else number(result["mean"], sign)

@@ -1,0 +1,213 @@
+"""The stock `Trainer` as fine-tuning uses it: reproducible views, masked losses, the best mean validation AUROC."""
+
+import functools
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings
+from ...data.views import resize_side
+from ...evaluation.scoring import evaluated_columns
+from ...inference.predict import mean_probabilities
+from ...metrics.auroc import auroc, one_vs_rest
+from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.image_processing_ark import ArkImageProcessor
+from ...models.ark.modeling_ark import ArkForImageClassification
+from .arguments import FinetuningArguments
+from .data import FinetuningData, targets_of
+from .layerwise import freeze_encoder, parameter_groups
+from .lora import add_adapters
+from .losses import UNKNOWN, FinetuningLoss, class_weights
+
+DIVERGED = "The model's outputs are no longer finite. Lower learning_rate, or train without mixed precision."
+
+
+class TrainerSamples(TorchDataset):
+    """Samples as `Trainer` and its collator take them: `pixel_values`, and `labels` with -100 for unknown."""
+
+    def __init__(self, samples: TrainingSamples | InferenceSamples):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: list[int]) -> list[dict[str, torch.Tensor]]:
+        batch = self.samples.collate(self.samples.__getitems__(numbers))
+        if isinstance(self.samples, TrainingSamples):
+            batch = self.samples.normalise(batch, "cpu")
+        labels = batch["labels"]
+        if labels.is_floating_point():
+            labels = labels.nan_to_num(nan=UNKNOWN)
+        return [
+            {"pixel_values": picture, "labels": label}
+            for picture, label in zip(batch["pixel_values"], labels, strict=True)
+        ]
+
+
+class NewViews(TrainerCallback):
+    """Has each epoch draw its own views, whatever the number of processes and wherever the run was resumed."""
+
+    def __init__(self, samples: TrainingSamples):
+        self.samples = samples
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.samples.cycle = int(state.epoch)
+
+
+class Progress(TrainerCallback):
+    """One progress bar a run in the place of `Trainer`'s, which also prints a line for every value it logs."""
+
+    def __init__(self, description: str):
+        self.description = description
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.description,
+            unit="step",
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.bar.set_postfix_str(f"validation AUROC {metrics['eval_mean_auroc']:.4f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+def create_trainer(
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    rows: Dataset,
+    data: FinetuningData,
+    args: FinetuningArguments,
+    seed: int,
+    folder: Path,
+) -> Trainer:
+    """The stock `Trainer` for `model` on the training images `rows`; its checkpoints go to `folder`."""
+    freeze_encoder(model, args.freeze)
+    trained = model if args.lora_rank is None else add_adapters(model, args.lora_rank)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    size = model.config.image_size
+    views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
+    samples = TrainingSamples(rows, data.task, args.uncertain, processor, views, seed, cycle=0)
+    callbacks: list[TrainerCallback] = [NewViews(samples), Progress(f"fine-tuning {data.task.name}, seed {seed}")]
+    validated = has_two_classes(data)
+    if not validated:
+        lack = f"{data.dataset} has no validation split in which a label has both images with it and images without"
+        if args.patience is not None:
+            raise ValueError(f"patience: {lack}, so there is no AUROC to watch.")
+        warnings.warn(f"{lack}: the last weights are kept, not the best.", stacklevel=2)
+    elif args.patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.patience))
+    targets = targets_of(rows, data.task, args.uncertain)
+    weights = class_weights(targets, data.task.problem_type, args.class_weighting, args.effective_beta)
+    groups = parameter_groups(model, args.learning_rate, args.layer_decay, args.weight_decay)
+    trainer = Trainer(
+        trained,
+        training_arguments(args, seed, folder, validated),
+        train_dataset=TrainerSamples(samples),
+        eval_dataset=TrainerSamples(InferenceSamples(data.validation, data.task, processor)) if validated else None,
+        compute_loss_func=FinetuningLoss(
+            data.task.problem_type, weights, args.focal_gamma if args.loss == "focal" else 0.0
+        ),
+        compute_metrics=functools.partial(_mean_auroc, task=data.task),
+        callbacks=callbacks,
+        optimizers=(torch.optim.AdamW(groups, fused=True), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(args: FinetuningArguments, seed: int, folder: Path, validated: bool) -> TrainingArguments:
+    """Ours as `Trainer`'s: with `validated` the weights of the best mean validation AUROC are kept, else the last."""
+    every = "epoch" if args.eval_steps is None else "steps"
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps or -1,
+        per_device_train_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        per_device_eval_batch_size=args.eval_batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.warmup,
+        eval_strategy=every if validated else "no",
+        save_strategy=every,
+        logging_strategy=every,
+        eval_steps=args.eval_steps,
+        save_steps=args.eval_steps or 500,
+        logging_steps=args.eval_steps or 500,
+        save_total_limit=1,
+        load_best_model_at_end=validated,
+        restore_callback_states_from_checkpoint=True,  # or patience would start anew when a run is resumed
+        metric_for_best_model="mean_auroc" if validated else None,
+        greater_is_better=True if validated else None,
+        bf16=args.mixed_precision == "bf16",
+        fp16=args.mixed_precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),  # without it bf16 is refused there
+        dataloader_num_workers=args.dataloader_num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+    )
+
+
+def has_two_classes(data: FinetuningData) -> bool:
+    """Whether the validation split defines an AUROC of any evaluated label."""
+    if data.validation is None:
+        return False
+    targets = targets_of(data.validation, data.task)[:, evaluated_columns(data.task)]
+    return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any())
+
+
+def label_aurocs(scores: np.ndarray, targets: np.ndarray, task: ArkTask) -> dict[str, Any]:
+    """
+    `auroc` by label and their mean over the evaluated labels, `mean_auroc`; NaN where a label has one class only.
+
+    Args:
+        scores: (rows, labels) probabilities.
+        targets: float (rows, labels), NaN unknown, or int (rows,), -100 unknown.
+    """
+    if targets.ndim == 1:
+        targets = one_vs_rest(targets, len(task.labels))
+    aurocs = [auroc(targets[:, column], scores[:, column]) for column in range(len(task.labels))]
+    defined = [aurocs[column] for column in evaluated_columns(task) if not math.isnan(aurocs[column])]
+    mean = float(np.mean(defined)) if defined else math.nan
+    return {"mean_auroc": mean, "auroc": dict(zip(task.labels, aurocs, strict=True))}
+
+
+def _mean_auroc(prediction: EvalPrediction, task: ArkTask) -> dict[str, float]:
+    targets: Any = prediction.label_ids
+    if task.problem_type == "multi_label_classification":
+        targets = np.where(targets == UNKNOWN, np.nan, targets)
+    logits = np.asarray(prediction.predictions)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(DIVERGED)
+    scores = mean_probabilities(logits, task)
+    return {"mean_auroc": label_aurocs(scores, targets, task)["mean_auroc"]}

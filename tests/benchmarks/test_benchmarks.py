@@ -1,0 +1,76 @@
+"""The scripts under benchmarks/ run on a handful of images; what they measure is not asserted."""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def input_pipeline():
+    spec = importlib.util.spec_from_file_location("input_pipeline", FOLDER / "input_pipeline.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_input_pipeline_measures_every_part_of_both_ways(input_pipeline, tmp_path, capsys):
+    args = argparse.Namespace(images=2, repeats=2, turns=1, batch_size=2, no_workers=True)
+    results = input_pipeline.measure(tmp_path, args)
+    ways = {"total": ["reference", "map-style", "streaming"]}
+    ways |= dict.fromkeys(["decode", "student view", "teacher view", "normalise both"], ["reference", "ours"])
+    assert [(row["part"], row["way"]) for row in results["table"]] == [
+        (part, way) for part, found in ways.items() for way in found
+    ]
+    assert all(row["ms_per_image"] > 0 for row in results["table"])
+    assert 500 < results["png_kilobytes"] < 1000  # ChestX-ray14's are 400
+    json.dumps(results)
+    input_pipeline.print_table(results)
+    assert "Goal 10x" in capsys.readouterr().out
+
+
+def test_reference_views_are_those_of_the_specification(input_pipeline, tmp_path):
+    """Its random views must do the work that ours do, or the ratio means nothing."""
+    (path,) = input_pipeline.draw_radiographs(tmp_path / "png", 1)
+    samples = input_pipeline.ReferenceSamples([path])
+    image = samples.decode(0)
+    assert image.size == (256, 256) and image.mode == "RGB"
+    boxes = np.array([samples.draw_box() for _ in range(500)])
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 256**2
+    assert 0.08 - 0.01 < areas.min() < 0.15 and 0.85 < areas.max() <= 1
+    # A turn moves what it shows by little, and fills the border with the picture
+    view = image.resize((224, 224))
+    for _ in range(20):
+        turned = np.asarray(samples.turn(view), dtype=float)
+        assert np.corrcoef(turned.ravel(), np.asarray(view, dtype=float).ravel())[0, 1] > 0.5
+        assert turned[[0, 0, -1, -1], [0, -1, 0, -1]].sum() > 0
+    student, teacher = samples[0]
+    expected = (np.asarray(view) / 255 - input_pipeline.MEAN) / input_pipeline.STD
+    np.testing.assert_allclose(teacher.numpy().transpose(1, 2, 0), expected, atol=1e-6)
+    assert student.shape == teacher.shape == (3, 224, 224) and student.dtype == teacher.dtype
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_while_50000_images_are_built_streamed_and_trained_on(tmp_path):
+    command = [sys.executable, str(FOLDER / "constant_memory.py"), "--size", "64"]  # fails if it grows
+    subprocess.run([*command, "--out", str(tmp_path / "results.json")], check=True)
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert list(parts) == ["build", "train, loaded", "train, streamed"]
+
+
+@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory"])
+def test_help_explains_a_benchmark(name, capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    assert "--out" in capsys.readouterr().out

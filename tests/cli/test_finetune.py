@@ -1,0 +1,127 @@
+"""`ark-hf finetune` from the command line: its table, its mistakes in one line, and its model on the Hub."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+from transformers.utils import logging
+
+from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_dataset, phantom_release
+from ark_hf.training.finetune import sex_protocol
+
+from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+
+TINY_MODEL = [
+    *("--backbone", TINY["backbone"], "--backbone_kwargs", json.dumps(TINY["backbone_kwargs"])),
+    *("--image_size", "32", "--projector_dim", "16", "--epochs", "1", "--batch_size", "8", "--bootstrap", "20"),
+]
+
+
+@pytest.fixture(autouse=True)
+def loud_libraries():
+    yield
+    logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "phantom_coast"
+    counts = {"train": 16, "validation": 9, "test": 9}
+    build_dataset(phantom_release("phantom_coast", counts, 40, 0), folder, 40, num_workers=1)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def run(site, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["finetune", "none", site, "--output_dir", str(folder), "--seeds", "0", "1", *TINY_MODEL]) == 0
+    return folder
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['ark-hf', 'finetune', '--help']\n"
+        "from ark_hf.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "--layer_decay" in shown.stdout and "--protocol {sex}" in shown.stdout
+
+
+def test_the_printed_table_is_that_of_the_results(site, run, capsys):
+    assert main(["finetune", "none", site, "--output_dir", str(run), "--seeds", "0", "1", *TINY_MODEL]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    assert printed.startswith((run / "results.md").read_text())
+    for seed in results["seeds"]:
+        assert f"{seed['validation']['mean_auroc']:.3f} | {seed['test']['mean']['auroc']:.3f} |" in printed
+    assert f"{results['test']['mean']:.3f} ({results['test']['ci_low']:.3f} to" in printed
+    assert str(site) not in (run / "results.json").read_text()
+
+
+def test_the_sex_protocol_is_asked_for_with_its_options(site, tmp_path, monkeypatch, capsys):
+    def protocol(model, dataset, args, max_images):
+        assert (model, dataset, args.epochs, max_images) == ("none", site, 1, 5)
+        cell = {"mean": 0.75, "ci_low": 0.5, "ci_high": 1.0}
+        aurocs = {arm: {"male": cell, "female": cell} for arm in sex_protocol.ARMS}
+        described = {"model": "none", "dataset": "d", "task": {"name": "t"}, "seeds": [0], "images": 5}
+        return {**described, "test_images": {"male": 3, "female": 4}, "auroc": aurocs, "gaps": aurocs["male"]}
+
+    monkeypatch.setattr(sex_protocol, "sex_protocol", protocol)
+    arguments = ["--output_dir", str(tmp_path / "run"), "--protocol", "sex", "--max_images", "5", *TINY_MODEL]
+    assert main(["finetune", "none", site, *arguments]) == 0
+    assert "| mixed | 0.750 (0.500 to 1.000) | 0.750 (0.500 to 1.000) |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--freeze", "half"], "use none, encoder or a number of stages"),
+        (["--per_class", "100"], "100 images a class are asked for, but there are only: normal 5"),
+        (["--max_images", "5"], "--max_images is for --protocol sex"),
+        (["--protocol", "sex", "--test", "false"], "leave out --test false"),
+        (["--protocol", "sex", "--push_to_hub", "me/x"], "leave out --push_to_hub"),
+        (["--lora_rank", "2", "--backbone", "resnet10t", "--backbone_kwargs", "{}"], "none of the layers that take"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(site, tmp_path, capsys, options, message):
+    assert main(["finetune", "none", site, "--output_dir", str(tmp_path / "run"), *TINY_MODEL, *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("ark-hf finetune: error: ") and message in error
+
+
+def test_other_mistakes(site, run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "none", site, "--output_dir", "x", "--layer_decai", "0.5"])
+    assert "--layer_decai" in capsys.readouterr().err
+    assert main(["finetune", "none", site, "--output_dir", str(run), *TINY_MODEL, "--layer_decay", "0.5"]) == 2
+    assert "layer_decay was 1.0, now 0.5" in capsys.readouterr().err
+    assert main(["finetune", str(tmp_path / "no.pth"), site, "--output_dir", str(tmp_path / "x"), *TINY_MODEL]) == 2
+    assert "is not a weights file" in capsys.readouterr().err
+
+
+def test_the_model_goes_to_the_hub_with_its_own_numbers(hub, site, run, capsys):
+    arguments = ["finetune", "none", site, "--output_dir", str(run), "--seeds", "0", "1", *TINY_MODEL]
+    with hub.failing("POST .*/commit/", status=500):
+        assert main([*arguments, "--push_to_hub", "someone/coast"]) == 2
+    assert "The run is finished and kept: the same command tries again" in capsys.readouterr().err
+    assert main([*arguments, "--push_to_hub", "someone/coast"]) == 0
+    repository = hub.model("someone/coast")
+    assert repository.private and {"model.safetensors", "modeling_ark.py", "README.md"} <= repository.files.keys()
+    results = json.loads((run / "results.json").read_text())
+    best = max(results["seeds"], key=lambda seed: seed["validation"]["mean_auroc"])
+    card = repository.files["README.md"].decode()
+    assert f"value: {round(best['test']['mean']['auroc'], 4)}" in card
+    assert f"seed {best['seed']}; weights of step" in card and "mean (t interval over seeds)" in card
+    assert f"{best['test']['labels'][2]['auroc']:.3f}" in card
+    assert "normal, bacterial, viral" in card and str(run.parent) not in card
+    loaded = AutoModelForImageClassification.from_pretrained("someone/coast")
+    local = AutoModelForImageClassification.from_pretrained(run / f"seed-{best['seed']}" / "ark-cxr")
+    assert all(torch.equal(value, local.state_dict()[key]) for key, value in loaded.state_dict().items())

@@ -1,0 +1,217 @@
+"""`ark-hf predict`: second opinions that agree with the predictions, warnings, heat maps, addresses, wrong files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ark_hf.cli.main import MAX_WARNINGS, main
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from tests.data.images.test_inputs import server  # noqa: F401
+from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.wrong_inputs import chest, encode, wrong_inputs  # noqa: F401
+
+TASKS = [
+    ArkTask("north", ["Edema", "Pleural Effusion"], thresholds={"Edema": 0.3}),
+    ArkTask("south", ["normal", "Oedema", "TB"], "single_label_classification"),
+    ArkTask("east", ["Effusion", "Rib fracture"], thresholds={"Effusion": 0.8}),
+]
+SHARED = {"Edema": ["north/Edema", "south/Oedema"], "Pleural Effusion": ["north/Pleural Effusion", "east/Effusion"]}
+THRESHOLDS = {"north/Edema": 0.3, "east/Effusion": 0.8}
+
+
+def save_model(folder, **kwargs) -> str:
+    torch.manual_seed(0)
+    settings = {name: TINY[name] for name in ("backbone", "backbone_kwargs", "image_size", "projector_dim")}
+    model = ArkForImageClassification(ArkConfig(**settings, **kwargs))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("heads."):
+                parameter.normal_(std=2)
+    model.save_pretrained(folder)
+    ArkImageProcessor(size=32).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("model") / "ark-cxr", tasks=TASKS)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number, scale in enumerate((40, 90, 140, 190, 240, 255, 255)):
+        plane = (generator.random((40, 50)) * scale).astype(np.uint8)
+        Image.fromarray(plane).save(folder / f"{number}.png")
+    (folder / "3a.png").write_text("not a picture")
+    return folder
+
+
+def test_second_opinions_are_those_of_the_predictions(model, pictures, tmp_path, capsys):
+    out = tmp_path / "out" / "today.csv"
+    assert main(["predict", model, str(pictures), "--out", str(out), "--second_opinion", "--batch_size", "3"]) == 0
+    printed = capsys.readouterr().out
+    names = ["today.csv", "today.second_opinion.csv", "today.unreadable.csv"]
+    assert sorted(path.name for path in out.parent.iterdir()) == names
+    predictions = {row["image"]: row for row in csv.DictReader(out.open())}
+    rows = list(csv.DictReader((out.parent / names[1]).open()))
+    assert len(predictions) == 7 and len(rows) == 14
+    assert [row["image"] for row in rows[::2]] == list(predictions)
+
+    disagreements = []
+    for row in rows:
+        values = {name: float(predictions[row["image"]][name]) for name in SHARED[row["finding"]]}
+        calls = {name: value >= THRESHOLDS.get(name, 0.5) for name, value in values.items()}
+        assert row["agree"] == ("yes" if len(set(calls.values())) == 1 else "no")
+        assert float(row["mean"]) == pytest.approx(np.mean(list(values.values())), abs=2e-6)
+        assert float(row["lowest"]) == min(values.values()) == values[row["lowest_label"]]
+        assert float(row["highest"]) == max(values.values()) == values[row["highest_label"]]
+        for name, called in calls.items():
+            assert f"{name} {'yes' if called else 'no'} (" in row["calls"]
+        if row["agree"] == "no":
+            disagreements.append((row["image"].rsplit("/")[-1], row["finding"]))
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["agree"], second["agree"]) != ("yes", "no")
+
+    shown = [tuple(line.split(" | ")[:2]) for line in printed.splitlines() if line.startswith("| ")][1:]
+    first_five = {str(name) for name in range(5)}
+    expected = [(f"| {image}", finding) for image, finding in disagreements if image[0] in first_five]
+    assert shown == expected and len(expected) < len(disagreements) < len(rows)
+    assert "south/Oedema, north/Pleural Effusion: called positive from 0.5" in printed
+    assert "No second opinion, known to one head only: " in printed and str(out.parent / names[1]) in printed
+
+    before = out.read_bytes()
+    plain = ["predict", model, str(pictures), "--out", str(tmp_path / "plain.csv"), "--batch_size", "3"]
+    assert main(plain) == 0
+    assert (tmp_path / "plain.csv").read_bytes() == before
+    assert not (tmp_path / "plain.second_opinion.csv").exists()
+
+
+def test_nothing_is_written_if_nothing_can_be_read(model, pictures, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main(["predict", model, str(pictures / "3a.png"), "--out", str(out), "--second_opinion"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unreadable.csv"]
+    assert "out.csv is not written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_labels": 3}, "has no named heads"),
+        ({"tasks": TASKS[:1]}, "has one head, 'north'"),
+        ({"tasks": [TASKS[0], ArkTask("west", ["Mass"])]}, "No finding is known to two of the heads"),
+    ],
+)
+def test_a_model_without_second_opinions_is_refused_before_any_work(kwargs, message, pictures, tmp_path, capsys):
+    model = save_model(tmp_path / "model", **kwargs)
+    out = tmp_path / "out" / "out.csv"
+    assert main(["predict", model, str(pictures), "--out", str(out), "--second_opinion"]) == 2
+    error = capsys.readouterr().err
+    assert message in error.strip().splitlines()[-1] and "predicting" not in error
+    assert not out.parent.exists()
+
+
+def rows_of(path) -> dict[str, dict[str, str]]:
+    with path.open() as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_wrong_files_have_a_line_each(model, wrong_inputs, tmp_path, capsys):  # noqa: F811
+    named = [each for each in wrong_inputs if each.path.is_file()]
+    refused = {str(each.path): each for each in named if each.kind == "refused"}
+    warned = {str(each.path): each for each in named if each.kind == "warned"}
+    out = tmp_path / "out.csv"
+    assert main(["predict", model, *refused, *warned, "--out", str(out)]) == 0
+    assert rows_of(out).keys() == warned.keys()
+    reasons = {image: row["reason"] for image, row in rows_of(tmp_path / "out.unreadable.csv").items()}
+    assert reasons.keys() == refused.keys()
+    for path, reason in reasons.items():
+        assert refused[path].message in reason and "\n" not in reason
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning: ")]
+    assert len(lines) == len(warned)
+    for path, line in zip(warned, lines, strict=True):
+        assert line.startswith(f"Warning: {path}: ") and warned[path].message in line
+
+
+def test_what_is_not_there_stops_it_at_once(model, wrong_inputs, tmp_path, capsys):  # noqa: F811
+    for name, message in [("missing.png", "does not exist"), ("folder.png", "No files with the suffixes")]:
+        path = next(each.path for each in wrong_inputs if each.name == name)
+        assert main(["predict", model, str(path), "--out", str(tmp_path / "out.csv")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line and str(path) in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_many_warnings_are_counted(model, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for number in range(MAX_WARNINGS + 3):
+        (tmp_path / "pictures" / f"{number:02d}.png").write_bytes(encode(chest()[:40, :40]))
+    assert main(["predict", model, str(tmp_path / "pictures"), "--out", str(tmp_path / "out.csv")]) == 0
+    printed = capsys.readouterr()
+    warned = [line for line in printed.err.splitlines() if "too few" in line]
+    assert len(warned) == MAX_WARNINGS and "19.png" in warned[-1]
+    assert printed.err.endswith("... and 3 more images with warnings.\n")
+    assert f"{MAX_WARNINGS + 3} images are in" in printed.out
+
+
+def test_addresses_are_predicted_like_files(model, server, tmp_path):  # noqa: F811
+    path, address, missing = tmp_path / "chest.png", f"{server}/chest.png", f"{server}/nothing.png"
+    path.write_bytes(encode(chest().astype(np.uint16) * 16 + 3))
+    assert main(["predict", model, str(path), address, missing, "--out", str(tmp_path / "out.csv")]) == 0
+    of_file, of_address = rows_of(tmp_path / "out.csv").values()
+    assert of_address.pop("image") == address and of_file.pop("image") == str(path)
+    assert of_file == of_address
+    assert "404 Not Found" in rows_of(tmp_path / "out.unreadable.csv")[missing]["reason"]
+
+
+def test_columns_are_named_in_the_order_of_the_outputs(pictures, tmp_path):
+    model = save_model(tmp_path / "model", id2label={0: "cat", 1: "dog", 2: "eel"})
+    picture = str(pictures / "3.png")
+    assert main(["predict", model, picture, "--out", str(tmp_path / "ordered.csv")]) == 0
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    values["id2label"] = dict(reversed(values["id2label"].items()))  # JSON has no order
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    assert main(["predict", model, picture, "--out", str(tmp_path / "reversed.csv")]) == 0
+    assert (tmp_path / "reversed.csv").read_text() == (tmp_path / "ordered.csv").read_text()
+    assert len(set(rows_of(tmp_path / "ordered.csv")[picture].values())) == 4
+
+
+def test_heat_maps_of_addresses_do_not_tell_what_opened_them(server, tmp_path):  # noqa: F811
+    model = save_model(tmp_path / "model", tasks=[ArkTask("both", ["A/B", "A B"], thresholds={"A/B": 0, "A B": 0})])
+    address, out = f"{server}/chest.png?signature=SECRET", tmp_path / "out.csv"
+    assert main(["predict", model, address, "--out", str(out), "--heatmaps", str(tmp_path / "maps")]) == 0
+    names = ["00001_chest_000_both_A_B.png", "00001_chest_001_both_A_B.png"]
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == names
+
+
+def test_heat_maps_are_written_for_what_is_called_positive(pictures, tmp_path, capsys):
+    tasks = [
+        ArkTask("both", ["Edema", "Pleural/Effusion"], thresholds={"Edema": 0, "Pleural/Effusion": 0}),
+        ArkTask("neither", ["Mass", "No Finding"], thresholds={"Mass": 1}),
+    ]
+    model = save_model(tmp_path / "model", tasks=tasks)
+    out, folder = tmp_path / "out.csv", tmp_path / "maps"
+    command = ["predict", model, str(pictures), "--out", str(out), "--heatmaps", str(folder)]
+    assert main(command) == 0
+    assert f"Heat maps are in {folder}." in capsys.readouterr().out
+    expected = set()
+    for number, (image, row) in enumerate(rows_of(out).items(), start=1):
+        name = f"{number:05d}_{image.rsplit('/')[-1].removesuffix('.png')}"
+        mass, no_finding = (float(row[f"neither/{label}"]) for label in ("Mass", "No Finding"))
+        expected |= {f"{name}_000_both_Edema.png", f"{name}_001_both_Pleural_Effusion.png"}
+        expected.add(f"{name}_002_neither_Mass.png" if mass > no_finding else f"{name}_003_neither_No_Finding.png")
+    assert {path.name for path in folder.iterdir()} == expected and len(expected) == 21
+    for path in folder.iterdir():
+        with Image.open(path) as overlay:
+            assert overlay.mode == "RGB" and overlay.size == (50, 40)
+
+    assert main(["predict", model, str(pictures), "--out", str(tmp_path / "plain.csv")]) == 0
+    assert (tmp_path / "plain.csv").read_bytes() == out.read_bytes()
+    assert main([*command, "--crops", "ten"]) == 2
+    assert "whole pictures" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,208 @@
+"""`ark-hf embed` and `ark-hf probe`, from datasets on disk to the numbers in the report."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "ark-cxr"
+    settings = {name: TINY[name] for name in ("backbone", "backbone_kwargs", "image_size", "projector_dim")}
+    ArkForImageClassification(ArkConfig(**settings, tasks=[ArkTask("other", ["x"])])).save_pretrained(folder)
+    ArkImageProcessor(size=TINY["image_size"]).save_pretrained(folder)
+    return str(folder)
+
+
+def write_dataset(folder, counts: dict[str, int], labels: list[str], seed: int = 0) -> str:
+    """Noise that is brighter above with the first label; two pictures a patient, whose sex a grey bar tells."""
+
+    def rows(split: str, count: int):
+        random = np.random.default_rng([seed, len(split)])
+        for number in range(count):
+            values, patient = random.integers(0, 2, len(labels)), number // 2
+            picture = random.integers(0, 128, (40, 40), dtype=np.uint8)
+            picture[:20] += np.uint8(60 * values[0])
+            picture[:, :6] = 200 * (patient % 2)
+            yield {
+                "image": encode_png(picture),
+                "labels": values.astype(float).tolist(),
+                "patient_id": f"{split}{patient}",
+                "sex": "FM"[patient % 2],
+                "image_id": None,
+            }
+
+    splits = {split: lambda split=split, count=count: rows(split, count) for split, count in counts.items()}
+    write_task_dataset(folder, ArkTask(folder.name, labels), splits, ["patient_id", "sex"], {})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    counts = {"train": 60, "validation": 6, "test": 40}
+    return write_dataset(tmp_path_factory.mktemp("data") / "bright", counts, ["Bright", "Noise"])
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory, model_folder, dataset):
+    out = tmp_path_factory.mktemp("probe") / "out"
+    options = ["--few_shot", "--neighbours", "3", "--shortcuts", "--bootstrap", "100", "--out", str(out)]
+    assert main(["probe", model_folder, dataset, *options]) == 0
+    return out
+
+
+def test_embed_computes_what_is_missing_and_says_so(model_folder, dataset, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert main(["embed", model_folder, dataset, "--store", str(store), "--splits", "test"]) == 0
+    assert "bright, test: 40 images, 40 embeddings computed." in capsys.readouterr().out
+    assert main(["embed", model_folder, dataset, "--store", str(store)]) == 0
+    printed = capsys.readouterr().out
+    assert "bright, train: 60 images, 60 embeddings computed." in printed
+    assert "bright, test: 40 images, 0 embeddings computed." in printed
+
+
+def test_probe_takes_the_embeddings_of_the_store(model_folder, dataset, tmp_path, monkeypatch):
+    store = str(tmp_path / "store")
+    assert main(["embed", model_folder, dataset, "--store", store]) == 0
+    monkeypatch.setattr("ark_hf.models.ark.modeling_ark.ArkModel.forward", None)
+    assert main(["probe", model_folder, dataset, "--store", store, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_the_report_tells_what_is_learnt_and_what_is_not(probed):
+    (report,) = json.loads((probed / "probe.json").read_text())["tasks"]
+    bright, noise = report["labels"]
+    assert bright["auroc"] > 0.95 and bright["num_known"] == 40 and bright["num_clusters"] == 20
+    assert noise["ci_low"] < 0.5 < noise["ci_high"]
+    assert report["mean"]["auroc"] == pytest.approx((bright["auroc"] + noise["auroc"]) / 2)
+    assert report["baseline_labels"][0]["auroc"] > 0.8  # brightness is a global number
+    assert report["choices"][1]["strength"] > report["choices"][0]["strength"]
+    text = (probed / "probe.md").read_text()
+    assert f"| Bright | {bright['num_positive']}/40 | {bright['auroc']:.3f} |" in text
+    assert "(test: 40 images of 20 patients; train: 60)" in text
+
+
+def test_the_report_holds_curve_neighbours_and_shortcuts(probed):
+    values = json.loads((probed / "probe.json").read_text())
+    (report,) = values["tasks"]
+    names = [shot["name"] for shot in report["few_shot"]]
+    assert names == ["1 a class", "5 a class", "10 a class", "20 a class", "50 a class", "all"]
+    assert report["few_shot"][4]["mean"] is None and "50 images a class" in report["few_shot"][4]["note"]
+    assert report["few_shot"][5]["mean"] == report["mean"]["auroc"]
+    assert (probed / "few_shot.png").read_bytes().startswith(b"\x89PNG")
+    bright = report["retrieval"][0]
+    assert bright["precision"] > bright["chance"] + 0.2
+    (sex,) = report["shortcuts"]
+    assert sex["attribute"] == "sex" and sex["mean"]["auroc"] > 0.95
+    assert values["sources"] is None
+
+
+def test_neighbours_are_listed_by_row(probed):
+    with open(probed / "neighbours_bright.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 40 and [row["rank"] for row in rows[:3]] == ["1", "2", "3"]
+    assert {int(row["train_row"]) for row in rows} <= set(range(60))
+    similarities = [float(row["similarity"]) for row in rows[:3]]
+    assert similarities == sorted(similarities, reverse=True)
+    agree = np.mean([("Bright" in row["test_labels"]) == ("Bright" in row["train_labels"]) for row in rows])
+    (report,) = json.loads((probed / "probe.json").read_text())["tasks"]
+    assert agree > 0.7 and "patient" not in rows[0]
+    positive = [row for row in rows if "Bright" in row["test_labels"]]
+    share = np.mean(["Bright" in row["train_labels"] for row in positive])
+    assert share == pytest.approx(report["retrieval"][0]["precision"])
+
+
+def test_sites_are_told_apart_and_two_draws_of_one_are_not(model_folder, tmp_path):
+    counts = {"train": 60, "test": 60}
+    same = [write_dataset(tmp_path / name, counts, ["Bright"], seed) for seed, name in enumerate(("one", "two"))]
+    sites = build_phantom_sites(tmp_path / "sites", counts, size=40)
+    different = [str(sites[name]) for name in ("phantom_city", "phantom_coast")]
+    aurocs = []
+    for number, datasets in enumerate((same, different)):
+        out = tmp_path / f"out{number}"
+        assert main(["probe", model_folder, *datasets, "--shortcuts", "--bootstrap", "50", "--out", str(out)]) == 0
+        sources = json.loads((out / "probe.json").read_text())["sources"]
+        assert [each["label"] for each in sources["classes"]] == [os.path.basename(each) for each in datasets]
+        aurocs.append(sources["mean"]["auroc"])
+    assert 0.35 < aurocs[0] < 0.65 and aurocs[1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"train": 6, "validation": 4}, "has no test split"),
+        ({"validation": 6, "test": 4}, "has no train split"),
+    ],
+)
+def test_a_missing_split_is_explained(model_folder, tmp_path, capsys, counts, message):
+    folder = write_dataset(tmp_path / "toy", counts, ["a"])
+    assert main(["probe", model_folder, folder, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_label_of_one_class_is_reported_as_undefined(model_folder, tmp_path):
+    def rows(split: str):
+        for number in range(12):
+            picture = np.random.default_rng([number, len(split)]).integers(0, 256, (32, 32), dtype=np.uint8)
+            yield {"image": encode_png(picture), "labels": [float(number % 2), 0.0], "image_id": None}
+
+    task = ArkTask("toy", ["both", "never"])
+    write_task_dataset(
+        tmp_path / "toy", task, {each: lambda each=each: rows(each) for each in ("train", "test")}, [], {}
+    )
+    out = tmp_path / "out"
+    assert main(["probe", model_folder, str(tmp_path / "toy"), "--out", str(out), "--bootstrap", "20"]) == 0
+    (report,) = json.loads((out / "probe.json").read_text())["tasks"]
+    assert report["labels"][1]["auroc"] is None and report["labels"][1]["num_known"] == 12
+    assert (report["mean"]["num_defined"], report["mean"]["num_labels"]) == (1, 2)
+    text = (out / "probe.md").read_text()
+    assert "| never | 0/12 | undefined |" in text
+    assert "never: only one class is known: no probe (12 known images in train, 0 positive)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "MODEL", "DATASET", "--neighbours", "0"], "--neighbours must be at least 1"),
+        (["probe", "MODEL", "DATASET", "--neighbours", "61"], "between 1 and 60"),
+        (["probe", "MODEL", "DATASET", "DATASET"], "Two datasets are called bright"),
+        (["probe", "MODEL", "nowhere"], "nowhere"),
+        (["embed", "MODEL", "DATASET", "--splits", "tests"], "Unknown split 'tests'"),
+        (["embed", "nowhere", "DATASET"], "nowhere"),
+        (["embed", "MODEL", "DATASET", "--store", "FOREIGN"], "is no store of embeddings"),
+    ],
+)
+def test_wrong_arguments_are_one_line(model_folder, dataset, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    known = {"MODEL": model_folder, "DATASET": dataset, "FOREIGN": "foreign"}
+    assert main([known.get(each, each) for each in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert f"ark-hf {arguments[0]}: error: " in errors and message in errors and "Traceback" not in errors
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['ark-hf', 'probe', '--help']\n"
+        "from ark_hf.cli.main import main\n"
+        "for verb in ('embed', 'probe'):\n"
+        "    try:\n        main([verb, '--help'])\n    except SystemExit as stop:\n        assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "usage: ark-hf embed" in result.stdout and "usage: ark-hf probe" in result.stdout

@@ -1,0 +1,540 @@
+"""Any folder of radiographs: what is read of its table or its folders, and that every fault is told by line."""
+
+import math
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.images.radiograph import read_radiograph
+from ark_hf.data.sources.generic import GenericSource, read_generic
+from ark_hf.data.sources.rows import Release, Row
+from ark_hf.data.task_dataset import load_task_dataset, read_task
+from ark_hf.models.ark.configuration_ark import ArkTask
+
+from ..build.generated import draw_picture, write_rows
+from ..images.test_dicom import make_dicom, save
+
+PATIENT = "Sentinel"
+FILES = ("images/0.png", "images/1.png", "images/2.jpg", "images/3.png", "images/4.png", "images/5.png")
+SPLITS = ("train", "train", "train", "train", "val", "test")
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    """Six good rows: lines 2 to 7 of the table."""
+    return [
+        {"image": name, "split": split, "patient_id": f"{PATIENT}-{number}", "Edema": "0", "Mass": "1"}
+        for number, (name, split) in enumerate(zip(FILES, SPLITS, strict=True))
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number, name in enumerate(FILES):
+        draw_picture(tmp_path / "source" / name, number)
+    return tmp_path / "source"
+
+
+def read(folder: Path, rows: list[dict] | None = None, **options) -> Release:
+    """The release; of two findings, unless the options say else."""
+    if rows is not None:
+        write_rows(folder, rows)
+    if "label_column" not in options:
+        options = {"labels": ["Edema", "Mass"]} | options
+    return read_generic(GenericSource(folder, "lungs", **options))
+
+
+def problems(release: Release) -> dict[str, str]:
+    told = {problem.where: problem.reason for problem in release.problems}
+    assert PATIENT not in str(told)
+    return told
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+def test_multi_label_values_become_0_1_uncertain_and_unknown(folder, rows):
+    values = [("0", "1"), ("-1", ""), (" 1.0 ", "0.0"), ("-1.0", "1"), ("", ""), ("1", "0")]
+    for row, (edema, mass) in zip(rows, values, strict=True):
+        row |= {"Edema": edema, "Mass": mass}
+    release = read(folder, rows)
+    assert release.task == ArkTask("lungs", ["Edema", "Mass"]) and not release.problems
+    expected = [[0, 1], [-1, math.nan], [1, 0], [-1, 1], [math.nan, math.nan], [1, 0]]
+    np.testing.assert_equal([row.labels for row in release.rows], expected)
+
+
+def test_class_names_become_indices_and_blank_becomes_unknown(folder, rows):
+    for row, kind in zip(rows, ["viral", "normal", "", "bacterial", " viral ", "normal"], strict=True):
+        row["kind"] = kind
+    given = ["normal", "bacterial", "viral", "fungal"]
+    for classes, names, expected in (
+        ([], ["bacterial", "normal", "viral"], [2, 1, -1, 0, 2, 1]),
+        (given, given, [2, 0, -1, 1, 2, 0]),
+    ):
+        release = read(folder, rows, label_column="kind", classes=classes)
+        assert release.task == ArkTask("lungs", names, "single_label_classification")
+        assert [row.labels for row in release.rows] == expected
+
+
+def test_lists_of_findings_become_a_label_each(folder, rows):
+    cells = ["Mass|Effusion", "No Finding", "", " Mass | Edema ", "Edema", "no finding|Mass"]
+    for row, cell in zip(rows, cells, strict=True):
+        row["Finding Labels"] = cell
+    release = read(folder, rows, label_column="Finding Labels", separator="|")
+    assert release.task == ArkTask("lungs", ["Edema", "Effusion", "Mass"])
+    unknown = [math.nan] * 3
+    expected = [[0, 1, 1], [0, 0, 0], unknown, [1, 0, 1], [1, 0, 0], [0, 0, 1]]
+    np.testing.assert_equal([row.labels for row in release.rows], expected)
+
+    classes = ["No Finding", "Mass", "Edema", "Effusion"]
+    rows[5]["Finding Labels"] = "Masse"
+    release = read(folder, rows, label_column="Finding Labels", separator="|", classes=classes)
+    assert [row.labels for row in release.rows][:2] == [[0, 1, 0, 1], [1, 0, 0, 0]]
+    assert problems(release) == {
+        "labels.csv, line 7": f"Finding Labels 'Masse' is not a class; the classes are {classes}"
+    }
+
+
+def test_rows_know_their_split_path_and_line(folder, rows):
+    for row, split in zip(rows, ["test", "Train", " validation", "valid", "train", "VAL"], strict=True):
+        row["split"] = split
+    release = read(folder, rows)
+    assert [row.split for row in release.rows] == ["test", "train", "validation", "validation", "train", "validation"]
+    assert [row.path for row in release.rows] == [folder / name for name in FILES]
+    assert [row.where for row in release.rows] == [f"labels.csv, line {line}" for line in range(2, 8)]
+    assert [row.metadata["image_id"] for row in release.rows] == list(FILES) and "splits" not in release.facts
+
+
+def test_metadata_columns_are_kept_where_the_table_knows_them(folder, rows):
+    for row in rows:
+        row |= {"age": "", "sex": "", "remark": "not kept"}
+    rows[0] |= {"age": "63", "sex": "F"}
+    rows[1] |= {"patient_id": ""}
+    first, second = read(folder, rows).rows[:2]
+    assert first.metadata == {
+        "image_id": FILES[0],
+        "patient_id": f"{PATIENT}-0",
+        "study_id": None,
+        "sex": "F",
+        "age": 63.0,
+        "view": None,
+    }
+    assert second.metadata == dict.fromkeys(first.metadata) | {"image_id": FILES[1]}
+
+
+def test_foreign_tables_and_headers_are_named_by_options(folder, rows, tmp_path):
+    renamed = {"image": "Image Index", "split": "Set", "patient_id": "Patient ID"}
+    write_rows(tmp_path, [{renamed.get(key, key): value for key, value in row.items()} for row in rows])
+    table = (tmp_path / "labels.csv").rename(tmp_path / "Data Entry.csv")
+    columns = {"image_column": "Image Index", "split_column": "Set", "patient_column": "Patient ID"}
+    release = read(folder, csv=table, **columns)
+    assert [row.split for row in release.rows] == ["train"] * 4 + ["validation", "test"]
+    assert [row.metadata["patient_id"] for row in release.rows] == [row["patient_id"] for row in rows]
+    assert release.rows[3].where == "Data Entry.csv, line 5"
+    for column in columns:
+        with pytest.raises(ValueError, match=r"has no columns \['nowhere'\]"):
+            read(folder, csv=table, **columns | {column: "nowhere"})
+    with pytest.raises(ValueError, match=r"no column 'split', but \['Set'\]; pass --split_column"):
+        read(folder, csv=table, image_column="Image Index")
+
+
+def test_images_are_found_by_name_where_there_is_one(folder, rows):
+    rows[0]["image"], rows[3]["image"], rows[4]["image"] = "0", "3.png", "./images/4.png"
+    release = read(folder, rows)
+    assert [row.metadata["image_id"] for row in release.rows] == list(FILES) and not release.problems
+    draw_picture(folder / "more" / "3.png", 9)
+    assert "lies in 2 folders" in problems(read(folder, rows))["labels.csv, line 5"]
+
+
+def test_a_table_without_splits_is_split_by_patient(folder):
+    rows = []
+    for number in range(100):
+        draw_picture(folder / f"{number}.png", number, (2, 2))
+        rows.append({"image": f"{number}.png", "patient_id": f"p{number // 2}", "Edema": "1", "Mass": "0"})
+    release = read(folder, rows)
+    by_patient = {(row.metadata["patient_id"], row.split) for row in release.rows}
+    assert len(by_patient) == 50
+    assert [sum(row.split == split for row in release.rows) for split in ("train", "validation", "test")] == [
+        70,
+        10,
+        20,
+    ]
+    assert "derived by a hash of the patient: 10% for validation, 20% for test" in release.facts["splits"]
+    again = read(folder, rows[::-1])
+    assert {row.metadata["image_id"]: row.split for row in again.rows} == {
+        row.metadata["image_id"]: row.split for row in release.rows
+    }
+    for row in rows:
+        del row["patient_id"]
+    assert "images of one may stand in two splits" in read(folder, rows).facts["splits"]
+    few = read(folder, rows[:4])
+    assert sorted(row.split for row in few.rows) == ["test", "train", "train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "images/absent.png"}, "'images/absent.png' is not below"),
+        ({"image": "images"}, "'images' is not below"),
+        ({"image": "x" * 5000}, "is not below"),
+        ({"image": "a\0b"}, "is not below"),
+        ({"image": " "}, "image is blank"),
+        ({"split": ""}, "split '': use one of ['test', 'testing', 'train'"),
+        ({"split": "dev"}, "split 'dev': use one of ['test', 'testing', 'train'"),
+        ({"Edema": "2"}, "Edema is '2': use 0, 1, -1 (uncertain) or blank (unknown)"),
+        ({"Mass": "0.5"}, "Mass is '0.5': use 0, 1, -1"),
+        ({"Mass": "nan"}, "Mass is 'nan': use 0, 1, -1"),
+        ({"Mass": "yes"}, "Mass is 'yes': use 0, 1, -1"),
+        ({"age": "old"}, "age must be a number of years or blank"),
+        ({"age": "nan"}, "age must be a number of years or blank"),
+        ({"age": "-3"}, "age must be a number of years or blank"),
+    ],
+)
+def test_wrong_row_is_named_by_line_with_what_is_allowed(folder, rows, change, message):
+    for row in rows:
+        row["age"] = ""
+    rows[4] |= change
+    release = read(folder, rows)
+    assert message in problems(release)["labels.csv, line 6"]
+    assert len(release.problems) == 1 and len(release.rows) == 5
+
+
+def test_unknown_class_is_named_with_the_classes(folder, rows):
+    for row in rows:
+        row["kind"] = "normal"
+    rows[2]["kind"] = "wiral"
+    release = read(folder, rows, label_column="kind", classes=["normal", "viral"])
+    assert problems(release) == {
+        "labels.csv, line 4": "kind 'wiral' is not a class; the classes are ['normal', 'viral']"
+    }
+
+
+@pytest.mark.parametrize("values", [2, 6], ids=["short", "long"])
+def test_row_of_another_width_than_the_header_is_left_out(folder, rows, values):
+    write_rows(folder, rows)
+    lines = (folder / "labels.csv").read_text().splitlines()
+    lines[3] = ",".join((lines[3].split(",") + ["1"])[:values])
+    (folder / "labels.csv").write_text("\n".join(lines))
+    release = read(folder)
+    assert problems(release) == {"labels.csv, line 4": f"{values} values, but the header names 5 columns"}
+    assert len(release.rows) == 5
+
+
+def test_lines_count_blank_lines_and_line_breaks_in_quotes(folder, rows):
+    rows[0]["remark"] = "two\nlines"
+    rows[1]["Mass"] = "?"
+    write_rows(folder, rows)
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("\n", "\n\n", 1))
+    assert list(problems(read(folder))) == ["labels.csv, line 5"]
+
+
+@pytest.mark.parametrize("column", ["image", "Mass"])
+def test_missing_column_is_named(folder, rows, column):
+    for row in rows:
+        del row[column]
+    with pytest.raises(ValueError, match=rf"labels.csv has no columns \['{column}'\]"):
+        read(folder, rows)
+
+
+def test_column_that_stands_twice_is_refused_where_it_counts(folder, rows):
+    write_rows(folder, rows)
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("Mass", "Edema", 1))
+    with pytest.raises(ValueError, match=r"has several columns \['Edema'\]"):
+        read(folder, labels=["Edema"])
+    (folder / "labels.csv").write_text(text.replace("Mass", "patient_id", 1))
+    with pytest.raises(ValueError, match=r"has several columns \['patient_id'\]"):
+        read(folder, labels=["Edema"])
+    (folder / "labels.csv").write_text(text.replace("Mass", "", 1))  # as pandas names its index
+    assert len(read(folder, labels=["Edema"]).rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"has no columns \['image', 'Edema', 'Mass'\]"),
+        (b"image,split,patient_id,Edema,Mass\n", "has no rows"),
+        ("image,split,Edema,Mass\nimages/é.png,train,0,1\n".encode("latin-1"), "needs a UTF-8 file"),
+        ("image,split,Edema,Mass\nimages/0.png,train,0,1\n".encode("utf-16"), "needs a UTF-8 file"),
+    ],
+    ids=["empty", "header only", "latin-1", "utf-16"],
+)
+def test_file_that_is_no_table_is_refused_by_name(folder, content, message):
+    (folder / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(folder)
+    assert str(folder / "labels.csv") in str(caught.value)
+
+
+def test_absent_table_is_refused_by_name(folder):
+    with pytest.raises(ValueError, match=f"Cannot read {folder / 'labels.csv'}"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": []}, "either --labels .* or --label_column"),
+        ({"labels": ["Edema"], "label_column": "Mass"}, "either --labels .* or --label_column"),
+        ({"classes": ["a"]}, "--classes and --separator go with --label_column"),
+        ({"separator": "|"}, "--classes and --separator go with --label_column"),
+        ({"label_column": "Mass", "separator": ""}, "--separator must not be empty"),
+        ({"label_column": "Mass"}, "at least two labels"),
+        ({"labels": ["Edema", "Edema"]}, "occur more than once"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(folder, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        read(folder, rows, **options)
+
+
+def test_name_that_no_task_can_have_is_refused(folder, rows):
+    write_rows(folder, rows)
+    with pytest.raises(ValueError, match="lower-case letters"):
+        read_generic(GenericSource(folder, "Lungs 1", labels=["Edema"]))
+
+
+# Folders as classes --------------------------------------------------------------------------------------------------
+
+
+def fill(folder: Path, *paths: str) -> Path:
+    for number, path in enumerate(paths):
+        draw_picture(folder / path, number)
+    return folder
+
+
+def test_folders_are_the_classes(tmp_path):
+    fill(tmp_path, *(f"{kind}/{number}.png" for kind in ("NORMAL", "PNEUMONIA") for number in range(20)))
+    (tmp_path / "NORMAL" / "Thumbs.db").write_text("")
+    release = read_generic(GenericSource(tmp_path, "kids"))
+    assert release.task == ArkTask("kids", ["NORMAL", "PNEUMONIA"], "single_label_classification")
+    assert all(row.labels == (row.path.parent.name == "PNEUMONIA") for row in release.rows)
+    assert len(release.rows) == 40 and not release.problems
+    assert [sum(row.split == split for row in release.rows) for split in ("train", "validation", "test")] == [28, 4, 8]
+    assert "derived by a hash of the image" in release.facts["splits"]
+
+
+@pytest.mark.parametrize("wrapper", ["", "chest_xray/"])
+def test_folders_of_splits_hold_folders_of_classes(tmp_path, wrapper):
+    paths = ("train/NORMAL/a.png", "train/VIRAL/b/1.png", "val/NORMAL/c.png", "test/FUNGAL/d.jpeg", "test/e.png")
+    fill(tmp_path, *(wrapper + path for path in paths))
+    release = read_generic(GenericSource(tmp_path, "kids", classes=["VIRAL", "NORMAL", "FUNGAL", "OTHER"]))
+    assert {row.where.removeprefix(wrapper): (row.split, row.labels) for row in release.rows} == {
+        "train/NORMAL/a.png": ("train", 1),
+        "train/VIRAL/b/1.png": ("train", 0),
+        "val/NORMAL/c.png": ("validation", 1),
+        "test/FUNGAL/d.jpeg": ("test", 2),
+    }
+    assert [problem.where.removeprefix(wrapper) for problem in release.problems] == ["test/e.png"]
+    assert "splits" not in release.facts
+    with pytest.raises(
+        ValueError, match=r"it has \['FUNGAL', 'NORMAL', 'VIRAL'\], expected are \['VIRAL', 'NORMAL'\]"
+    ):
+        read_generic(GenericSource(tmp_path, "kids", classes=["VIRAL", "NORMAL"]))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "has no labels.csv, so its folders must be the classes; it has \\[\\]"),
+        (["a.png", "b.png"], "it has \\[\\]"),
+        (["NORMAL/a.png", "NORMAL/b.png"], "it has \\[\\], expected are at least two"),
+        (["train/NORMAL/a.png", "VIRAL/b.png"], "folders of splits, \\['train'\\], beside \\['VIRAL', 'train'\\]"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path, paths, message):
+    with pytest.raises(ValueError, match=message):
+        read_generic(GenericSource(fill(tmp_path, *paths), "kids"))
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_readme_commands_build(tmp_path, capsys):
+    fill(tmp_path / "rsna", *(f"{number}.png" for number in range(4)))
+    splits = ("train", "train", "val", "test")
+    rows = [{"image": f"{i}.png", "split": split, "pneumonia": i % 2} for i, split in enumerate(splits)]
+    write_rows(tmp_path / "rsna", rows)
+    command = ["data", "build", "generic", "--raw", str(tmp_path / "rsna"), "--out", str(tmp_path / "data" / "rsna")]
+    source = ["--title", "Our clinic", "--license", "cc-by-4.0", "--homepage", "https://clinic.example/cxr"]
+    assert main([*command, "--labels", "pneumonia", *source]) == 0
+    assert "2 train, 1 validation, 1 test; 0 rows or images left out" in capsys.readouterr().out
+    assert read_task(tmp_path / "data" / "rsna") == ArkTask("rsna", ["pneumonia"])
+    assert load_task_dataset(tmp_path / "data" / "rsna", "train")["labels"][:] == [[0.0], [1.0]]
+    card = (tmp_path / "data" / "rsna" / "README.md").read_text()
+    assert "license: cc-by-4.0\n" in card and "| home | https://clinic.example/cxr |" in card
+    assert "# Our clinic" in card
+
+    fill(tmp_path / "kids", *(f"{kind}/{number}.png" for kind in ("NORMAL", "PNEUMONIA") for number in range(9)))
+    command = ["data", "build", "generic", "--raw", str(tmp_path / "kids"), "--out", str(tmp_path / "data" / "kids")]
+    (tmp_path / "kids" / "NORMAL" / "3.png").write_text("no picture")
+    (tmp_path / "kids" / "PNEUMONIA" / "4.png").write_text("no picture")
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "NORMAL/3.png: this is no PNG" in told and "--skip_bad" in told and "PNEUMONIA/4.png" in told
+    assert main([*command, "--skip_bad", "--num_workers", "1"]) == 0
+    assert "2 rows or images left out" in (out := capsys.readouterr().out) and "Splits: The source has none" in out
+    assert main([*command, "--num_workers", "0"]) == 2
+    assert "--num_workers must be at least 1" in capsys.readouterr().err
+
+
+def test_real_radiographs_build_with_the_counts_of_their_readme(shared, tmp_path):
+    labels = [f"sev_{region}" for region in "ABCDEF"]
+    source = GenericSource(shared / "realdata" / "brixia_severity", "brixia", labels=labels)
+    report = build_dataset(read_generic(source), tmp_path / "out", size=128)
+    assert report["rows"] == {"train": 58, "validation": 8, "test": 13} and not report["problems"]
+    assert report["duplicates"] == {"equal": [], "near": [], "within_splits": 0}
+    assert read_task(tmp_path / "out").labels == labels
+    assert all(max(row["image"].size) == 128 for row in load_task_dataset(tmp_path / "out", "test"))
+
+
+# Faults --------------------------------------------------------------------------------------------------------------
+
+
+def truncate(path: Path, share: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def write_dicom(path: Path, number: int) -> None:
+    save(make_dicom(np.random.default_rng(number).integers(0, 4096, (40, 48), dtype=np.uint16), 12), path)
+
+
+# For each kind: what it does to a good row and its file, and what is told
+ROW_FAULTS = {
+    "wrong value": (lambda row, random: row.update(Mass=random.choice(["2", "x", "0.5", "nan"])), "use 0, 1, -1"),
+    "wrong split": (lambda row, random: row.update(split=random.choice(["dev", "", "3"])), "use one of"),
+    "no image": (lambda row, random: row.update(image=" "), "image is blank"),
+    "missing file": (lambda row, random: row.update(image="images/none.png"), "is not below"),
+    "wrong age": (lambda row, random: row.update(age=random.choice(["old", "inf", "-1"])), "age must be a number"),
+}
+FILE_FAULTS = {
+    "empty": (lambda path, random: path.write_bytes(b""), "the file is empty"),
+    "text": (lambda path, random: path.write_text("no picture at all" * 20), ""),
+    "cut short": (lambda path, random: truncate(path, random.uniform(0.05, 0.9)), ""),
+    "a folder": (lambda path, random: (path.unlink(), path.mkdir()), "is not below"),
+}
+
+
+def test_500_faulty_rows_and_files_are_each_told_and_cost_nothing_else(tmp_path):
+    random_, folder = random.Random(0), tmp_path / "raw"
+    (folder / "images").mkdir(parents=True)
+    rows, expected, good = [], {}, []
+    for number in range(800):
+        line, kind = number + 2, ("png", "jpg", "dcm", "png")[number % 4]
+        name = f"images/{number}.{kind}"
+        if kind == "dcm":
+            write_dicom(folder / name, number)
+        else:
+            draw_picture(folder / name, number)
+        split = random_.choice(["train", "train", "val", "test"])
+        row = {"image": name, "split": split, "patient_id": f"{PATIENT}{number}", "age": "", "Edema": "1", "Mass": "0"}
+        fault = random_.choice([*ROW_FAULTS, *FILE_FAULTS, "repeated", "wide"]) if number % 8 < 5 else None
+        if fault in ROW_FAULTS:
+            change, expected[line] = ROW_FAULTS[fault]
+            change(row, random_)
+        elif fault in FILE_FAULTS:
+            change, expected[line] = FILE_FAULTS[fault]
+            change(folder / name, random_)
+        elif fault == "repeated":
+            row["image"], expected[line] = (good[-1] if good else "images/none.png"), "stands in" if good else ""
+        elif fault == "wide":
+            expected[line] = "7 values, but the header names 6 columns"
+        else:
+            good.append(name)
+        rows.append(row)
+    write_rows(folder, rows)
+    lines = (folder / "labels.csv").read_text().splitlines()
+    for line, told in expected.items():
+        lines[line - 1] += ",1" * told.startswith("7 values")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    assert len(expected) == 500
+
+    release = read(folder)
+    report = build_dataset(release, tmp_path / "out", num_workers=1, skip_bad=True)
+    told = {problem["where"]: problem["reason"] for problem in report["problems"]}
+    assert set(told) == {f"labels.csv, line {line}" for line in expected} and len(report["problems"]) == 500
+    for line, part in expected.items():
+        reason = told[f"labels.csv, line {line}"]
+        assert part in reason and reason and PATIENT not in reason
+    built = {}
+    for split in ("train", "validation", "test"):
+        dataset = load_task_dataset(tmp_path / "out", split)
+        built |= dict(zip(dataset["image_id"][:], dataset, strict=True))
+    assert sorted(built) == sorted(good) and len(good) == 300
+    for name in good[::10]:
+        np.testing.assert_array_equal(np.asarray(built[name]["image"]), read_radiograph(folder / name)[0])
+        assert built[name]["labels"] == [1, 0]
+
+
+GOOD_TABLE = "image,split,patient_id,age,Edema,Mass\n" + "".join(
+    f"{name},{split},p{number},{20 + number},{number % 2},{('', '-1', '1')[number % 3]}\n"
+    for number, (name, split) in enumerate(zip(FILES, SPLITS, strict=True))
+)
+PIECES = st.one_of(
+    st.binary(max_size=6),
+    st.sampled_from(
+        [b",", b'"', b"'", b"\n", b"\r", b"\0", b" ", b"\xff", b"\xef\xbb\xbf", "é".encode(), b"\n,,,,,\n", b"x" * 300]
+        + [b"-1", b"2", b"nan", b"1e999", b"train", b"p0", b"/", b"..", b"~", b"image", b"Edema", b"images/0.png"]
+    ),
+)
+
+
+@st.composite
+def damaged_tables(draw) -> bytes:
+    content = GOOD_TABLE.encode()
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        stop = draw(st.integers(start, min(start + 20, len(content))))
+        content = content[:start] + draw(PIECES) + content[stop:]
+    return content
+
+
+@pytest.fixture(scope="module")
+def fuzz_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz") / "source"
+    for number, name in enumerate(FILES):
+        draw_picture(folder / name, number)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(content=damaged_tables())
+def test_damaged_table_gives_good_rows_and_named_problems_or_a_named_refusal(fuzz_folder, content):
+    (fuzz_folder / "labels.csv").write_bytes(content)
+    try:
+        release = read_generic(GenericSource(fuzz_folder, "lungs", labels=["Edema", "Mass"]))
+    except ValueError as error:
+        assert "labels.csv" in str(error)
+        return
+    assert release.rows or release.problems
+    for problem in release.problems:
+        assert problem.where.startswith("labels.csv, line ") and problem.reason
+    for row in release.rows:
+        assert isinstance(row, Row) and row.path.is_file() and row.split in ("train", "validation", "test")
+        assert len(row.labels) == 2 and all(value in (0, 1, -1) or math.isnan(value) for value in row.labels)
+        assert row.metadata["age"] is None or 0 <= row.metadata["age"] < math.inf
+
+
+def test_picture_files_of_any_kind_are_kept_as_they_are(tmp_path):
+    folder = tmp_path / "raw"
+    for name in ("a.png", "b.jpg", "c.tif"):
+        draw_picture(folder / name, 1)
+    PIL.Image.fromarray(np.arange(2500, dtype=np.uint16).reshape(50, 50) * 26).save(folder / "d.png")
+    write_dicom(folder / "e.dcm", 5)
+    names = ["a.png", "b.jpg", "c.tif", "d.png", "e.dcm"]
+    write_rows(folder, [{"image": name, "split": "train", "Edema": "0", "Mass": "1"} for name in names])
+    build_dataset(read(folder), tmp_path / "out", num_workers=1)
+    for stored in load_task_dataset(tmp_path / "out", "train"):
+        expected = read_radiograph(folder / stored["image_id"])[0]
+        np.testing.assert_array_equal(np.asarray(stored["image"]), expected)
+        assert stored["image"].mode == ("L" if expected.dtype == np.uint8 else "I;16")

@@ -1,0 +1,151 @@
+"""Somebody else's dataset, in folders as the Hub would hold it, rewritten as a task dataset."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+
+from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.sources.hub_source import HubSource, read_hub
+from ark_hf.data.sources.rows import Release
+from ark_hf.data.task_dataset import load_task_dataset, read_task
+from ark_hf.models.ark.configuration_ark import ArkTask
+
+from ..build.generated import contents, draw_picture
+
+KINDS = ClassLabel(names=["No Finding", "Mass", "Edema"])
+
+
+def picture(number: int) -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(number).integers(0, 256, (20, 24), dtype=np.uint8))
+
+
+def write(folder: Path, split: str, features: dict, **columns) -> None:
+    """Parquet files as on the Hub, with `img` beside the columns."""
+    count = len(next(iter(columns.values())))
+    table = {"img": [picture(number + len(split)) for number in range(count)], **columns}
+    folder.mkdir(exist_ok=True)
+    Dataset.from_dict(table, features=Features({"img": Image()} | features)).to_parquet(folder / f"{split}.parquet")
+
+
+def read(folder: Path, **options) -> Release:
+    return read_hub(HubSource(str(folder), "foreign", image_column="img", **options))
+
+
+def labels(release: Release) -> list:
+    return [row.labels for row in release.rows]
+
+
+def test_columns_of_labels_and_metadata_are_mapped_and_pictures_kept(tmp_path):
+    features = {"TB": Value("int64"), "Mass": Value("float64"), "who": Value("int64"), "sex": Value("string")}
+    columns = {"TB": [1, None, 0], "Mass": [0.0, -1.0, math.nan], "who": [7, 7, None], "sex": ["F", "", None]}
+    write(tmp_path / "in", "train", features, **columns)
+    features = {"TB": Value("int64"), "Mass": Value("float64"), "who": Value("int64"), "sex": Value("string")}
+    write(tmp_path / "in", "test", features, TB=[1], Mass=[1.0], who=[8], sex=["M"])
+    release = read(tmp_path / "in", labels=["TB", "Mass"], patient_column="who")
+    np.testing.assert_equal(labels(release), [[1, 0], [math.nan, -1], [0, math.nan], [1, 1]])
+    assert [row.where for row in release.rows] == ["train, row 0", "train, row 1", "train, row 2", "test, row 0"]
+    assert [row.metadata["patient_id"] for row in release.rows] == ["7", "7", None, "8"]
+    report = build_dataset(release, tmp_path / "out", num_workers=1)
+    assert report["rows"] == {"train": 3, "validation": 0, "test": 1}
+    assert read_task(tmp_path / "out") == ArkTask("foreign", ["TB", "Mass"])
+    for number, stored in enumerate(load_task_dataset(tmp_path / "out", "train")):
+        np.testing.assert_array_equal(np.asarray(stored["image"]), np.asarray(picture(number + 5)))
+        assert (stored["image_id"], stored["sex"]) == (f"train/{number}", ["F", None, None][number])
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "options", "names", "expected"),
+    [
+        (KINDS, [1, -1, 2], {}, ["No Finding", "Mass", "Edema"], [1, -1, 2]),
+        (Value("string"), ["b", "", "a"], {}, ["a", "b"], [1, -1, 0]),
+        (Value("int64"), [3, None, 1], {}, ["1", "3"], [1, -1, 0]),
+        (Value("string"), ["b", None, "a"], {"classes": ["b", "a", "c"]}, ["b", "a", "c"], [0, -1, 1]),
+        (Value("bool"), [True, False, None], {}, ["0", "1"], [1, 0, -1]),
+    ],
+)
+def test_a_column_of_classes(tmp_path, feature, values, options, names, expected):
+    write(tmp_path / "in", "train", {"kind": feature}, kind=values)
+    release = read(tmp_path / "in", label_column="kind", **options)
+    assert release.task == ArkTask("foreign", names, "single_label_classification")
+    assert labels(release) == expected
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "options"),
+    [
+        (List(KINDS), [[1, 2], [0], None, [2]], {}),
+        (List(Value("string")), [["Edema", "Mass"], ["No Finding"], [], ["Edema"]], {"classes": ["Mass", "Edema"]}),
+        (Value("string"), ["Mass,Edema", "no_finding", "", "Edema"], {"classes": ["Mass", "Edema"], "separator": ","}),
+    ],
+    ids=["classes", "texts", "separated"],
+)
+def test_a_column_of_lists(tmp_path, feature, values, options):
+    write(tmp_path / "in", "train", {"found": feature}, found=values)
+    release = read(tmp_path / "in", label_column="found", **options)
+    assert release.task == ArkTask("foreign", ["Mass", "Edema"])
+    np.testing.assert_equal(labels(release), [[1, 1], [0, 0], [math.nan, math.nan], [0, 1]])
+
+
+def test_an_image_folder_is_read_too_by_two_processes_as_by_one(tmp_path):
+    for number in range(40):
+        kind = ("normal", "viral")[number % 2]
+        draw_picture(tmp_path / "in" / "train" / kind / f"{number}.png", number)
+    (tmp_path / "in" / "train" / "viral" / "7.png").write_text("no picture")
+    source = HubSource(str(tmp_path / "in"), "kids", label_column="label")
+    for name, processes in (("one", 1), ("two", 2)):
+        report = build_dataset(read_hub(source), tmp_path / name, num_workers=processes, skip_bad=True)
+        assert report["rows"] == {"train": 27, "validation": 4, "test": 8}
+        (problem,) = report["problems"]
+        assert problem["where"].startswith("train, row ") and problem["reason"].startswith("this is no PNG")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert "derived by a hash of the image" in report["facts"]["splits"]
+
+
+def test_wrong_and_empty_rows_are_told_by_split_and_row(tmp_path):
+    features = {"TB": Value("float64"), "age": Value("string")}
+    write(tmp_path / "in", "train", features, TB=[1, 0.5, 0], age=["30", "31", "old"])
+    release = read(tmp_path / "in", labels=["TB"])
+    assert {problem.where: problem.reason for problem in release.problems} == {
+        "train, row 1": "TB is '0.5': use 0, 1, -1 (uncertain) or blank (unknown)",
+        "train, row 2": "age must be a number of years or blank",
+    }
+    (tmp_path / "none").mkdir()
+    table = Dataset.from_dict({"img": [None, picture(0)], "TB": [1, 0]}, Features(img=Image(), TB=Value("int64")))
+    table.to_parquet(tmp_path / "none" / "train.parquet")
+    report = build_dataset(read(tmp_path / "none", labels=["TB"]), tmp_path / "out", num_workers=1, skip_bad=True)
+    assert report["problems"] == [{"where": "train, row 0", "reason": "the row has no image"}]
+
+
+def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path):
+    write(tmp_path / "in", "train", {"TB": Value("int64")}, TB=[1, 0])
+    for options, message in (
+        ({"labels": ["Mass"]}, r"has no columns \['Mass'\]; it has \['img', 'TB'\]"),
+        ({"labels": ["TB"], "patient_column": "who"}, r"has no columns \['who'\]"),
+        ({}, "either --labels"),
+        ({"label_column": "TB", "classes": ["1"]}, "at least two labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "in", **options)
+    with pytest.raises(ValueError, match="nowhere"):
+        read(tmp_path / "nowhere", labels=["TB"])
+    write(tmp_path / "in", "extra", {"TB": Value("int64")}, TB=[1])
+    (tmp_path / "in" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.parquet}\n"
+        "  - {split: extra, path: extra.parquet}\n---\n"
+    )
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'extra'\]"):
+        read(tmp_path / "in", labels=["TB"])
+
+
+def test_the_command_builds_from_a_folder(tmp_path, capsys):
+    write(tmp_path / "in", "train", {"found": List(KINDS)}, found=[[1], [2]] * 5)
+    command = ["data", "build", "hub", "--raw", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--name", "foreign", "--image_column", "img", "--label_column", "found"]) == 0
+    told = capsys.readouterr().out
+    assert "7 train, 1 validation, 2 test" in told and "Splits: The source has none" in told
+    assert read_task(tmp_path / "out") == ArkTask("foreign", ["Mass", "Edema"])

@@ -1,0 +1,109 @@
+"""Finding the files of a release, wherever and however they were unpacked."""
+
+import os
+
+import pytest
+
+from ark_hf.data.sources.raw_folder import MissingFileError, RawFolder, image_suffix
+
+
+def make(root, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def where(folder: RawFolder, name: str) -> str:
+    return folder.find_image(name).relative_to(folder.root).as_posix()
+
+
+def test_name_is_found_in_any_folder_and_with_any_image_suffix(tmp_path):
+    make(tmp_path, "a/b/1.2.840.png", "c/x.DCM", "d/DX.1.3", "y.jpg")
+    folder = RawFolder(tmp_path)
+    assert where(folder, "1.2.840.dcm") == where(folder, "1.2.840") == "a/b/1.2.840.png"
+    assert where(folder, "x") == "c/x.DCM" and where(folder, "y.png") == "y.jpg"
+    assert list(folder.images()) == ["a/b/1.2.840.png", "c/x.DCM", "y.jpg"]
+    with pytest.raises(ValueError, match="image 'DX.1.3' is not below"):
+        folder.find_image("DX.1.3")  # no image by its suffix
+
+
+def test_exact_name_goes_before_a_converted_copy(tmp_path):
+    make(tmp_path, "dicom/x.dcm", "converted/x.png")
+    folder = RawFolder(tmp_path)
+    assert where(folder, "x.dcm") == "dicom/x.dcm" and where(folder, "x.png") == "converted/x.png"
+    with pytest.raises(ValueError, match="image 'x' lies in 2 folders below"):
+        folder.find_image("x")
+
+
+def test_path_is_never_found_in_another_patient_s_folder(tmp_path):
+    make(tmp_path, "train/patient1/study1/v.jpg")
+    folder = RawFolder(tmp_path)
+    assert where(folder, "patient1/study1/v.jpg") == "train/patient1/study1/v.jpg"
+    for path in ("patient2/study1/v.jpg", "train/patient2/study1/v.jpg", "valid/patient1/study1/v.jpg", "v/v.jpg"):
+        with pytest.raises(ValueError, match="is not below"):
+            folder.find_image(path)
+
+
+def test_path_from_the_folder_goes_before_a_deeper_one_and_two_deeper_ones_are_refused(tmp_path):
+    make(tmp_path, "train/a.png", "copy/train/a.png", "copy/train/b.png", "old/train/b.png")
+    folder = RawFolder(tmp_path)
+    assert where(folder, "train/a.png") == "train/a.png"
+    with pytest.raises(ValueError, match="image 'train/b.png' lies in 2 folders below"):
+        folder.find_image("train/b.png")
+
+
+def test_masks_hidden_files_and_ignored_folders_are_left_out(tmp_path):
+    make(tmp_path, "cxr/a.png", "ManualMask/left/a.png", "png_masks/a.png", ".cache/a.png", "cxr/._a.png")
+    make(tmp_path, "__MACOSX/a.png", "original_data/a.png", "original_data/names.csv", "original_data/more/a.png")
+    folder = RawFolder(tmp_path, frozenset({"original_data"}))
+    assert list(folder.images()) == ["cxr/a.png"] and folder.has("names.csv")
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path):
+    make(tmp_path / "disk", "images/a.png")
+    raw = tmp_path / "raw"
+    make(raw, "tables/t.csv")
+    (raw / "images").symlink_to(tmp_path / "disk" / "images")
+    (raw / "images_again").symlink_to(tmp_path / "disk" / "images")
+    (raw / "tables" / "up").symlink_to(raw)
+    (tmp_path / "disk" / "images" / "loop").symlink_to(tmp_path / "disk")
+    folder = RawFolder(raw)
+    assert folder.find_image("a.png").read_bytes() == b""
+    assert folder.has("t.csv")
+
+
+def test_one_file_under_two_names_is_one_image(tmp_path):
+    make(tmp_path, "a/x.png")
+    (tmp_path / "b").mkdir()
+    os.symlink(tmp_path / "a" / "x.png", tmp_path / "b" / "x.png")
+    assert where(RawFolder(tmp_path), "x.png") == "a/x.png"
+
+
+def test_tables_are_found_by_name_in_any_spelling_packed_or_below_a_folder(tmp_path):
+    make(tmp_path, "x/Train.CSV", "y/valid.csv.gz", "old/meta.csv", "new/meta.csv", "README.md")
+    folder = RawFolder(tmp_path)
+    assert folder.file("absent.csv", "train.csv") == tmp_path / "x" / "Train.CSV"
+    assert folder.file("valid.csv") == tmp_path / "y" / "valid.csv.gz"
+    assert folder.file("new/meta.csv", "meta.csv") == tmp_path / "new" / "meta.csv"
+    assert folder.has("meta.csv") and not folder.has("absent.csv")
+    with pytest.raises(ValueError, match=r"meta.csv lies several times below .*; keep one"):
+        folder.file("meta.csv")
+    with pytest.raises(MissingFileError, match="There is no a.csv or b.csv below .*, with or without .gz or .zip"):
+        folder.table("a.csv", "b.csv")
+
+
+def test_lines_and_texts(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png \n\n  b.png\n")
+    (tmp_path / "reading.txt").write_bytes(b"m\xe4le" + b"x" * 10_000)
+    folder = RawFolder(tmp_path)
+    assert list(folder.lines("list.txt")) == [("list.txt, line 1", "a.png"), ("list.txt, line 3", "b.png")]
+    assert folder.text("reading.txt").startswith("m\ufffdle") and len(folder.text("reading.txt")) == 4096
+    assert folder.text("absent.txt") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a.png", ".png"), ("a.JPEG", ".JPEG"), ("1.2.3", ""), ("a", ""), ("a.tar.gz", ""), ("x.y.dicom", ".dicom")],
+)
+def test_image_suffixes(name, suffix):
+    assert image_suffix(name) == suffix

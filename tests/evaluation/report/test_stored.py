@@ -1,0 +1,71 @@
+"""A report that was written is read back as it was."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from ark_hf.evaluation.calibrate import CalibrationResult
+from ark_hf.evaluation.report.page import write_report
+from ark_hf.evaluation.report.stored import read_report
+from ark_hf.evaluation.report.task_report import Comparison, compare_task, report_task
+from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS, LabelMatch
+from ark_hf.models.ark.configuration_ark import ArkTask
+from tests.metrics.made_scores import made_scores
+
+CLINIC = ArkTask("clinic", ["Mass", "Never seen"], thresholds={"Mass": 0.4})
+WARDS = ArkTask("wards", ["normal", "bacterial", "viral"], "single_label_classification")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    reports = []
+    for task in (CLINIC, WARDS):
+        data, scored, groups = made_scores(task)
+        if task is CLINIC:
+            scored.labels[:, 1] = 0  # undefined: NaN
+        report = report_task(data, scored, 10, groups=groups)
+        report.baseline_labels, report.baseline_mean = report.labels, report.mean
+        report.comparison = Comparison("new", "old", compare_task(data, scored, scored, 10))
+        reports.append(report)
+    reports[0].matches = {"Mass": [LabelMatch("x", "Mass", "same name")], "Never seen": []}
+    reports[0].transfer = PUBLISHED_TRANSFERS["node21"]
+    reports[1].fitted = CalibrationResult("wards", 9, 9, 1.5, True, *[0.1] * 6, "youden", {"viral": 0.3}, {})
+    reports[1].calibration_before = reports[1].calibration
+    folder = tmp_path_factory.mktemp("report")
+    write_report(reports, folder, {"model": "new", "weights_sha256": "abc"})
+    return folder, reports
+
+
+def plain(value):
+    """Comparable: NaN and None are not equal to themselves and to each other."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return "NaN" if isinstance(value, float) and math.isnan(value) else value
+
+
+def test_every_number_comes_back_in_its_place_and_type(written):
+    folder, reports = written
+    facts, restored = read_report(folder)
+    assert facts["model"] == "new" and facts["weights_sha256"] == "abc"
+    assert plain(restored) == plain(reports)
+    assert [type(each) for each in restored[0].subgroups["sex"]] == [
+        type(each) for each in reports[0].subgroups["sex"]
+    ]
+    assert math.isnan(restored[0].labels[1].auroc) and restored[1].fitted.temperature == 1.5
+
+
+def test_other_files_are_refused_with_a_remedy(written, tmp_path):
+    with pytest.raises(ValueError, match="report.json does not exist; `ark-hf evaluate"):
+        read_report(tmp_path)
+    values = json.loads((written[0] / "report.json").read_text())
+    del values["tasks"][0]["delong"]
+    for text in ("{", "[]", "{}", json.dumps(values), json.dumps({"tasks": [3]}), json.dumps({"tasks": None})):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(ValueError, match="report.json is not a report of this version .*; evaluate again"):
+            read_report(tmp_path)

@@ -1,0 +1,75 @@
+"""The fine-tuning examples run from start to end, and the models that they write have learned."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from ark_hf import ArkConfig, ArkForImageClassification, ArkImageProcessor, load_task_dataset
+from ark_hf.data.build.build import build_dataset, phantom_release
+from ark_hf.metrics.auroc import auroc, one_vs_rest
+
+from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SITES = ("phantom_coast", "phantom_hill")  # three classes; one label
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    for site in SITES:
+        counts = {"train": 24, "validation": 12, "test": 12}
+        build_dataset(phantom_release(site, counts, 40, 0), folder / site, 40, num_workers=1)
+    torch.manual_seed(0)
+    shape = {key: TINY[key] for key in ("backbone", "backbone_kwargs", "image_size", "projector_dim")}
+    teacher = ArkForImageClassification(ArkConfig(**shape, tasks=[{"name": "old", "labels": ["A", "B"]}]))
+    teacher.save_pretrained(folder / "ark-cxr")
+    ArkImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "ark-cxr")
+    return folder
+
+
+def run(name: str, arguments: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def training_auroc(folder: Path, site: Path) -> float:
+    """Mean AUROC of a saved model on the images that it was trained on."""
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    rows = load_task_dataset(site, "train")
+    pixels = AutoImageProcessor.from_pretrained(folder)(list(rows["image"]), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        scores = model(pixels).logits.numpy()
+    targets = np.array(rows["labels"][:])
+    targets = one_vs_rest(targets, scores.shape[1]) if targets.ndim == 1 else targets
+    return float(np.mean([auroc(*columns) for columns in zip(targets.T, scores.T, strict=True)]))
+
+
+def test_with_the_trainer(data, tmp_path, monkeypatch):
+    site = data / "phantom_coast"
+    arguments = ["--model", str(data / "ark-cxr"), "--dataset", str(site), "--output_dir", str(tmp_path)]
+    settings = "--num_train_epochs 20 --learning_rate 5e-3 --per_device_train_batch_size 8 --eval_strategy steps "
+    settings += "--eval_steps 60 --save_strategy no --use_cpu true --report_to none --disable_tqdm true"
+    run("finetune_trainer.py", arguments + settings.split(), monkeypatch)
+    assert training_auroc(tmp_path, site) > 0.8
+    assert 0 <= json.loads((tmp_path / "test_results.json").read_text())["test_mean_auroc"] <= 1
+
+
+def test_with_accelerate(data, tmp_path, monkeypatch, capsys):
+    site = data / "phantom_hill"
+    settings = ["--epochs", "20", "--batch_size", "8", "--learning_rate", "5e-3"]
+    run("finetune_accelerate.py", [str(data / "ark-cxr"), str(site), str(tmp_path), *settings], monkeypatch)
+    losses = [float(loss) for loss in re.findall(r"loss (\d\.\d+)", capsys.readouterr().out)]
+    assert len(losses) == 20 and np.mean(losses[-3:]) < 0.95 * losses[0]
+    assert training_auroc(tmp_path, site) > 0.8
+
+
+def test_the_trainer_example_is_short():
+    assert len((EXAMPLES / "finetune_trainer.py").read_text().splitlines()) < 120

@@ -1,0 +1,405 @@
+"""`ark-hf serve` and the Space without a browser: what the page answers, keeps, logs and lets through."""
+
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import runpy
+import socket
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import gradio
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import SpaceCard
+from packaging.requirements import Requirement
+from PIL import Image
+
+from ark_hf.cli.serve import serve as serve_verb
+from ark_hf.data.images.image_files import UnreadableImageError
+from ark_hf.data.images.inputs import read_input
+from ark_hf.inference.overlays import overlay
+from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
+from ark_hf.inference.predict import load_ark
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from ark_hf.pages.html import escape
+from ark_hf.serve import page as serve
+from tests.conftest import REPOSITORY
+from tests.wrong_inputs import wrong_inputs  # noqa: F401
+
+SPACE = REPOSITORY / "hub_cards" / "space"
+NAME = 'someone/ark ${1+1} {{x}} <b>"'
+LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis_of_the_lower_lobe, and of what lies beside and behind it"
+TASKS = [
+    ArkTask("north", ["Edema", "Mass <b>", "Nodule"], thresholds={"Edema": 0.01, "Mass <b>": 0.99}),
+    ArkTask("south_" * 8 + "hospitals", ["normal", LONG], "single_label_classification"),
+]
+
+
+def save_model(folder: Path, processor: dict | None = None, **config) -> str:
+    torch.manual_seed(0)
+    config = {"backbone": "test_resnet", "image_size": 64, "projector_dim": 8, **(config or {"tasks": TASKS})}
+    ArkForImageClassification(ArkConfig(**config)).save_pretrained(folder)
+    ArkImageProcessor(**{"size": 64, **(processor or {})}).save_pretrained(folder)
+    return str(folder)
+
+
+def load_pipeline(folder: str) -> ChestXrayClassificationPipeline:
+    model, processor = load_ark(folder)
+    return ChestXrayClassificationPipeline(model=model, image_processor=processor)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("served") / "ark-cxr")
+
+
+@pytest.fixture(scope="module")
+def pipe(model) -> ChestXrayClassificationPipeline:
+    return load_pipeline(model)
+
+
+@pytest.fixture(scope="module")
+def page(pipe):
+    page = serve.build_page(pipe, NAME)
+    serve.start_page(page, "127.0.0.1", free_port())
+    yield page
+    page.close(verbose=False)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+CHEST = png(Image.fromarray((np.random.default_rng(0).random((80, 100)) * 255).astype(np.uint8)))
+PHOTO = png(Image.new("RGB", (300, 40), "red"))
+
+
+def request(page, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict]:
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=60)
+    connection.putrequest(method, path)
+    for name, value in {"content_length": str(len(body or b"")), **headers}.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.getheaders()}
+
+
+def send(page, name: str, data: bytes) -> str:
+    """What the page's script gets for a file: HTML."""
+    component = next(each["id"] for each in page.config["components"] if each["type"] == "html")
+    upload = {"name": name, "data": base64.b64encode(data).decode()}
+    message = {"data": upload, "component_id": component, "fn_name": "read", "session_hash": "test"}
+    body = json.dumps(message).encode()
+    status, text, headers = request(
+        page, "POST", "/gradio_api/component_server/", body, content_type="application/json"
+    )
+    assert status == 200 and headers["cache-control"] == "no-store"
+    return json.loads(text)
+
+
+def read_directly(page, data: bytes) -> str:
+    (html,) = [block for block in page.blocks.values() if isinstance(block, gradio.HTML)]
+    return html.read({"name": "chest.png", "data": base64.b64encode(data).decode()})
+
+
+class Answer(HTMLParser):
+    """The parts of an answer, which is well-formed and brings everything that it shows."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.names: list[str] = []
+        self.scores: list[str] = []
+        self.images: list[dict] = []
+        self.choices: list[dict] = []
+        self.styles: dict[str, list[str]] = {"i": [], "u": []}
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name not in ("href", "action", "srcset")
+            assert name not in ("src", "data-picture") or value.startswith("data:image/jpeg;base64,")
+        if tag == "img":
+            self.images.append(attributes)
+        elif tag == "input":
+            self.choices.append(attributes)
+        else:
+            self.open.append(attributes.get("class", tag))
+        if attributes.get("class") == "ark-name":
+            self.names.append("")
+            self.scores.append("")
+        if tag in self.styles:
+            self.styles[tag].append(attributes["style"])
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        if "ark-name" in self.open:
+            self.names[-1] += data
+        elif "ark-score" in self.open:
+            self.scores[-1] += data
+
+
+def all_labels(result: dict) -> list[dict]:
+    return [label for task in result["tasks"].values() for label in task]
+
+
+def picture_of(data_uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data_uri.split(",")[1]))), float)
+
+
+def test_the_answer_is_the_pipelines(page, pipe):
+    html = send(page, "chest.png", CHEST)
+    answer = Answer(html)
+    labels = all_labels(pipe({"bytes": CHEST, "path": "chest.png"}))
+    assert answer.names == [label["label"] for label in labels] and set(answer.names) >= {"Mass <b>", "normal"}
+    for label, shown in zip(labels, answer.scores, strict=True):
+        verdict = ""
+        if label["threshold"] is not None:
+            verdict = f"{'above' if label['positive'] else 'below'} {100 * label['threshold']:.1f}\xa0%"
+        assert shown.strip() == f"{100 * label['score']:.1f}\xa0% {verdict}".strip()
+    assert answer.styles["i"] == [f"width: {100 * label['score']:.2f}%" for label in labels]
+    thresholds = [label["threshold"] for label in labels if label["threshold"] is not None]
+    assert answer.styles["u"] == [f"left: {100 * threshold:.2f}%" for threshold in thresholds]
+    assert len(thresholds) == 2
+    summary = html[html.index("Above the operating point") : html.index("ark-key")]
+    assert "<li>Edema (north) " in summary and "Mass" not in summary
+    assert "chest.png, 100\xa0x\xa080 pixels" in html and "Reasons for doubt" not in html
+
+
+def test_every_label_has_its_heat_map(page, pipe):
+    answer = Answer(send(page, "chest.png", CHEST))
+    (checked,) = [choice for choice in answer.choices if "checked" in choice]
+    assert checked["data-caption"] == "Heat map: what speaks for Edema (north)"  # alone above its operating point
+    first, second = answer.images
+    assert (second["src"], second["alt"]) == (checked["data-picture"], checked["data-caption"]) and first["alt"]
+    pixels = read_input(CHEST).pixels
+    assert np.abs(picture_of(first["src"])[..., 0] - pixels[0]).mean() < 6  # JPEG
+    shown = []
+    for label, choice in zip(all_labels(pipe(pixels, heatmaps=True)), answer.choices, strict=True):
+        expected = np.asarray(overlay(pixels, label["heatmap"]), float)
+        shown.append(picture_of(choice["data-picture"]))
+        assert np.abs(shown[-1] - expected).mean() < 12
+        assert label["label"] in choice["data-caption"]
+    assert np.abs(shown[0] - shown[1]).mean() > 3
+
+
+def test_reasons_for_doubt_come_first(page):
+    html = send(page, "red.png", PHOTO)
+    warnings = read_input(PHOTO).warnings
+    assert len(warnings) >= 2
+    assert all(html.index(escape(each[1:])) < html.index("ark-columns") for each in warnings)
+
+
+def test_every_file_gets_what_the_pipeline_says(page, pipe, wrong_inputs):  # noqa: F811
+    for each in wrong_inputs:
+        if not each.path.is_file():
+            continue  # a browser has no such thing
+        data = each.path.read_bytes()
+        html = send(page, each.name, data)
+        upload = {"bytes": data, "path": each.name}
+        if each.kind == "warned":
+            warnings = pipe(upload)["warnings"]
+            assert any(each.message in warning for warning in warnings)
+            assert all(escape(warning[1:]) in html for warning in warnings) and "ark-columns" in html
+        else:
+            with pytest.raises(UnreadableImageError) as reason:
+                pipe(upload)
+            assert escape(str(reason.value)) in html and "ark-columns" not in html
+
+
+def test_names_are_text(page):
+    name = """"><img src=x onerror='alert(1)'>.png"""
+    assert len(Answer(send(page, name, CHEST)).images) == 2
+    assert not Answer(send(page, name, b"x")).images
+
+
+def test_a_model_without_operating_points_or_heat_maps(tmp_path):
+    crops = {"size": 80, "do_center_crop": True, "crop_size": 64}
+    pipe = load_pipeline(save_model(tmp_path / "model", crops, num_labels=2, id2label={0: "no", 1: "yes"}))
+    answer = read_directly(serve.build_page(pipe, "mine"), CHEST)
+    assert "No operating points" in answer and "cuts crops" in answer
+    parsed = Answer(answer)
+    assert len(parsed.images) == 1 and not parsed.choices and sorted(parsed.names) == ["no", "yes"]
+    assert "classifier" in answer
+
+
+class Watch:
+    """Files that this process opens for writing, and hosts that it turns to, while it is on."""
+
+    def __init__(self):
+        self.on = False
+        self.written: list[str] = []
+        self.hosts: list[str] = []
+        sys.addaudithook(self.hook)  # for the life of the process: Python takes none away
+
+    def hook(self, event: str, args: tuple):
+        if not self.on:
+            return
+        if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            self.written.append(str(args[0]))
+        elif event == "socket.connect" and isinstance(args[1], tuple):
+            self.hosts.append(str(args[1][0]))
+        elif event == "socket.getaddrinfo":
+            self.hosts.append(str(args[0]))
+
+    def __enter__(self):
+        self.on, self.written, self.hosts = True, [], []
+        return self
+
+    def __exit__(self, *_):
+        self.on = False
+
+
+WATCH = Watch()
+
+
+def test_nothing_is_written_logged_or_sent(page, capfd, monkeypatch):
+    def fail(*about):
+        raise RuntimeError(about)
+
+    send(page, "chest.png", CHEST)  # what is imported on first use has been
+    capfd.readouterr()
+    with WATCH:
+        Path(os.devnull).write_text("")
+        assert WATCH.written == [os.devnull]  # or the test could not fail
+        WATCH.written.clear()
+        read = send(page, "JANE_DOE.png", CHEST)
+        unreadable = send(page, "JANE_DOE.dcm", b"JANE_DOE" * 1000)
+        monkeypatch.setattr(serve, "_result", fail)
+        failed = send(page, "JANE_DOE.png", CHEST)
+        assert WATCH.written == [] and set(WATCH.hosts) == {"127.0.0.1"}
+    assert "ark-columns" in read and "ark-error" in unreadable and "This file cannot be evaluated" in failed
+    assert "RuntimeError" in failed
+    output = "".join(capfd.readouterr())
+    assert "RuntimeError" in output and "test_serve.py" in output  # where it happened is logged
+    assert "JANE_DOE" not in output
+
+
+def test_neither_start_nor_page_turn_to_another_host(pipe):
+    with WATCH:
+        page = serve.build_page(pipe, "mine")
+        serve.start_page(page, "127.0.0.1", free_port())
+        status, html, headers = request(page, "GET", "/")
+        css = request(page, "GET", "/theme.css")[1]
+        page.close(verbose=False)
+        assert set(WATCH.hosts) <= {"127.0.0.1", "localhost"}
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    assert not re.search(r"""(src|href)=["'](https?:)?//|@import|preconnect""", html)
+    assert '"stylesheets":[]' in html
+    assert not re.search(r"""url\(["']?(?!["']?data:)|@import""", css) and "system-ui" in css
+    assert not (page.share or page.analytics_enabled or page.run_history or page.enable_monitoring or page.pwa)
+    assert page.footer_links == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/upload",
+        "/gradio_api/queue/join",
+        "/gradio_api/call/read",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/runs",
+        "/gradio_api/proxy=https://example.org",
+        f"/gradio_api/file={__file__}",
+        "/gradio_api/process_recording",
+        "/monitoring/summary",
+        "/docs",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(page, path):
+    for method in ("GET", "POST"):
+        assert request(page, method, path, b"x", content_type="multipart/form-data; boundary=x")[0] == 404
+
+
+def test_uploads_are_bounded_and_stay_in_memory(page):
+    path, most = "/gradio_api/component_server/", serve.MAX_MEGABYTES * 2**20
+    assert request(page, "POST", path, b"--x", content_type="multipart/form-data; boundary=x")[0] == 415
+    status, text, _ = request(page, "POST", path, content_type="application/json", content_length=str(most * 2))
+    assert status == 413 and f"{serve.MAX_MEGABYTES} MB" in text
+    script = request(page, "GET", "/")[1]
+    assert f'data-megabytes=\\"{serve.MAX_MEGABYTES}\\"' in script and serve.NOTICE in script
+
+
+def test_help_loads_neither_torch_nor_gradio():
+    code = (
+        "import sys; sys.argv = ['ark-hf', 'serve', '--help']\n"
+        "from ark_hf.cli.serve import serve\n"
+        "try:\n    serve(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'torch', 'gradio'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "127.0.0.1" in result.stdout and "7860" in result.stdout
+
+
+def test_wrong_calls_are_explained_in_a_line(model, page, tmp_path, monkeypatch):
+    for argv, message in [
+        ([str(tmp_path)], "is not a model"),
+        ([model, "--port", "0"], "--port must be from 1 to 65535, got 0."),
+        ([model, "--port", "70000"], "--port must be from 1 to 65535, got 70000."),
+        ([model, "--port", str(page.server_port)], f"port {page.server_port}"),
+        ([model, "--host", "192.0.2.1", "--port", str(free_port())], "192.0.2.1"),
+    ]:
+        with pytest.raises((ValueError, OSError)) as caught:
+            serve_verb(argv)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match="^The page needs gradio: pip install gradio$"):
+        serve_verb([model])
+
+
+def test_the_verb_serves_this_machine_alone_and_says_where(model, monkeypatch, capsys):
+    port, started = free_port(), []
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of a network that has one; nobody answers there
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda self: started.append(self))
+    assert serve_verb([model, "--port", str(port)]) == 0
+    (page,) = started
+    try:
+        assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
+        assert page.server.config.host == "127.0.0.1"
+        assert "ark-cxr: 5 labels in 2 tasks" in request(page, "GET", "/")[1]
+        assert "ark-columns" in send(page, "chest.png", CHEST)
+    finally:
+        page.close(verbose=False)
+
+
+def test_the_space_is_the_same_page(model, page, monkeypatch):
+    card = SpaceCard.load(SPACE / "README.md")
+    assert card.data.sdk == "gradio" and card.data.sdk_version.split(".")[0] == gradio.__version__.split(".")[0]
+    assert (SPACE / card.data.app_file).name == "app.py" and card.data.license == "apache-2.0"
+    assert len(card.data.short_description) <= 60  # the Hub's limit
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # the Hub takes no others
+    assert {card.data.colorFrom, card.data.colorTo} <= colours
+    assert serve.NOTICE in card.text
+    # On no index yet, so the name alone would install whatever somebody else puts there
+    requirement = (SPACE / "requirements.txt").read_text().strip()
+    parsed = Requirement(requirement)
+    assert (parsed.name, parsed.extras) == ("ark-hf", {"demo", "dicom"}) and parsed.url.startswith("git+https://")
+    assert card.text.count("pip install") == card.text.count(f'pip install "{requirement}"') == 1
+    monkeypatch.setenv("MODEL", model)
+    app = runpy.run_path(str(SPACE / "app.py"))
+    assert read_directly(app["page"], CHEST) == send(page, "chest.png", CHEST)
