@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from ark_hf.data import streaming
 from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.loading import InferenceSamples, TrainingSamples, ViewSettings, iterate, micro_batches, pass_order
+from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
 from ark_hf.data.streaming import Run, StreamedRows, read_ahead
-from ark_hf.data.task_dataset import check_disjoint, check_labels, has_known_label, load_task_dataset
+from ark_hf.data.task_dataset import load_task_dataset
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 
@@ -237,16 +238,18 @@ def test_columns_of_a_foreign_dataset_become_image_and_labels(foreign, request, 
     np.testing.assert_equal(row["labels"], [math.nan, 1.0])
 
 
-def test_checks_read_streams_as_they_read_loaded_rows(findings):
-    splits = {split: StreamedRows(findings, split).without_images() for split in ("train", "validation")}
-    for rows in splits.values():
-        check_labels(TASK, rows, "here")
-        assert has_known_label(TASK, rows)
-    check_disjoint(splits, "here")
-    with pytest.raises(ValueError, match="here, row 0: labels"):
-        check_labels(ArkTask("x", ["A"]), splits["train"], "here")
+def test_a_streamed_dataset_is_checked_as_a_loaded_one(findings):
+    streamed, loaded = (open_dataset(findings, streaming=streaming) for streaming in (True, False))
+    assert all(isinstance(rows, StreamedRows) for rows in streamed.splits.values())
+    for split in ("train", "validation"):
+        np.testing.assert_equal(streamed.labels(split), loaded.labels(split))
+        assert streamed.patients(split) == loaded.patients(split) and streamed.has_known_label(split)
+    assert streamed.digest() == loaded.digest() and streamed.facts == loaded.facts
+    with pytest.raises(ValueError, match="split 'train', row 0: labels"):
+        open_dataset(findings, task=ArkTask("x", ["A"]), streaming=True)
+    twice = TaskDataset("here", TASK, {"train": streamed.splits["train"], "validation": streamed.splits["train"]})
     with pytest.raises(ValueError, match="row 0 of split 'validation' and row 0 of split 'train' are of one patient"):
-        check_disjoint({"train": splits["train"], "validation": splits["train"]}, "here")
+        check_disjoint(twice)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from datasets import Dataset, Image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ark_hf.data import summary
-from ark_hf.data.summary import split_summary, training_data_facts, training_split_facts
+from ark_hf.data.open_dataset import TaskDataset
+from ark_hf.data.summary import split_facts, split_summary, training_data_facts
 from ark_hf.models.ark.configuration_ark import ArkTask
 
 FINDINGS = ArkTask("lungs", ["Edema", "Mass"])
@@ -61,16 +61,16 @@ def test_labels_of_a_binary_task_may_be_plain_numbers():
     assert counts == {"positive": 2, "negative": 1, "uncertain": 0, "unknown": 1}
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 100])
-def test_counts_of_a_split_are_those_of_its_summary_and_read_no_image(rows_at_once, monkeypatch):
-    monkeypatch.setattr(summary, "ROWS_AT_ONCE", rows_at_once)
+def test_counts_of_a_split_are_those_of_its_summary_and_read_no_image():
     labels = [[1.0, None], [0.0, -1.0], [math.nan, 1.0], [1.0, 0.0], [1.0, 1.0]]
     patients = ["p1", "p1", None, "", "p2"]
     rows = Dataset.from_dict({"image": [{"bytes": b"no picture", "path": None}] * 5, "labels": labels,
                               "patient_id": patients}).cast_column("image", Image())  # fmt: skip
     whole = split_summary(FINDINGS, labels, {"patient_id": patients})
-    assert training_split_facts(FINDINGS, rows) == {name: whole[name] for name in ("rows", "patients", "labels")}
-    some = training_split_facts(FINDINGS, rows.select([4, 0]).remove_columns("patient_id"))
+    data = TaskDataset("clinic", FINDINGS, {"train": rows})
+    facts = split_facts(FINDINGS, data.stored_labels("train"), data.patients("train"))
+    assert facts == {name: whole[name] for name in ("rows", "patients", "labels")}
+    some = split_facts(FINDINGS, data.stored_labels("train")[[4, 0]], None)
     assert some["rows"] == 2 and some["patients"] is None and some["labels"]["Edema"]["positive"] == 2
 
 

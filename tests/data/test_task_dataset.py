@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
 from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.task_dataset import (
-    check_disjoint,
-    check_labels,
     load_task_dataset,
     read_task,
     resolve_labels,
@@ -226,7 +225,7 @@ def labelled(labels, feature=None) -> Dataset:
     ids=["multi", "binary without a list", "classes", "classes as floats"],
 )
 def test_labels_that_fit_the_task_pass(task, dataset):
-    check_labels(task, dataset, "here")
+    TaskDataset("here", task, {"train": dataset}).stored_labels("train")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ def test_labels_that_fit_the_task_pass(task, dataset):
 def test_first_row_whose_labels_do_not_fit_is_named(task, labels, first):
     allowed = "a class index from 0 to 2, or -1" if task is KINDS else "2 values, each 0, 1, -1"
     with pytest.raises(ValueError) as caught:
-        check_labels(task, labelled(labels), "data/x, split 'train'")
+        TaskDataset("data/x", task, {"train": labelled(labels)}).stored_labels("train")
     assert str(caught.value).startswith(
         f"data/x, split 'train', row {first}: labels {labels[first]!r}; task {task.name!r} takes {allowed}"
     )
@@ -263,18 +262,21 @@ def test_patient_in_two_splits_is_named_by_rows_alone():
     with pytest.raises(
         ValueError, match="row 3 of split 'test' and row 1 of split 'train' are of one patient"
     ) as caught:
-        check_disjoint(splits, "data/x")
+        check_disjoint(TaskDataset("data/x", FINDINGS, splits))
     assert str(caught.value).startswith("data/x: ") and PATIENT not in str(caught.value)
 
 
 def test_splits_without_known_common_patients_are_disjoint():
     check_disjoint(
-        {
-            "train": Dataset.from_dict({"patient_id": ["a", "a", "", None]}),
-            "validation": Dataset.from_dict({"patient_id": ["b", "", None]}),
-            "test": Dataset.from_dict({"image_id": ["a"]}),
-        },
-        "here",
+        TaskDataset(
+            "here",
+            FINDINGS,
+            {
+                "train": Dataset.from_dict({"patient_id": ["a", "a", "", None]}),
+                "validation": Dataset.from_dict({"patient_id": ["b", "", None]}),
+                "test": Dataset.from_dict({"image_id": ["a"]}),
+            },
+        )
     )
 
 
@@ -337,13 +339,12 @@ def test_phantom_sites_load_and_agree_with_their_description(tmp_path):
     for name, folder in folders.items():
         task = read_task(folder)
         assert task == ArkTask(name, list(SITES[name].labels), SITES[name].problem_type)
-        splits = {split: load_task_dataset(folder, split) for split in counts}
-        for split, rows in splits.items():
+        data = open_dataset(folder)
+        for split, rows in data.splits.items():
             assert len(rows) == counts[split]
             assert rows.column_names == ["image", "labels", "image_id", "patient_id", "sex", "age", "view"]
             assert max(rows[0]["image"].size) == 40 and rows[0]["image"].mode == "L"
-            check_labels(task, rows, folder.name)
-        check_disjoint(splits, folder.name)
+        assert list(data.splits) == list(counts) and data.task == task
         card = (folder / "README.md").read_text()
         assert "never evidence about patients" in card and "- phantom\n" in card
 

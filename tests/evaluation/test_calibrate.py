@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from datasets import Dataset, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,7 +241,7 @@ def model(overconfident) -> ArkForImageClassification:
 
 
 def logits_of(model, processor, rows, task, batch_size=64):
-    return predict_logits(model, InferenceSamples(rows[task.name], task, processor), Accelerator(), batch_size)
+    return predict_logits(model, InferenceSamples(rows[task.name], task, processor), batch_size)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

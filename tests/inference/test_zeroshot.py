@@ -252,8 +252,8 @@ def lake(tmp_path_factory):
 @torch.no_grad()
 def test_a_foreign_dataset_with_a_test_split_alone(lake):
     model, processor = tiny_model(CLINIC, CLASSES), ArkImageProcessor(size=32)
-    data = load_zero_shot_data(model, str(lake), TABLE)
-    report = evaluate_task(model, processor, data, batch_size=4, num_bootstrap=20)
+    data, zero_shot = load_zero_shot_data(model, str(lake), TABLE)
+    report = evaluate_task(model, processor, data, batch_size=4, num_bootstrap=20, zero_shot=zero_shot)
     rows = load_task_dataset(str(lake), "test")
     pixel_values = processor(list(rows["image"]), return_tensors="pt").pixel_values
     multi = model(pixel_values, task="clinic").logits.double().sigmoid().numpy()
@@ -279,7 +279,8 @@ def test_ten_crops_and_a_lone_softmax_head(lake):
     """A model of one head returns raw logits, and the mean over crops is of probabilities."""
     model = tiny_model(CLASSES)
     ten = ArkImageProcessor(size=36, crop_size=32, do_ten_crop=True)
-    report = evaluate_task(model, ten, load_zero_shot_data(model, str(lake), TABLE), num_bootstrap=0)
+    data, zero_shot = load_zero_shot_data(model, str(lake), TABLE)
+    report = evaluate_task(model, ten, data, num_bootstrap=0, zero_shot=zero_shot)
     rows = load_task_dataset(str(lake), "test")
     crops = ten(list(rows["image"]), return_tensors="pt").pixel_values
     probabilities = model(crops.flatten(0, 1)).logits.double().softmax(dim=-1).unflatten(0, crops.shape[:2])
@@ -296,7 +297,8 @@ def test_a_single_label_dataset_is_scored_one_class_against_the_rest(tmp_path):
     coast = build_phantom_sites(tmp_path / "sites", {"train": 9, "test": 12}, size=40)["phantom_coast"]
     model = tiny_model(ArkTask("wards", ["Pneumothorax", "No Finding", "Viral"]))
     processor = ArkImageProcessor(size=32)
-    report = evaluate_task(model, processor, load_zero_shot_data(model, str(coast), TABLE), num_bootstrap=0)
+    data, zero_shot = load_zero_shot_data(model, str(coast), TABLE)
+    report = evaluate_task(model, processor, data, num_bootstrap=0, zero_shot=zero_shot)
     rows = load_task_dataset(str(coast), "test")
     logits = model(processor(list(rows["image"]), return_tensors="pt").pixel_values).logits
     probabilities = logits.double().sigmoid().numpy()
@@ -314,8 +316,8 @@ def test_a_single_label_dataset_is_scored_one_class_against_the_rest(tmp_path):
 
 def test_a_transfer_is_reported_beside_the_published_numbers(lake):
     model = tiny_model(ArkTask("chexpert", ["Pneumothorax", "Pleural Effusion"]))
-    data = load_zero_shot_data(model, str(lake), TABLE, transfer=PUBLISHED_TRANSFERS["siim_acr"])
-    report = evaluate_task(model, ArkImageProcessor(size=32), data, num_bootstrap=0)
+    data, zero_shot = load_zero_shot_data(model, str(lake), TABLE, transfer=PUBLISHED_TRANSFERS["siim_acr"])
+    report = evaluate_task(model, ArkImageProcessor(size=32), data, num_bootstrap=0, zero_shot=zero_shot)
     assert {label: columns(each) for label, each in report.matches.items()} == {
         "Pleural Effusion": [],
         "Enlarged Heart": [],
@@ -349,8 +351,8 @@ def test_the_transfer_to_pneumonia_takes_its_two_kinds_together(tmp_path, names)
     write_task_dataset(tmp_path / "kermany", task, splits, ["patient_id"], {})
     model, processor = tiny_model(ArkTask("vindr_cxr", ["Pneumonia", "PE"])), ArkImageProcessor(size=32)
     transfer = PUBLISHED_TRANSFERS["mendeley_v2"]
-    data = load_zero_shot_data(model, str(tmp_path / "kermany"), TABLE, transfer=transfer)
-    report = evaluate_task(model, processor, data, num_bootstrap=0)
+    data, zero_shot = load_zero_shot_data(model, str(tmp_path / "kermany"), TABLE, transfer=transfer)
+    report = evaluate_task(model, processor, data, num_bootstrap=0, zero_shot=zero_shot)
 
     known = [number for number, kind in enumerate(kinds) if kind >= 0]
     positive = [names[kinds[number]] not in ("normal", "Normal") for number in known]

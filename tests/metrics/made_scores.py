@@ -3,14 +3,15 @@
 import numpy as np
 from scipy.special import expit, softmax
 
-from ark_hf.evaluation.scoring import EvaluationData, ScoredTask
+from ark_hf.data.open_dataset import TaskDataset
+from ark_hf.evaluation.scoring import ScoredTask
 from ark_hf.metrics.auroc import one_vs_rest
 from ark_hf.models.ark.configuration_ark import ArkTask
 
 PATIENT = "Sentinel-Patient"
 
 
-def made_scores(task: ArkTask, count: int = 120, seed: int = 0) -> tuple[EvaluationData, ScoredTask, dict]:
+def made_scores(task: ArkTask, count: int = 120, seed: int = 0) -> tuple[TaskDataset, ScoredTask, dict]:
     """A task's data without images, scores of AUROC 0.8 or so, some labels unknown, and groups by sex."""
     rng = np.random.default_rng(seed)
     patients = [f"{PATIENT}-{number // 2}" for number in range(count)]
@@ -25,5 +26,5 @@ def made_scores(task: ArkTask, count: int = 120, seed: int = 0) -> tuple[Evaluat
         labels = (rng.random((count, len(task.labels))) < 0.4).astype(float)
         labels[rng.random(labels.shape) < 0.05] = np.nan
         probabilities = expit(rng.normal(2 * np.nan_to_num(labels) - 1, 1))
-    data = EvaluationData(f"/somewhere/private/{task.name}", task, "test", None, None)
-    return data, ScoredTask(probabilities, labels, classes, patients), groups
+    data = TaskDataset(f"/somewhere/private/{task.name}", task, {})
+    return data, ScoredTask("test", probabilities, labels, classes, patients), groups

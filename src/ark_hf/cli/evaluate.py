@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from .arguments import check_at_least, parse, quiet
 
 if TYPE_CHECKING:  # `ark-hf evaluate --help` does without torch
+    from ..data.open_dataset import TaskDataset
     from ..evaluation.calibrate import CalibrationResult
     from ..evaluation.report.task_report import Comparison, LabelCalibration
-    from ..evaluation.scoring import EvaluationData, ScoredTask
+    from ..evaluation.scoring import ScoredTask, ZeroShot
+    from ..models.ark.configuration_ark import ArkTask
     from ..models.ark.image_processing_ark import ArkImageProcessor
     from ..models.ark.modeling_ark import ArkForImageClassification
 
@@ -135,8 +137,9 @@ def evaluate(argv: list[str]) -> int:
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
     model, processor = load_ark(given.model)
     processor = with_crops(processor, model.config.image_size, args.crops)
-    loaded = [_load(args, model, head, dataset) for head, dataset in datasets]
-    groups = _read_groups(loaded, args.subgroups)
+    opened = [_load(args, model, head, dataset) for head, dataset in datasets]
+    loaded, zero_shot = [data for data, _ in opened], [found for _, found in opened]
+    groups = _read_groups(loaded, args)
     other = None if args.against is None else _Other(args, other_name, datasets, loaded)
     before: list[Any] = [None] * len(loaded)
     fitted: list[Any] = [None] * len(loaded)
@@ -147,13 +150,16 @@ def evaluate(argv: list[str]) -> int:
         tasks = {task.name: task for task in model.config.tasks}
         loaded = [replace(data, task=tasks[data.task.name]) for data in loaded]
 
-    tested = [(data, score_task(model, processor, data, args.batch_size)) for data in loaded]
+    tested = [
+        (data, score_task(model, processor, data, args.split, args.batch_size, found))
+        for data, found in zip(loaded, zero_shot, strict=True)
+    ]
     reports = []
     for number, (data, scored) in enumerate(tested):
         report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
         report.calibration_before, report.fitted = before[number], fitted[number]
         if other is not None:
-            report.comparison = other.compare(number, facts["model"], data, scored)
+            report.comparison = other.compare(number, facts["model"], data.task, scored)
         reports.append(report)
     print(report_text(reports))
     if args.out is not None:
@@ -183,26 +189,26 @@ def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
 
 def _load(
     args: EvaluateArguments, model: "ArkForImageClassification", head: str | None, dataset: str
-) -> "EvaluationData":
+) -> tuple["TaskDataset", "ZeroShot | None"]:
     from ..evaluation.scoring import load_evaluation_data, load_zero_shot_data
     from ..inference.zeroshot import PUBLISHED_TRANSFERS
     from ..labels import read_synonyms
 
     if not args.is_zero_shot:
-        return load_evaluation_data(model, dataset, args.split, head)
+        return load_evaluation_data(model, dataset, args.split, head), None
     transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
     synonyms, heads = read_synonyms(args.synonyms), args.heads or None
     return load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
 
 
-def _read_groups(loaded: Sequence["EvaluationData"], attributes: list[str]) -> list[dict[str, list[str]]]:
+def _read_groups(loaded: Sequence["TaskDataset"], args: EvaluateArguments) -> list[dict[str, list[str]]]:
     from ..evaluation.scoring import read_groups
 
-    groups = [read_groups(data, attributes) for data in loaded]
-    for attribute in attributes:
-        lacking = [data.dataset for data, found in zip(loaded, groups, strict=True) if attribute not in found]
+    groups = [read_groups(data, args.split, args.subgroups) for data in loaded]
+    for attribute in args.subgroups:
+        lacking = [data.source for data, found in zip(loaded, groups, strict=True) if attribute not in found]
         if len(lacking) == len(loaded):
-            columns = sorted({column for data in loaded for column in data.rows.column_names} - {"image", "labels"})
+            columns = sorted({name for data in loaded for name in data.columns(args.split)} - {"image", "labels"})
             raise ValueError(f"--subgroups {attribute}: no dataset has such a column; they have {columns}.")
         for dataset in lacking:
             print(f"{dataset} has no column {attribute!r}: no groups by it there.", file=sys.stderr)
@@ -217,7 +223,7 @@ class _Other:
         args: EvaluateArguments,
         name: str,
         datasets: Sequence[tuple[str | None, str]],
-        loaded: Sequence["EvaluationData"],
+        loaded: Sequence["TaskDataset"],
     ):
         from ..inference.predict import load_ark, with_crops
 
@@ -233,7 +239,7 @@ class _Other:
             for (head, dataset), data in zip(datasets, loaded, strict=True)
         ]
 
-    def compare(self, number: int, name: str, data: "EvaluationData", scored: "ScoredTask") -> "Comparison":
+    def compare(self, number: int, name: str, task: "ArkTask", scored: "ScoredTask") -> "Comparison":
         """The model called `name` minus this one on dataset `number`."""
         from ..evaluation.report.task_report import Comparison, compare_task
         from ..evaluation.scoring import score_task
@@ -242,40 +248,41 @@ class _Other:
         if theirs is None:
             return Comparison(name, self.name, None)
         try:
-            other = score_task(self.model, self.processor, theirs, self.args.batch_size)
+            data, zero_shot = theirs
+            other = score_task(self.model, self.processor, data, self.args.split, self.args.batch_size, zero_shot)
         except ValueError as error:
             raise ValueError(f"--against {self.args.against}: {error}") from None
-        return Comparison(name, self.name, compare_task(data, scored, other, self.args.bootstrap, self.args.seed))
+        return Comparison(name, self.name, compare_task(task, scored, other, self.args.bootstrap, self.args.seed))
 
 
 def _calibrate(
     args: EvaluateArguments,
     model: "ArkForImageClassification",
     processor: "ArkImageProcessor",
-    loaded: Sequence["EvaluationData"],
+    loaded: Sequence["TaskDataset"],
 ) -> tuple[list[list["LabelCalibration"]], list["CalibrationResult"]]:
     """Writes the calibrated model; how each dataset's probabilities were before, and what was fitted."""
-    from ..data.task_dataset import check_disjoint, split_names
     from ..evaluation.calibrate import calibrate_task, save_calibrated
     from ..evaluation.report.task_report import describe_calibration
-    from ..evaluation.scoring import load_evaluation_data, score_task
+    from ..evaluation.scoring import score_task
 
     heads = [data.task.name for data in loaded]
     repeated = sorted({head for head in heads if heads.count(head) > 1})
     if repeated:
         raise ValueError(f"--calibrate takes one dataset a head; there are several for {repeated}.")
-    validation = []
     for data in loaded:
-        splits = split_names(data.dataset)
-        if "validation" not in splits:
-            raise ValueError(f"{data.dataset}: --calibrate needs a validation split, and it has only {splits}.")
-        validation.append(load_evaluation_data(model, data.dataset, "validation", data.task.name))
-        check_disjoint({"validation": validation[-1].rows, data.split: data.rows}, data.dataset)
-    before = [describe_calibration(score_task(model, processor, data, args.batch_size), data.task) for data in loaded]
+        if "validation" not in data.splits:
+            raise ValueError(
+                f"{data.source}: --calibrate needs a validation split, and it has only {list(data.splits)}."
+            )
+    before = [
+        describe_calibration(score_task(model, processor, data, args.split, args.batch_size), data.task)
+        for data in loaded
+    ]
     rule: Any = "youden" if args.sensitivity is None else "sensitivity"
     fitted = [
-        calibrate_task(model, processor, data.rows, data.task, rule, args.sensitivity, args.batch_size)
-        for data in validation
+        calibrate_task(model, processor, data.splits["validation"], data.task, rule, args.sensitivity, args.batch_size)
+        for data in loaded
     ]
     save_calibrated(model, processor, fitted, Path(str(args.calibrate)))
     return before, fitted

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .arguments import check_at_least, parse, quiet
 
@@ -134,28 +134,32 @@ def probe(argv: list[str]) -> int:
     model, processor = load_ark(given.model, ArkModel)
     out = Path(args.out)
     store = open_store(Path(args.store or out / "embeddings"), model, processor, args.layer, given.model)
+    embeddings: list[dict[str, Any]] = []
     for data in loaded:
-        for name, split in data.splits.items():
-            description = f"{data.name}, {name}"
+        embeddings.append({})
+        for split, rows in data.splits.items():
             num_workers = default_num_workers(model.device)
             keys, _ = embed_rows(
-                model, processor, split.rows, data.task, store, args.batch_size, num_workers, description
+                model, processor, rows, data.task, store, args.batch_size, num_workers, f"{data.name}, {split}"
             )
-            split.embeddings = store.load(keys)
+            embeddings[-1][split] = store.load(keys)
 
-    reports = [probe_task(data, args.few_shot, args.neighbours, args.bootstrap, args.seed) for data in loaded]
+    probed = list(zip(loaded, embeddings, strict=True))
+    reports = [
+        probe_task(data, found, args.few_shot, args.neighbours, args.bootstrap, args.seed) for data, found in probed
+    ]
     sources = None
     if args.shortcuts:
-        for report, data in zip(reports, loaded, strict=True):
-            report.shortcuts = probe_attributes(data, args.bootstrap, args.seed)
+        for report, (data, found) in zip(reports, probed, strict=True):
+            report.shortcuts = probe_attributes(data, found, args.bootstrap, args.seed)
         if len(loaded) > 1:
-            sources = probe_sources(loaded, args.bootstrap, args.seed)
+            sources = probe_sources(probed, args.bootstrap, args.seed)
     print(probe_text(reports, sources))
     facts = {"model": Path(given.model).name, **store.facts}
     print(f"The report is in {write_probe_report(reports, sources, out, facts)}.")
     if args.neighbours is not None:
-        for data in loaded:
+        for data, found in probed:
             path = out / f"neighbours_{data.name}.csv"
-            write_neighbours(path, data, args.neighbours)
+            write_neighbours(path, data, found, args.neighbours)
             print(f"The nearest train images of {data.name}'s test images are in {path}.")
     return 0

@@ -26,7 +26,7 @@ READERS = 16  # files read at once for their footers and small columns
 AT_ONCE = 2**24  # bytes: row groups of a file are read together up to this, and one that is larger in pieces
 PIECE = 2**22
 
-CHECKED_COLUMNS = ("labels", "image_id", "patient_id")
+SMALL_COLUMNS = ("labels", "image_id", "patient_id", "study_id", "sex", "age", "view")
 
 T = TypeVar("T")
 
@@ -91,8 +91,8 @@ class StreamedRows:
         return f"{zlib.crc32(repr(([run.rows for run in self.runs], self.window)).encode()):08x}"
 
     def without_images(self) -> Dataset:
-        """Labels, patients and names of the images, loaded: what checks of a split need, and little to fetch."""
-        names = [name for name in CHECKED_COLUMNS if name in self.stored]
+        """All columns but the images, loaded: what checks of a split need, and little to fetch."""
+        names = [name for name in SMALL_COLUMNS if name in self.stored]
         with ThreadPoolExecutor(READERS) as pool:
             tables = list(pool.map(lambda file: self._read_columns(file, names), self.files))
         return Dataset(InMemoryTable(pyarrow.concat_tables(tables)))

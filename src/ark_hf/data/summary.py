@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
 
 COUNTED = ("positive", "negative", "uncertain", "unknown")
-ROWS_AT_ONCE = 10_000
 SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
 
 
@@ -35,19 +33,10 @@ def training_data_facts(name_or_path: str | Path, task: ArkTask) -> dict[str, An
     return {"task": task.name, "dataset": shown_name(name_or_path), **facts}
 
 
-def training_split_facts(task: ArkTask, rows: Dataset) -> dict[str, Any]:
-    """`rows`, `patients` (None if unknown) and `labels` of a split as in [`split_summary`], read a part at a time."""
-    totals = {label: Counter({kind: 0 for kind in COUNTED}) for label in task.labels}
-    labels = rows.select_columns("labels")  # images would be decoded
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        counts = _count_labels(task, labels[start : start + ROWS_AT_ONCE]["labels"])
-        for label, counted in counts.items():
-            totals[label].update(counted)
-    patients = None
-    if "patient_id" in rows.column_names:
-        known = set(rows.select_columns("patient_id").unique("patient_id")) - {None, ""}
-        patients = len(known) or None
-    return {"rows": len(rows), "patients": patients, "labels": {name: dict(each) for name, each in totals.items()}}
+def split_facts(task: ArkTask, labels: np.ndarray, patients: Sequence[Any] | None) -> dict[str, Any]:
+    """`rows`, `patients` (None if unknown) and `labels` of a split, as in [`split_summary`]."""
+    known = set(patients or ()) - {None, ""}
+    return {"rows": len(labels), "patients": len(known) or None, "labels": _count_labels(task, labels)}
 
 
 def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:
@@ -89,6 +78,8 @@ def _count_labels(task: ArkTask, labels: Sequence[Any] | np.ndarray) -> dict[str
     if task.problem_type == "single_label_classification":
         indices = np.array([-1 if index is None else index for index in labels], dtype=int)
         values = np.where(indices[:, None] < 0, np.nan, indices[:, None] == np.arange(len(task.labels)))
+    elif isinstance(labels, np.ndarray):
+        values = labels.reshape(-1, len(task.labels))
     else:
         # A binary task's labels may be (rows,)
         values = np.array([[np.nan if v is None else v for v in np.atleast_1d(row)] for row in labels], dtype=float)

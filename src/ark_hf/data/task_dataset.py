@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import (
+    ClassLabel,
     Dataset,
     Features,
     Image,
@@ -155,7 +156,8 @@ def load_task_dataset(
         name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
         split: "train", "validation" or "test".
         streaming: Whether to read lazily, as `datasets.load_dataset` does.
-        columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column a label.
+        columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column a label, or one
+            column of classes (`ClassLabel`).
 
     Returns:
         Rows with `image` (a PIL image), `labels` (a list of floats in 0/1/-1/NaN for multi-label, a class index with
@@ -257,9 +259,14 @@ def gather_labels(values: Sequence, labels: list[str], name_or_path: str | Path)
 def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Path):
     check_columns(columns, dataset.column_names, name_or_path)
     labels = columns["labels"]
+    is_class = len(labels) == 1 and isinstance(dataset.features[labels[0]], ClassLabel)
+    taken = {"image"} | ({"labels"} if is_class else set())
+    dataset = dataset.remove_columns(sorted(taken & set(dataset.column_names) - {columns["image"], *labels}))
     if columns["image"] != "image":
         dataset = dataset.rename_column(columns["image"], "image")
     dataset = dataset.cast_column("image", Image())
+    if is_class:
+        return dataset if labels == ["labels"] else dataset.rename_column(labels[0], "labels")
 
     def gather(*values):
         return {"labels": gather_labels(values, labels, name_or_path)}
@@ -267,59 +274,6 @@ def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Pat
     kept = {name: feature for name, feature in dataset.features.items() if name not in labels}
     features = Features(kept | {"labels": List(Value("float32"))})
     return dataset.map(gather, input_columns=labels, remove_columns=labels, features=features)
-
-
-def check_labels(task: ArkTask, dataset: Dataset, where: str) -> None:
-    """
-    Raises `ValueError` naming the first row whose labels do not fit the task: a wrong number of them, a value that is
-    not 0, 1, -1 or unknown, or an unknown class.
-    """
-    count = len(task.labels)
-    if task.problem_type == "single_label_classification":
-        allowed = f"a class index from 0 to {count - 1}, or -1 for unknown"
-
-        def fits(labels: Any) -> bool:
-            return labels is None or labels in range(-1, count)
-    else:
-        allowed = f"{count} values, each 0, 1, -1 (uncertain) or NaN (unknown)"
-
-        def fits(labels: Any) -> bool:
-            values = labels if isinstance(labels, list) else [labels]
-            return len(values) == count and all(
-                value is None or value != value or value in (0, 1, -1) for value in values
-            )
-
-    rows = dataset["labels"][:]
-    wrong = [row for row, labels in enumerate(rows) if not fits(labels)]
-    if wrong:
-        raise ValueError(
-            f"{where}, row {wrong[0]}: labels {rows[wrong[0]]!r}; task {task.name!r} takes {allowed}. "
-            f"{len(wrong)} rows are wrong."
-        )
-
-
-def check_disjoint(splits: Mapping[str, Dataset], where: str) -> None:
-    """Raises `ValueError` if a patient or an image stands in two splits; names the rows, not the patient."""
-    for column, what in {"patient_id": "patient", "image_id": "image"}.items():
-        first_rows: dict[str, tuple[str, int]] = {}
-        for split, dataset in splits.items():
-            values = dataset[column] if column in dataset.column_names else []
-            for row, value in enumerate(values):
-                if value is None or value == "":
-                    continue
-                other_split, other_row = first_rows.setdefault(value, (split, row))
-                if other_split != split:
-                    raise ValueError(
-                        f"{where}: row {row} of split {split!r} and row {other_row} of split {other_split!r} are of "
-                        f"one {what}. Splits must be patient-disjoint: rebuild it with each {what} in one split."
-                    )
-
-
-def has_known_label(task: ArkTask, dataset: Dataset) -> bool:
-    """Whether any label of any row is known: 0, 1 or a class; uncertain ones count as unknown."""
-    rows = dataset["labels"]
-    targets = (resolve_labels(labels, task) for labels in rows)
-    return any((target != -100).any() and not np.isnan(target.astype(float)).all() for target in targets)
 
 
 def resolve_labels(
@@ -335,7 +289,10 @@ def resolve_labels(
         labels: As stored: 0, 1, -1 (uncertain), NaN or None; a class index, -1 unknown, for single-label tasks.
         uncertain: What -1 becomes: "ignore" (unknown), "ones", "zeros", "lsr_ones" U(0.55, 0.85) or "lsr_zeros"
             U(0, 0.3).
-        generator: Source of the two `lsr` policies' draws.
+        generator: Source of the two `lsr` policies' draws, which they need.
+
+    Raises:
+        ValueError: An `lsr` policy without a generator.
     """
     if task.problem_type == "single_label_classification":
         index = np.asarray(-1 if labels is None else labels, dtype=np.int64)
@@ -343,7 +300,8 @@ def resolve_labels(
     targets = np.array([np.nan if value is None else value for value in np.atleast_1d(labels)], dtype=np.float32)
     doubtful = targets == -1
     if uncertain in SMOOTHED:
-        generator = generator or np.random.default_rng(0)
+        if generator is None:
+            raise ValueError(f"{uncertain} draws a target for each uncertain label: pass a generator.")
         targets[doubtful] = generator.uniform(*SMOOTHED[uncertain], doubtful.sum())
     else:
         targets[doubtful] = {"ignore": np.nan, "ones": 1, "zeros": 0}[uncertain]

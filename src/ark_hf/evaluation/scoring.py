@@ -1,15 +1,15 @@
-"""A task dataset as a model is tested on it, and the model's probabilities for it."""
+"""Task datasets as a model is tested on them, and the model's probabilities for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from datasets import Dataset
 
 from ..data.loading import InferenceSamples
-from ..data.task_dataset import check_disjoint, check_labels, load_task_dataset, read_task, split_names
+from ..data.open_dataset import TaskDataset, open_dataset
+from ..data.task_dataset import SPLITS, read_task, split_names
 from ..inference.predict import mean_probabilities, predict_logits
 from ..inference.zeroshot import (
     LabelMatch,
@@ -20,7 +20,6 @@ from ..inference.zeroshot import (
     zero_shot_scores,
 )
 from ..labels import Synonyms
-from ..metrics.auroc import one_vs_rest
 from ..metrics.subgroups import group_names
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
@@ -30,20 +29,11 @@ SUBGROUPS = ("sex", "age", "view")
 MOST_SUBGROUPS = 20
 
 
-@dataclass
-class EvaluationData:
-    """
-    One task dataset, loaded and checked, for the head of its task or, with `matches`, for the labels that they name.
+@dataclass(frozen=True)
+class ZeroShot:
+    """The model's labels that stand for each label of a dataset, and the published transfer, if one named them."""
 
-    `train` is None if the dataset has no such split.
-    """
-
-    dataset: str
-    task: ArkTask
-    split: str
-    rows: Dataset
-    train: Dataset | None
-    matches: dict[str, list[LabelMatch]] | None = None
+    matches: dict[str, list[LabelMatch]]
     transfer: Transfer | None = None
 
 
@@ -54,9 +44,9 @@ def evaluated_columns(task: ArkTask) -> list[int]:
 
 def load_evaluation_data(
     model: ArkForImageClassification, dataset: str, split: str = "test", head: str | None = None
-) -> EvaluationData:
+) -> TaskDataset:
     """
-    Loads a task dataset for the model's head of the same name, or for `head`.
+    Opens a task dataset for the model's head of the same name, or for `head`: `split`, and all others that there are.
 
     Raises:
         ValueError: The dataset cannot be read, its labels are not the head's, or a patient stands in two splits.
@@ -71,7 +61,7 @@ def load_evaluation_data(
         )
     if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
         raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
-    return EvaluationData(dataset, task, split, *_load_splits(dataset, task, split))
+    return _open(dataset, split, task)
 
 
 def load_zero_shot_data(
@@ -82,12 +72,12 @@ def load_zero_shot_data(
     heads: Sequence[str] | None = None,
     related: bool = False,
     transfer: Transfer | None = None,
-) -> EvaluationData:
+) -> tuple[TaskDataset, ZeroShot]:
     """
-    Loads a task dataset that the model was not trained on, and finds the model's labels that stand for its labels.
+    Opens a task dataset that the model was not trained on, and finds the model's labels that stand for its labels.
 
     Args:
-        synonyms: Table of names, from `ark_hf.labels.read_synonyms`.
+        synonyms: Table of names, from `ark_hf.read_synonyms`.
         heads: Names of the heads to look at; all unless set.
         related: Whether findings count that the table calls related, but not the same.
         transfer: A published transfer, which names the one head and label itself.
@@ -103,13 +93,13 @@ def load_zero_shot_data(
         matches = match_dataset(task, tasks, synonyms, heads, related)
     else:
         matches = match_transfer(task, tasks, synonyms, transfer)
-    rows, train = _load_splits(dataset, task, split)
+    data = _open(dataset, split, task)
     positives = [] if transfer is None else positive_classes(task, synonyms, transfer)
     if positives:
         indices = [task.labels.index(label) for label in positives]
-        rows, train = _one_label(rows, indices), None if train is None else _one_label(train, indices)
-        task = ArkTask(task.name, list(matches))
-    return EvaluationData(dataset, task, split, rows, train, matches, transfer)
+        splits = {name: _one_label(rows, indices) for name, rows in data.splits.items()}
+        data = TaskDataset(data.source, ArkTask(task.name, list(matches)), splits)
+    return data, ZeroShot(matches, transfer)
 
 
 def _one_label(rows: Dataset, positives: list[int]) -> Dataset:
@@ -118,64 +108,62 @@ def _one_label(rows: Dataset, positives: list[int]) -> Dataset:
     return rows.remove_columns("labels").add_column("labels", [[label] for label in labels])
 
 
-def _load_splits(dataset: str, task: ArkTask, split: str) -> tuple[Dataset, Dataset | None]:
-    rows = load_task_dataset(dataset, split)
-    check_labels(task, rows, f"{dataset}, split {split!r}")
-    if split == "train":
-        return rows, rows
-    if "train" not in split_names(dataset):
-        return rows, None
-    train = load_task_dataset(dataset, "train")
-    check_disjoint({"train": train, split: rows}, dataset)
-    return rows, train
+def _open(dataset: str, split: str, task: ArkTask) -> TaskDataset:
+    there = split_names(dataset)
+    return open_dataset(dataset, [name for name in SPLITS if name == split or name in there], task)
 
 
 @dataclass(frozen=True)
 class ScoredTask:
     """
-    Probabilities of the labels, float64 (n, labels), a column of NaN for a label that nothing matches; the truth, 0, 1
-    or NaN, of the same shape; of a single-label task the class, int (n,), -100 unknown; and where known the patients.
+    Probabilities of the labels of a split, float64 (n, labels), a column of NaN for a label that nothing matches; the
+    truth, 0, 1 or NaN, of the same shape; of a single-label task the class, int (n,), -100 unknown; where known the
+    patients; and what stood for the labels, where they are not those of a head.
     """
 
+    split: str
     probabilities: np.ndarray
     labels: np.ndarray
     classes: np.ndarray | None
     patients: list[Any] | None
+    zero_shot: ZeroShot | None = None
 
 
 def score_task(
-    model: ArkForImageClassification, processor: ArkImageProcessor, data: EvaluationData, batch_size: int = 32
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    data: TaskDataset,
+    split: str = "test",
+    batch_size: int = 32,
+    zero_shot: ZeroShot | None = None,
 ) -> ScoredTask:
     """The probabilities of the head, or of the labels that stand for the dataset's; `ValueError` if one is NaN."""
-    samples = InferenceSamples(data.rows, data.task, processor)
-    description = f"{data.task.name}, {data.split}"
-    logits, targets = predict_logits(
-        model, samples, Accelerator(), batch_size, description=description, all_heads=data.matches is not None
-    )
+    samples = InferenceSamples(data.splits[split], data.task, processor)
+    description = f"{data.task.name}, {split}"
+    logits, _ = predict_logits(model, samples, batch_size, description=description, all_heads=zero_shot is not None)
     broken = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))
     if len(broken):
         raise ValueError(
             f"The model gives NaN or infinite outputs for task {data.task.name!r} on {len(broken)} of {len(logits)} "
-            f"images of {data.dataset}, split {data.split!r}, the first in row {broken[0]}: its training diverged or "
-            "its file is damaged. Train or load it anew."
+            f"images of {data.source}, split {split!r}, the first in row {broken[0]}: its training diverged or its "
+            "file is damaged. Train or load it anew."
         )
-    if data.matches is None:
+    if zero_shot is None:
         probabilities = mean_probabilities(logits, data.task)
     else:
-        each_label = mean_probabilities(logits, model.config)
-        unmatched = np.full(len(each_label), np.nan)
+        by_label = mean_probabilities(logits, model.config)
+        unmatched = np.full(len(by_label), np.nan)
         columns = [
-            zero_shot_scores(each_label, matches, model.config.tasks or []) if matches else unmatched
-            for matches in data.matches.values()
+            zero_shot_scores(by_label, matches, model.config.tasks or []) if matches else unmatched
+            for matches in zero_shot.matches.values()
         ]
         probabilities = np.stack(columns, axis=1)
-    classes = targets if targets.ndim == 1 else None
-    labels = targets if classes is None else one_vs_rest(classes, len(data.task.labels))
-    patients = data.rows["patient_id"][:] if "patient_id" in data.rows.column_names else None
-    return ScoredTask(probabilities, labels.astype(np.float64), classes, patients)
+    labels = data.labels(split)
+    classes = labels if labels.ndim == 1 else None
+    return ScoredTask(split, probabilities, data.targets(split), classes, data.patients(split), zero_shot)
 
 
-def read_groups(data: EvaluationData, attributes: Sequence[str] | None = None) -> dict[str, list[str]]:
+def read_groups(data: TaskDataset, split: str, attributes: Sequence[str] | None = None) -> dict[str, list[str]]:
     """
     The group of each image by columns of the dataset; an attribute that it lacks is left out.
 
@@ -189,12 +177,13 @@ def read_groups(data: EvaluationData, attributes: Sequence[str] | None = None) -
     for attribute in attributes or SUBGROUPS:
         if attribute in ("image", "labels", "image_id", "patient_id", "study_id"):
             raise ValueError(f"--subgroups {attribute} sorts nobody into groups; name a column such as sex or view.")
-        if attribute not in data.rows.column_names:
+        values = data.column(split, attribute)
+        if values is None:
             continue
-        names = group_names(data.rows[attribute][:], attribute)
+        names = group_names(values, attribute)
         if len(set(names)) > MOST_SUBGROUPS:
             raise ValueError(
-                f"{data.dataset}: the column {attribute!r} has {len(set(names))} values, more than the "
+                f"{data.source}: the column {attribute!r} has {len(set(names))} values, more than the "
                 f"{MOST_SUBGROUPS} groups that a table can show. Name a coarser one."
             )
         if attributes or set(names) != {"unknown"}:

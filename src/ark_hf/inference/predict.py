@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -66,7 +67,7 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
     if missing:
         raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
-    return model.eval().to(Accelerator().device), processor
+    return model.eval().to(PartialState().device), processor
 
 
 def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:
@@ -104,14 +105,18 @@ def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> Ark
 def predict_logits(
     model: ArkForImageClassification,
     samples: InferenceSamples,
-    accelerator: Accelerator,
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
     all_heads: bool = False,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Runs the head of the samples' task over all samples, or all heads; every process gets all rows.
+
+    Args:
+        autocast: The precision of a training that validates in it; that of the weights unless given, whatever else ran
+            in this process.
 
     Returns:
         The head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples' processor gives
@@ -119,7 +124,8 @@ def predict_logits(
         is; and targets: float (samples, labels) with NaN unknown, or int (samples,) with -100 unknown.
     """
     head = None if all_heads else samples.task.name
-    rows = np.arange(len(samples))[accelerator.process_index :: accelerator.num_processes]
+    state = PartialState()
+    rows = np.arange(len(samples))[state.process_index :: state.num_processes]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     was_training = model.training
     model.eval()
@@ -128,12 +134,12 @@ def predict_logits(
         iterate(samples, batches, num_workers),
         total=len(batches),
         desc=description,
-        disable=description is None or not accelerator.is_main_process,
+        disable=description is None or not state.is_main_process,
         leave=False,
     )
     for batch in progress:
-        with accelerator.autocast():
-            logits = crop_logits(model, batch["pixel_values"].to(accelerator.device), head)
+        with autocast():
+            logits = crop_logits(model, batch["pixel_values"].to(state.device), head)
         parts.append((logits.numpy(), batch["labels"].numpy()))
     model.train(was_training)
 

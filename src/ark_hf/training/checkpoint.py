@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,22 @@ from ..files import write_json
 
 PREFIX = "step-"
 SETTINGS_FILE = "settings.json"
+START_FOLDER = "start"
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, settings: dict[str, Any], keep: int) -> None:
-    """Saves everything registered with `accelerator` as `folder/step-<step>` and deletes all but the newest `keep`."""
+def save_checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    settings: dict[str, Any],
+    keep: int,
+    write_start: Callable[[Path], None],
+) -> None:
+    """
+    Saves everything registered with `accelerator` as `folder/step-<step>` and deletes all but the newest `keep`.
+
+    `write_start` writes into its folder `start` what the run needs to be set up again, beside the weights.
+    """
     target = folder / f"{PREFIX}{step:010d}"
     new = folder / f".{target.name}.new"
     if accelerator.is_main_process:
@@ -25,6 +38,8 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, settings:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(new / SETTINGS_FILE, settings)
+        (new / START_FOLDER).mkdir()
+        write_start(new / START_FOLDER)
         shutil.rmtree(target, ignore_errors=True)
         new.rename(target)
         for stale in sorted(folder.glob(f"{PREFIX}*"))[:-keep]:
@@ -32,23 +47,43 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, settings:
     accelerator.wait_for_everyone()
 
 
-def load_newest_checkpoint(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last that was written whole."""
+    checkpoints = sorted(folder.glob(f"{PREFIX}*"))
+    return checkpoints[-1] if checkpoints else None
+
+
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
     """
-    Restores everything registered with `accelerator` from the newest checkpoint in `folder`, if there is one.
+    Restores everything registered with `accelerator`.
 
     Raises:
-        ValueError: The checkpoint is of a run with other settings; the message names them.
+        ValueError: As in [`check_settings`].
     """
-    checkpoints = sorted(folder.glob(f"{PREFIX}*"))
-    if not checkpoints:
-        return None
-    saved = json.loads((checkpoints[-1] / SETTINGS_FILE).read_text(encoding="utf-8"))
-    changed = sorted(key for key in saved.keys() | settings.keys() if saved.get(key) != settings.get(key))
+    saved = json.loads((checkpoint / SETTINGS_FILE).read_text(encoding="utf-8"))
+    check_settings(saved, settings, defaults, checkpoint.parents[1])
+    accelerator.load_state(str(checkpoint))
+
+
+def check_settings(
+    saved: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path
+) -> None:
+    """
+    Compares a run's settings with those that it was begun with.
+
+    What an earlier version did not write counts as its default, and as unchanged where there is none.
+
+    Raises:
+        ValueError: Some differ; the message names them, and the run's `folder`.
+    """
+    now, usual = (json.loads(json.dumps(values)) for values in (settings, defaults))  # tuples are lists in the file
+    saved = {key: usual.get(key, value) for key, value in now.items()} | dict(saved)
+    changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if changed:
         raise ValueError(
-            f"{folder.parent} holds a run with other settings: "
-            + "; ".join(f"{key} was {saved.get(key)!r}, now {settings.get(key)!r}" for key in changed)
+            f"{folder} holds a run with other settings: "
+            + "; ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in changed)
             + ". Use its settings to resume it, or another output_dir for a new run."
         )
-    accelerator.load_state(str(checkpoints[-1]))
-    return checkpoints[-1]

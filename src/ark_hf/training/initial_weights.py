@@ -1,5 +1,7 @@
 """The student before its first step: fresh, from encoder weights, or continued from an ark-cxr."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,29 @@ from ..inference.predict import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
-from ..provenance import read_provenance, shown_name
+from ..provenance import read_provenance, shown_name, weights_sha256
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
-from .ark.recipe import PretrainingArguments
 
 DEFAULT_IMAGE_SIZE = 224
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
 
+@dataclass(frozen=True)
+class StartArguments:
+    """What training starts from, in the words of the recipe: see `PretrainingArguments`."""
+
+    init: str
+    backbone: str
+    backbone_kwargs: Any  # a mapping or None
+    image_size: int | None
+    projector_dim: int | None
+    projector_type: str
+    drop_path_rate: float
+    seed: int
+
+
 def build_student(
-    args: PretrainingArguments, tasks: list[ArkTask]
+    args: StartArguments, tasks: list[ArkTask]
 ) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
     """
     The student that `args.init` asks for, with one head a task in the given order, and its processor if it has one.
@@ -61,6 +76,14 @@ def start_facts(init: str) -> dict[str, Any]:
     return {"start": shown_name(init)} | ({"start_provenance": earlier} if earlier else {})
 
 
+def start_sha256(init: str) -> str | None:
+    """The sha256 of the weights that `init` names; None where there are none, or they cannot be found."""
+    if Path(init).is_file():
+        with open(init, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights_sha256(init) if _is_ark(init) else None
+
+
 def _is_ark(init: str) -> bool:
     return Path(init, "config.json").is_file() or _is_hub_id(init)
 
@@ -71,7 +94,7 @@ def _is_hub_id(init: str) -> bool:
 
 
 def _continue_from(
-    args: PretrainingArguments, tasks: list[ArkTask]
+    args: StartArguments, tasks: list[ArkTask]
 ) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
     name_or_path, image_size = args.init, args.image_size
     base, processor = load_ark(name_or_path, ArkModel)

@@ -31,7 +31,7 @@ def written(tmp_path_factory):
         report.baseline_labels, report.baseline_mean = report.labels, report.mean
         other = replace(scored, probabilities=scored.probabilities**2)
         other.probabilities[:10] = other.probabilities[10:20]
-        report.comparison = Comparison("new", "old", compare_task(data, scored, other, 30))
+        report.comparison = Comparison("new", "old", compare_task(data.task, scored, other, 30))
         reports.append(report)
     tested = [made_scores(CLINIC, seed=seed)[:2] for seed in (0, 1)]
     path = write_report(reports, tmp_path_factory.mktemp("page"), {"model": "new"}, compare_sites(tested, 30))

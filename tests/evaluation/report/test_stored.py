@@ -27,7 +27,7 @@ def written(tmp_path_factory):
             scored.labels[:, 1] = 0  # undefined: NaN
         report = report_task(data, scored, 10, groups=groups)
         report.baseline_labels, report.baseline_mean = report.labels, report.mean
-        report.comparison = Comparison("new", "old", compare_task(data, scored, scored, 10))
+        report.comparison = Comparison("new", "old", compare_task(data.task, scored, scored, 10))
         reports.append(report)
     reports[0].matches = {"Mass": [LabelMatch("x", "Mass", "same name")], "Never seen": []}
     reports[0].transfer = PUBLISHED_TRANSFERS["node21"]

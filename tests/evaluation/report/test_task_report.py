@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from datasets import Dataset
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, matthews_corrcoef
 
 from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.evaluation.report.task_report import compare_task, evaluate_task, report_task
 from ark_hf.evaluation.report.text import report_text
@@ -100,39 +103,26 @@ def test_confusion_of_classes():
 def test_labels_are_grouped_by_their_share_of_positives_in_train():
     names = [f"label {number}" for number in range(6)]
     data, scored, _ = made_scores(ArkTask("clinic", names))
-    rows = {"labels": [[float(row % 2), row % 20 == 0, row % 20 == 0, row == 7, 0.0, np.nan] for row in range(200)]}
-    train = Rows(rows)
-    report = report_task(replace(data, train=train, rows=Rows(rows)), scored, 10, groups={})
+    labels = [
+        [float(row % 2), float(row % 20 == 0), float(row % 20 == 0), row == 7, 0.0, np.nan] for row in range(200)
+    ]
+    picture = PIL.Image.fromarray(np.zeros((4, 4), np.uint8))
+    train = Dataset.from_dict({"image": [picture] * 200, "labels": labels})
+    data.splits = {"train": train, "test": train.select(range(120))}
+    report = report_task(data, scored, 10, groups={})
     assert report.label_groups == {"head": names[:1], "medium": names[1:3], "tail": names[3:]}
     for group, labels in report.label_groups.items():
         aurocs = [result.auroc for result in report.labels if result.label in labels]
         assert report.label_group_means[group].auroc == pytest.approx(np.mean(aurocs))
 
 
-class Rows:
-    """As little of a `Dataset` as a report reads of one: labels, and a picture a row that says nothing."""
-
-    def __init__(self, columns):
-        self.columns = columns
-
-    def __getitem__(self, name):
-        return self.columns[name]
-
-    def __len__(self):
-        return 120
-
-    def __iter__(self):
-        picture = np.zeros((4, 4), np.uint8)
-        return iter([{"image": picture, "labels": labels} for labels in self.columns["labels"][:120]])
-
-
 def test_a_model_against_itself_is_no_different():
     data, ours, _ = made_scores(ArkTask("clinic", ["a", "b"]))
-    *labels, mean = compare_task(data, ours, ours, 50)
+    *labels, mean = compare_task(data.task, ours, ours, 50)
     for result in [*labels, mean]:
         assert result.difference == result.ci_low == result.ci_high == 0 and result.p_value == result.p_adjusted == 1
     worse = replace(ours, probabilities=1 - ours.probabilities)
-    *labels, mean = compare_task(data, ours, worse, 50)
+    *labels, mean = compare_task(data.task, ours, worse, 50)
     assert mean.difference == pytest.approx(np.mean([2 * result.auroc_b - 1 for result in labels])) and mean.ci_low > 0
 
 
@@ -151,14 +141,19 @@ def test_a_model_that_gives_nan_is_named_with_its_row(sites):
 def test_groups_are_those_columns_that_sort_patients(sites):
     site = str(sites["phantom_city"])
     data = load_evaluation_data(tiny_model(read_task(site)), site)
-    groups = read_groups(data)
+    groups = read_groups(data, "test")
     assert list(groups) == ["sex", "age", "view"] and set(groups["sex"]) <= {"F", "M"}
     assert set(groups["age"]) <= {"18-39", "40-59", "60-79", "80+"} and len(groups["view"]) == 14
-    empty = replace(data, rows=data.rows.remove_columns("view").add_column("view", [None] * 14))
-    assert list(read_groups(empty)) == ["sex", "age"]
-    assert read_groups(empty, ["view", "ward"]) == {"view": ["unknown"] * 14}
+    rows = data.splits["test"]
+    empty = with_test(data, rows.remove_columns("view").add_column("view", [None] * 14))
+    assert list(read_groups(empty, "test")) == ["sex", "age"]
+    assert read_groups(empty, "test", ["view", "ward"]) == {"view": ["unknown"] * 14}
     with pytest.raises(ValueError, match="patient_id sorts nobody into groups"):
-        read_groups(data, ["patient_id"])
-    many = replace(data, rows=data.rows.select(list(range(14)) * 2).add_column("bed", [str(n) for n in range(28)]))
+        read_groups(data, "test", ["patient_id"])
+    many = with_test(data, rows.select(list(range(14)) * 2).add_column("bed", [str(n) for n in range(28)]))
     with pytest.raises(ValueError, match="'bed' has 28 values, more than the 20 groups"):
-        read_groups(many, ["bed"])
+        read_groups(many, "test", ["bed"])
+
+
+def with_test(data, rows):
+    return TaskDataset(data.source, data.task, {"test": rows})

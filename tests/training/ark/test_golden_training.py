@@ -7,13 +7,14 @@ import pytest
 import torch
 from datasets import Dataset
 
+from ark_hf import ArkTask
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.inference.predict import mean_probabilities, predict_logits
 from ark_hf.models.ark.convert_ark_checkpoint import convert_state_dict
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments
 from ark_hf.training.ark.schedules import consistency_coefficient, cosine_schedule, lr_by_val_loss
-from ark_hf.training.ark.tasks import TaskData
 
 from ...models.ark.golden import golden_config, load_original, read_case, rule_state_dict
 
@@ -131,7 +132,7 @@ def test_trace_of_the_original_trainer(shared, tmp_path, name):
         for task in range(3)
     ]
     rows = range(case["steps_per_task"] * case["batch_size"])
-    tasks = [TaskData(task, rows) for task in student.config.tasks]
+    tasks = [TaskDataset("recorded", task, {"train": rows}) for task in student.config.tasks]
     trainer = RecordedPretrainer(args, tasks, student, passes=cycle * case["cycles"])
     teacher = trainer.train()
 
@@ -169,10 +170,16 @@ class EnginePretrainer(RecordedPretrainer):
         figures = super().validate(model, name)
         if self.state.cycle in self.test_cycles:
             for task, samples in enumerate(self.test):
-                logits, _ = predict_logits(model, samples, self.accelerator, self.args.batch_size)
+                logits, _ = predict_logits(model, samples, self.args.batch_size)
                 probabilities = mean_probabilities(logits, samples.task)
                 self.probabilities.append((self.state.cycle, task, name, probabilities))
         return figures
+
+
+def known(task: ArkTask) -> Dataset:
+    """All that the trainer itself asks of a recorded validation split: a label."""
+    single = task.problem_type == "single_label_classification"
+    return Dataset.from_dict({"labels": [0] if single else [[0.0] * len(task.labels)]})
 
 
 def test_whole_run_of_the_original_engine(shared, tmp_path):
@@ -208,9 +215,10 @@ def test_whole_run_of_the_original_engine(shared, tmp_path):
         ]
         for split in ("val", "test")
     }
-    labelled = Dataset.from_dict({"labels": [0]})  # all that the trainer itself asks of a recorded validation split
     tasks = [
-        TaskData(task, range(len(arrays[f"train_{number}_targets"])), labelled)
+        TaskDataset(
+            "recorded", task, {"train": range(len(arrays[f"train_{number}_targets"])), "validation": known(task)}
+        )
         for number, task in enumerate(student.config.tasks)
     ]
     trainer = EnginePretrainer(

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
 
 from ark_hf.cli.main import main
@@ -44,7 +43,7 @@ def grown(folder, first, sites, kind=CyclicPretrainer, rehearse=False, **setting
 def mean_auroc(model, processor, folder) -> float:
     task = read_task(folder)
     samples = InferenceSamples(load_task_dataset(folder, "validation"), task, processor)
-    logits, targets = predict_logits(model, samples, Accelerator(), 12)
+    logits, targets = predict_logits(model, samples, 12)
     targets = one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
     aurocs = []
     for target, scores in zip(targets.T, mean_probabilities(logits, task).T, strict=True):

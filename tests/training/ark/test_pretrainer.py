@@ -19,8 +19,8 @@ from ark_hf.inference.predict import load_ark
 from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
+from ark_hf.training.ark.start import build_start
 from ark_hf.training.ark.tasks import load_tasks
-from ark_hf.training.initial_weights import build_student
 
 from ...models.ark.original_files import swin_state_dict
 from ..conftest import TINY
@@ -221,14 +221,15 @@ def test_starting_from_a_converted_encoder_or_its_original_file(tmp_path, sites)
     for init in ("encoder", "original.pth"):
         settings = {**TINY, "init": str(tmp_path / init), "projector_dim": 6}
         settings |= {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": swin}
-        student, processor = build_student(
+        start = build_start(
             PretrainingArguments(output_dir=str(tmp_path / "run"), **settings), [data.task for data in tasks]
         )
+        student = start.student
         assert torch.equal(student.ark.encoder.norm.bias, weights["norm.bias"])
         index = "layers.1.blocks.1.mlp.fc2.weight"
         assert torch.equal(student.ark.encoder.state_dict()[index], weights[index])
         assert [task.name for task in student.config.tasks] == ["phantom_hill"] and student.ark.embedding_dim == 6
-        assert (processor is not None) == (init == "encoder")
+        assert (start.processor is not None) == (init == "encoder")
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(64, 64), (None, 32)])
@@ -343,7 +344,7 @@ def test_a_task_without_any_known_label_is_refused(tmp_path):
 
 def test_a_dataset_of_another_size_is_not_resumed_with(tmp_path, sites):
     trainer = run(tmp_path, sites, cycles=1)
-    trainer.tasks[0].train = trainer.tasks[0].train.select(range(10))
+    trainer.tasks[0] = trainer.tasks[0].select("train", range(10))
     with pytest.raises(ValueError, match="tasks was"):
         CyclicPretrainer(trainer.args, trainer.tasks).train()
 

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf import ArkTask
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
-from ark_hf.training.ark.quirks import bce_everywhere, independent_teacher, teacher_train_until_test, zero_idle_grads
+from ark_hf.training.ark.quirks import bce_everywhere, teacher_train_until_test, zero_idle_grads
 from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments, TaskSpec
-from ark_hf.training.ark.schedules import Schedules, TrainerState, lr_by_val_loss
+from ark_hf.training.ark.schedules import Schedules, lr_by_val_loss
+from ark_hf.training.ark.start import build_start
 from ark_hf.training.ark.tasks import load_tasks
-from ark_hf.training.initial_weights import build_student
+from ark_hf.training.run import RunState
 
 from ..conftest import TINY
 
@@ -70,11 +72,12 @@ def test_learning_rate_by_validation_loss_needs_a_validation_split(tmp_path, sit
     args = PretrainingArguments(output_dir=str(tmp_path), **TINY, reproduce=["lr_by_val_loss"])
     tasks = load_tasks([TaskSpec(str(path)) for path in sites.values()], ".")
     for data in tasks[1:]:
-        data.validation = None
+        del data.splits["validation"]
     CyclicPretrainer(args, tasks)  # one is enough
-    unknown = tasks[0].validation.map(lambda row: {"labels": [math.nan] * len(row["labels"])})
-    for validation in (unknown, None):
-        tasks[0].validation = validation
+    train, validation = tasks[0].splits["train"], tasks[0].splits["validation"]
+    unknown = validation.map(lambda row: {"labels": [math.nan] * len(row["labels"])})
+    for splits in ({"train": train, "validation": unknown}, {"train": train}):
+        tasks[0] = TaskDataset("city", tasks[0].task, splits)
         with pytest.raises(ValueError, match="lr_by_val_loss needs a task whose validation split has a known label"):
             CyclicPretrainer(args, tasks)
 
@@ -92,7 +95,7 @@ def test_momentum_is_indexed_by_step_or_by_pass(cycles, steps, by_pass):
     for number in range(cycles * len(steps)):
         cycle, task = divmod(number, len(steps))
         for step_in_pass in range(steps[task]):
-            state = TrainerState(cycle, task, step_in_pass, step)
+            state = RunState(cycle, task, step_in_pass, step)
             index, first = (number + step_in_pass, number) if by_pass else (step, step)
             assert schedules.teacher_momentum(state) == pytest.approx(momenta[index], abs=1e-12)
             assert schedules.consistency_coefficient(state) == pytest.approx(5 * (momenta[first] - 0.9), abs=1e-12)
@@ -162,13 +165,11 @@ def test_independent_teacher_shares_loaded_weights(tmp_path, sites):
 
 def test_a_student_of_ones_own_needs_a_teacher_of_ones_own(tmp_path, sites):
     tasks = [data.task for data in pretrainer(tmp_path, sites).tasks]
-    args = PretrainingArguments(output_dir=str(tmp_path), **TINY)
+    args = PretrainingArguments(output_dir=str(tmp_path), reproduce=["independent_teacher"], **TINY)
 
     def models(*names):
-        return {
-            name: build_student(args, tasks)[0] if name == "student" else independent_teacher(args, tasks)
-            for name in names
-        }
+        start = build_start(args, tasks)
+        return {name: getattr(start, name) for name in names}
 
     apart = {"reproduce": ["independent_teacher"]}
     for names, settings in [
@@ -183,7 +184,7 @@ def test_a_student_of_ones_own_needs_a_teacher_of_ones_own(tmp_path, sites):
     trainer = pretrainer(tmp_path, sites, models=given_models, **apart)
     assert trainer.student is given_models["student"] and trainer.teacher is given_models["teacher"]
 
-    given_models["teacher"] = independent_teacher(args, tasks[:2])
+    given_models["teacher"] = build_start(args, tasks[:2]).teacher
     with pytest.raises(ValueError, match="teacher's architecture and heads must be the student's"):
         pretrainer(tmp_path, sites, models=given_models, **apart)
 

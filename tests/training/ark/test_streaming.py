@@ -64,7 +64,7 @@ def test_a_run_is_validated_and_ends_as_from_loaded_datasets(tmp_path, sites):
     streamed = pretrainer(tmp_path / "streamed", sites, cycles=1, learning_rate=1e-9)
     loaded = pretrainer(tmp_path / "loaded", sites, cycles=1, learning_rate=1e-9, streaming=False)
     streamed.train(), loaded.train()
-    assert isinstance(streamed.tasks[0].validation, StreamedRows)
+    assert isinstance(streamed.tasks[0].splits["validation"], StreamedRows)
     ours, theirs = (each.state.history[0]["validation"]["teacher"]["tasks"] for each in (streamed, loaded))
     for task, figures in ours.items():  # without training, the models are the same
         assert figures["loss"] == pytest.approx(theirs[task]["loss"], abs=1e-6)
@@ -76,7 +76,7 @@ def test_a_quirk_that_needs_validation_looks_for_it_in_the_stream(tmp_path, site
     trainer = pretrainer(tmp_path, sites, reproduce=["lr_by_val_loss"])
     assert all(data.has_known_validation() for data in trainer.tasks)
     for data in trainer.tasks:
-        data.validation = None
+        del data.splits["validation"]
     with pytest.raises(ValueError, match="lr_by_val_loss needs a task whose validation split has a known label"):
         CyclicPretrainer(trainer.args, trainer.tasks)
 

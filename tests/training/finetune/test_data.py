@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.data import load_finetuning_data, targets_of
+from ark_hf.training.finetune.data import load_finetuning_data
 
 PICTURE = PIL.Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
 
@@ -31,8 +31,8 @@ def test_a_column_of_classes_is_a_single_label_task(tmp_path):
         "labels": ["normal", "covid"],
         "problem_type": "single_label_classification",
     }
-    assert data.validation is None and data.train[0]["image"].size == (8, 8)
-    np.testing.assert_array_equal(targets_of(data.train, data.task), [[1, 0], [0, 1], [np.nan, np.nan]])
+    assert list(data.splits) == ["train", "test"] and data.splits["train"][0]["image"].size == (8, 8)
+    np.testing.assert_array_equal(data.targets("train"), [[1, 0], [0, 1], [np.nan, np.nan]])
 
 
 def test_columns_of_zeros_and_ones_are_a_multi_label_task(tmp_path):
@@ -40,8 +40,8 @@ def test_columns_of_zeros_and_ones_are_a_multi_label_task(tmp_path):
     write_split(tmp_path, "train", {"TB": [0, 1, -1], "Edema": [1.0, None, 0.0]}, features)
     data = load_finetuning_data(str(tmp_path), arguments(label_columns=["TB", "Edema"], name="two"))
     assert data.task.labels == ["TB", "Edema"] and data.task.problem_type == "multi_label_classification"
-    np.testing.assert_array_equal(targets_of(data.train, data.task), [[0, 1], [1, np.nan], [np.nan, 0]])
-    assert targets_of(data.train, data.task, "ones")[2, 0] == 1
+    np.testing.assert_array_equal(data.targets("train"), [[0, 1], [1, np.nan], [np.nan, 0]])
+    assert data.targets("train", "ones")[2, 0] == 1
 
 
 def test_what_is_wrong_with_columns_is_said(tmp_path):

@@ -1,6 +1,5 @@
 """Fine-tuning with the stock Trainer: what it gives, that it resumes bitwise, and what it refuses."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.data.subsets import fraction_rows
 from ark_hf.evaluation.report.stored import read_report
 from ark_hf.inference.predict import load_ark
@@ -17,7 +17,7 @@ from ark_hf.metrics.auroc import auroc
 from ark_hf.provenance import read_provenance, weights_sha256
 from ark_hf.training.finetune import run as module
 from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.data import choose_training_rows, load_finetuning_data, targets_of
+from ark_hf.training.finetune.data import choose_training_rows, load_finetuning_data
 from ark_hf.training.finetune.layerwise import freeze_encoder, parameter_groups
 from ark_hf.training.finetune.lora import add_adapters
 from ark_hf.training.finetune.report import seed_interval
@@ -34,6 +34,11 @@ def arguments(folder, **changes) -> FinetuningArguments:
     return FinetuningArguments(output_dir=str(folder), **(FAST | changes))
 
 
+def with_splits(data: TaskDataset, **changes) -> TaskDataset:
+    splits = {name: rows for name, rows in (data.splits | changes).items() if rows is not None}
+    return TaskDataset(data.source, data.task, splits, facts=data.facts)
+
+
 def weights(folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "ark-cxr" / "model.safetensors")
 
@@ -48,11 +53,10 @@ def test_it_learns_the_training_images(sites, tmp_path):
     args = arguments(tmp_path / "run", epochs=25, learning_rate=5e-3, min_crop_scale=1.0, test=False, eval_steps=75)
     data = load_finetuning_data(str(sites["phantom_city"]), args)
     finetune("none", "city", args, data)
-    learned = data.train
     model, processor = load_ark(str(tmp_path / "run" / "seed-0" / "ark-cxr"))
-    samples = module.InferenceSamples(learned, data.task, processor)
-    logits, _ = module.predict_logits(model, samples, module.Accelerator(), 32)
-    scores = label_aurocs(logits, targets_of(learned, data.task), data.task)
+    samples = module.InferenceSamples(data.splits["train"], data.task, processor)
+    logits, _ = module.predict_logits(model, samples, 32)
+    scores = label_aurocs(logits, data.targets("train"), data.task)
     assert scores["mean_auroc"] > 0.85
 
 
@@ -141,7 +145,7 @@ def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(hill, tmp_pa
     trained = weights(tmp_path / "run" / "seed-0")
     calls = []
     create = module.create_trainer
-    monkeypatch.setattr(module, "create_trainer", lambda *args: calls.append(args[5]) or create(*args))
+    monkeypatch.setattr(module, "create_trainer", lambda *args: calls.append(args[4]) or create(*args))
     results = finetune("none", "hill", arguments(tmp_path / "run", epochs=1, seeds=[0, 1]), hill)
     assert calls == [1]
     assert all(torch.equal(trained[key], value) for key, value in weights(tmp_path / "run" / "seed-0").items())
@@ -158,8 +162,8 @@ def test_its_model_carries_where_it_comes_from_and_a_report_of_these_weights(hil
     origin = read_provenance(model)
     train = origin["data"][0]["splits"]["train"]
     assert origin["kind"] == "fine-tuning" and origin["start"] == "none" and origin["seed"] == 1
-    assert train["rows"] == origin["train_images"] == len(chosen) < len(hill.train)
-    assert sum(train["labels"]["Tuberculosis"].values()) == len(chosen)
+    assert train["rows"] == origin["train_images"] == len(chosen.splits["train"]) < len(hill.splits["train"])
+    assert sum(train["labels"]["Tuberculosis"].values()) == len(chosen.splits["train"])
     assert origin["data"][0]["phantom"] and [run["seed"] for run in origin["seeds"]["runs"]] == [0, 1]
     facts, reports = read_report(tmp_path / "seed-1" / "report")
     assert facts["weights_sha256"] == weights_sha256(model) and reports[0].task == "phantom_hill"
@@ -240,13 +244,13 @@ def test_the_subset_of_a_seed(hill, tmp_path):
     args = arguments(tmp_path / "k", per_class=3, epochs=1, test=False)
     results = finetune("none", "hill", args, hill)
     assert results["seeds"][0]["train_images"] == 6
-    drawn = [choose_training_rows(hill, args, seed) for seed in (0, 0, 1)]
+    drawn = [choose_training_rows(hill, args, seed).splits["train"] for seed in (0, 0, 1)]
     assert all(sum(label for (label,) in rows["labels"]) == 3 for rows in drawn)
     assert drawn[0]["image_id"][:] == drawn[1]["image_id"][:] != drawn[2]["image_id"][:]
     with pytest.raises(ValueError, match=r"50 images a class are asked for, but there are only: .* \d+"):
         choose_training_rows(hill, arguments(tmp_path, per_class=50), 0)
-    half = choose_training_rows(hill, arguments(tmp_path, percent=50.0), 0)
-    rows = hill.train["image_id"][:]
+    half = choose_training_rows(hill, arguments(tmp_path, percent=50.0), 0).splits["train"]
+    rows = hill.column("train", "image_id")
     assert half["image_id"][:] == [rows[number] for number in fraction_rows(len(rows), 50)]
 
 
@@ -308,11 +312,11 @@ def test_accumulation_gives_the_same_step_where_labels_are_missing(sites, tmp_pa
     def forget(labels, index):
         return {"labels": [np.nan] * len(labels) if index % 3 == 0 else [*labels[:-1], np.nan]}
 
-    data.train = data.train.map(forget, with_indices=True, input_columns=["labels"])
+    data = with_splits(data, train=data.splits["train"].map(forget, with_indices=True, input_columns=["labels"]))
     settings = {"max_steps": 1, "test": False, "warmup": 0.0, "drop_path_rate": 0.0}
     for name, changes in {
         "whole": {"batch_size": 8},
-        "cut": {"batch_size": 4, "gradient_accumulation_steps": 2},
+        "cut": {"batch_size": 8, "gradient_accumulation_steps": 2},
     }.items():
         finetune("none", "city", arguments(tmp_path / name, **settings, **changes), data)
     first, second = weights(tmp_path / "whole" / "seed-0"), weights(tmp_path / "cut" / "seed-0")
@@ -346,7 +350,7 @@ def test_views_hang_on_seed_epoch_and_image_alone(hill, tmp_path):
     model, processor = initial_model("none", data.task, arguments(tmp_path), 0)
 
     def pictures(seed, epoch, numbers):
-        trainer = create_trainer(model, processor, data.train, data, arguments(tmp_path), seed, tmp_path / "run")
+        trainer = create_trainer(model, processor, data, arguments(tmp_path), seed, tmp_path / "run")
         trainer.state.epoch = float(epoch)
         trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
         return [each["pixel_values"] for each in trainer.train_dataset.__getitems__(numbers)]
@@ -373,14 +377,14 @@ def test_a_diverged_run_says_so_and_keeps_nothing(hill, tmp_path):
 
 def test_what_training_cannot_use_is_explained(sites, hill, tmp_path):
     data = hill
-    one_class = data.train.filter(lambda labels: labels == [0.0], input_columns=["labels"])
+    one_class = data.splits["train"].filter(lambda labels: labels == [0.0], input_columns=["labels"])
     with pytest.raises(ValueError, match=r"the \d+ training images are all of one class"):
-        finetune("none", "x", arguments(tmp_path / "one"), dataclasses.replace(data, train=one_class))
+        finetune("none", "x", arguments(tmp_path / "one"), with_splits(data, train=one_class))
     with pytest.raises(ValueError, match="no validation split in which a label has both"):
-        finetune("none", "x", arguments(tmp_path / "v", patience=1), dataclasses.replace(data, validation=one_class))
+        finetune("none", "x", arguments(tmp_path / "v", patience=1), with_splits(data, validation=one_class))
     with pytest.warns(UserWarning, match="the last weights are kept"):
         results = finetune(
-            "none", "x", arguments(tmp_path / "w", epochs=1), dataclasses.replace(data, validation=None, test=None)
+            "none", "x", arguments(tmp_path / "w", epochs=1), with_splits(data, validation=None, test=None)
         )
     assert results["validation"] is None and results["test"] is None
     with pytest.raises(ValueError, match="neither a folder with a task dataset nor a reachable Hub dataset"):
@@ -393,8 +397,8 @@ def test_what_training_cannot_use_is_explained(sites, hill, tmp_path):
 
 def test_a_label_of_one_class_is_named(sites, tmp_path):
     data = load_finetuning_data(str(sites["phantom_city"]), arguments(tmp_path))
-    labels = [[0.0, *each[1:]] for each in data.train["labels"]]
-    data.train = data.train.remove_columns("labels").add_column("labels", labels)
+    labels = [[0.0, *each[1:]] for each in data.splits["train"]["labels"]]
+    data = with_splits(data, train=data.splits["train"].remove_columns("labels").add_column("labels", labels))
     with pytest.warns(UserWarning, match=f"cannot be learned from them: {data.task.labels[0]}"):
         choose_training_rows(data, arguments(tmp_path), 0)
 

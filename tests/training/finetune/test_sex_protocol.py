@@ -1,6 +1,5 @@
 """The sex protocol: who is trained on, who is tested on, and what the gaps are."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ark_hf import ArkTask
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.metrics.auroc import auroc
 from ark_hf.training.finetune import sex_protocol as module
 from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.data import FinetuningData, load_finetuning_data
+from ark_hf.training.finetune.data import load_finetuning_data
 from ark_hf.training.finetune.sex_protocol import choose_groups, compare_groups, protocol_text, sex_protocol
 
 from ..conftest import TINY
@@ -32,8 +32,7 @@ def test_groups_are_equal_in_size_and_made_of_patients(people, seed):
     patients = [f"{sex}{number}" for sex, number in people]
     of_sex = {"male": np.flatnonzero(np.array(sexes) == "M"), "female": np.flatnonzero(np.array(sexes) == "F")}
     images = min(len(rows) for rows in of_sex.values())
-    rows = Dataset.from_dict({"patient_id": patients})
-    groups = choose_groups(rows, of_sex, images, seed)
+    groups = choose_groups(patients, of_sex, images, seed)
     assert {arm: len(set(chosen.tolist())) for arm, chosen in groups.items()} == dict.fromkeys(module.ARMS, images)
     assert set(groups["male"]) <= set(of_sex["male"]) and set(groups["female"]) <= set(of_sex["female"])
     assert sum(sexes[row] == "M" for row in groups["mixed"]) == images // 2
@@ -41,7 +40,7 @@ def test_groups_are_equal_in_size_and_made_of_patients(people, seed):
         inside = set(groups[arm].tolist())
         cut = {patients[row] for row in inside} & {patients[row] for row in set(of_sex[arm].tolist()) - inside}
         assert len(cut) <= 1
-    again = choose_groups(rows, of_sex, images, seed)
+    again = choose_groups(patients, of_sex, images, seed)
     assert all(np.array_equal(groups[arm], again[arm]) for arm in groups)
 
 
@@ -52,7 +51,7 @@ def test_the_table_and_its_gaps_by_hand():
     test = Dataset.from_dict(
         {"labels": [[each] for each in labels], "sex": sexes.tolist(), "patient_id": [str(n // 2) for n in range(80)]}
     )
-    data = FinetuningData("site", ArkTask("tb", ["TB"]), train=test, test=test)
+    data = TaskDataset("site", ArkTask("tb", ["TB"]), {"train": test, "test": test})
     of_test = {"male": np.flatnonzero(sexes == "M"), "female": np.flatnonzero(sexes == "F")}
     right, wrong = labels[:, None], 1 - labels[:, None]
     by_arm = {
@@ -78,7 +77,7 @@ def test_a_run_from_start_to_end_and_again(sites, tmp_path, monkeypatch):
     results = sex_protocol("none", site, args, max_images=6)
     data = load_finetuning_data(site, args)
     assert results["images"] == 6
-    sexes = np.array(data.test["sex"][:])
+    sexes = np.array(data.column("test", "sex"))
     for arm in module.ARMS:
         for position, seed in enumerate(args.seeds):
             folder = tmp_path / "run" / arm / f"seed-{seed}"
@@ -97,25 +96,32 @@ def test_a_run_from_start_to_end_and_again(sites, tmp_path, monkeypatch):
 def test_weights_are_chosen_on_validation_images_of_the_same_kind(sites, tmp_path):
     data = load_finetuning_data(str(sites["phantom_hill"]), arguments(tmp_path))
     for arm in module.ARMS:
-        chosen = module.validation_rows(data, arm)
-        assert set(chosen["sex"]) == ({module.SEXES[arm]} if arm != "mixed" else {"M", "F"})
+        chosen = module.with_validation_of(data, arm)
+        assert (
+            set(chosen.splits["validation"]["sex"])
+            == set(chosen.column("validation", "sex"))
+            == ({module.SEXES[arm]} if arm != "mixed" else {"M", "F"})
+        )
 
 
 def test_what_the_protocol_cannot_use_is_explained(sites, tmp_path):
     data = load_finetuning_data(str(sites["phantom_hill"]), arguments(tmp_path))
     with pytest.raises(ValueError, match="no column `sex`"):
         sex_protocol("none", "x", arguments(tmp_path / "a"), data=_without_sex(data))
-    men = data.train.filter(lambda sex: sex == "M", input_columns=["sex"])
+    men = data.select("train", np.flatnonzero(np.array(data.column("train", "sex")) == "M"))
     with pytest.raises(
         ValueError, match=r"split 'train': no image is known to be female \(found \{'M': \d+, 'F': 0\}"
     ):
-        sex_protocol("none", "x", arguments(tmp_path / "b"), data=dataclasses.replace(data, train=men))
+        sex_protocol("none", "x", arguments(tmp_path / "b"), data=men)
     with pytest.raises(ValueError, match="no split 'test'"):
-        sex_protocol("none", "x", arguments(tmp_path / "c"), data=dataclasses.replace(data, test=None))
+        sex_protocol("none", "x", arguments(tmp_path / "c"), data=_with(data, {"train": data.splits["train"]}))
     with pytest.raises(ValueError, match="limit them by max_images"):
         sex_protocol("none", "x", arguments(tmp_path / "d", percent=50.0), data=data)
 
 
-def _without_sex(data: FinetuningData) -> FinetuningData:
-    splits = {name: getattr(data, name).remove_columns("sex") for name in ("train", "validation", "test")}
-    return dataclasses.replace(data, **splits)
+def _without_sex(data: TaskDataset) -> TaskDataset:
+    return _with(data, {name: rows.remove_columns("sex") for name, rows in data.splits.items()})
+
+
+def _with(data: TaskDataset, splits: dict) -> TaskDataset:
+    return TaskDataset(data.source, data.task, splits)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ...data.task_dataset import resolve_labels
+from ...data.open_dataset import TaskDataset
 from ...inference.zeroshot import LabelMatch, Transfer
 from ...metrics.auroc import (
     LabelResult,
@@ -19,7 +18,6 @@ from ...metrics.auroc import (
     label_results,
     mean_result,
     number_clusters,
-    one_vs_rest,
 )
 from ...metrics.curves import LabelCurves, label_curves
 from ...metrics.label_groups import group_labels, group_results
@@ -30,9 +28,8 @@ from ...metrics.subgroups import SubgroupResult, subgroup_results
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
-from ...provenance import shown_name
 from ..calibrate import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
-from ..scoring import EvaluationData, ScoredTask, evaluated_columns, read_groups, score_task
+from ..scoring import ScoredTask, ZeroShot, evaluated_columns, read_groups, score_task
 
 DEFAULT_THRESHOLD = 0.5
 FEWEST_LABELS_TO_GROUP = 6
@@ -114,22 +111,24 @@ class TaskReport:
 def evaluate_task(
     model: ArkForImageClassification,
     processor: ArkImageProcessor,
-    data: EvaluationData,
+    data: TaskDataset,
+    split: str = "test",
     batch_size: int = 32,
     num_bootstrap: int = 1000,
     seed: int = 0,
+    zero_shot: ZeroShot | None = None,
 ) -> TaskReport:
     """
-    Scores one head, or the labels that stand for the dataset's, and reports on it as [`report_task`] does.
+    Scores a head on a split, or what stands for the labels, and reports on it as [`report_task`] does.
 
     Raises:
         ValueError: The model gives NaN for an image.
     """
-    return report_task(data, score_task(model, processor, data, batch_size), num_bootstrap, seed)
+    return report_task(data, score_task(model, processor, data, split, batch_size, zero_shot), num_bootstrap, seed)
 
 
 def report_task(
-    data: EvaluationData,
+    data: TaskDataset,
     scored: ScoredTask,
     num_bootstrap: int = 1000,
     seed: int = 0,
@@ -149,18 +148,19 @@ def report_task(
     replicates = bootstrap_aurocs(labels, probabilities, **bootstrap)
     table = label_results(labels, probabilities, task.labels, replicates, patients)
     baseline_table, baseline_mean = None, None
-    if data.train is not None:
-        baseline = shortcut_baseline(*_statistics(data.train, task), _statistics(data.rows, task)[0])
+    if "train" in data.splits:
+        statistics = [_statistics(data, split) for split in ("train", scored.split)]
+        baseline = shortcut_baseline(statistics[0], data.targets("train"), statistics[1])
         baseline[:, np.isnan(probabilities).all(axis=0)] = np.nan
         baseline_table, baseline_mean = evaluate_labels(labels, baseline, task.labels, evaluated, **bootstrap)
-    grouped = _group_labels(data)
+    grouped = None if scored.zero_shot else _group_labels(data)
     thresholds = {label: (task.thresholds or {}).get(label, DEFAULT_THRESHOLD) for label in task.labels}
     columns = list(zip(task.labels, labels.T, probabilities.T, strict=True))
     points = operating_point_table(labels, probabilities, task.labels, thresholds, **bootstrap)
     return TaskReport(
         task=task.name,
-        dataset=shown_name(data.dataset),
-        split=data.split,
+        dataset=data.name,
+        split=scored.split,
         num_images=len(labels),
         num_patients=None if patients is None else number_clusters(patients, len(labels))[1],
         labels=table,
@@ -174,19 +174,19 @@ def report_task(
         mean_f1=_mean([points[column].f1 for column in evaluated]),
         mean_mcc=_mean([points[column].mcc for column in evaluated]),
         calibration=describe_calibration(scored, task),
-        accuracy=_accuracy(scored) if data.matches is None else None,
-        confusion=_confusion(scored) if data.matches is None else None,
+        accuracy=None if scored.zero_shot else _accuracy(scored),
+        confusion=None if scored.zero_shot else _confusion(scored),
         label_groups=grouped,
         label_group_means=None if grouped is None else group_results(grouped, table, replicates),
         subgroups={
             attribute: subgroup_results(
                 labels, probabilities, list(thresholds.values()), task.labels, names, evaluated, **bootstrap
             )
-            for attribute, names in (read_groups(data) if groups is None else groups).items()
+            for attribute, names in (read_groups(data, scored.split) if groups is None else groups).items()
         },
         curves=[label_curves(*column) for column in columns],
-        matches=data.matches,
-        transfer=data.transfer,
+        matches=scored.zero_shot.matches if scored.zero_shot else None,
+        transfer=scored.zero_shot.transfer if scored.zero_shot else None,
     )
 
 
@@ -204,15 +204,15 @@ def describe_calibration(scored: ScoredTask, task: ArkTask) -> list[LabelCalibra
 
 
 def compare_task(
-    data: EvaluationData, ours: ScoredTask, theirs: ScoredTask, num_bootstrap: int = 1000, seed: int = 0
+    task: ArkTask, ours: ScoredTask, theirs: ScoredTask, num_bootstrap: int = 1000, seed: int = 0
 ) -> list[PairedResult]:
     """A model, `b` of the results, against another, `a`, on the same images: a result a label, one for the mean."""
     return compare_models(
         ours.labels,
         theirs.probabilities,
         ours.probabilities,
-        data.task.labels,
-        evaluated_columns(data.task),
+        task.labels,
+        evaluated_columns(task),
         ours.patients,
         num_bootstrap,
         seed=seed,
@@ -220,20 +220,20 @@ def compare_task(
 
 
 def compare_sites(
-    tested: Sequence[tuple[EvaluationData, ScoredTask]], num_bootstrap: int = 1000, seed: int = 0
+    tested: Sequence[tuple[TaskDataset, ScoredTask]], num_bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, list[SubgroupResult]]:
     """For each head that was tested on several datasets its results by dataset, as by any other group."""
-    by_head: dict[str, list[tuple[EvaluationData, ScoredTask]]] = {}
+    by_head: dict[str, list[tuple[TaskDataset, ScoredTask]]] = {}
     for data, scored in tested:
-        if data.matches is None:
+        if scored.zero_shot is None:
             by_head.setdefault(data.task.name, []).append((data, scored))
     return {name: _compare_sites(sites, num_bootstrap, seed) for name, sites in by_head.items() if len(sites) > 1}
 
 
 def _compare_sites(
-    tested: list[tuple[EvaluationData, ScoredTask]], num_bootstrap: int, seed: int
+    tested: list[tuple[TaskDataset, ScoredTask]], num_bootstrap: int, seed: int
 ) -> list[SubgroupResult]:
-    task, names = tested[0][0].task, [shown_name(data.dataset) for data, _ in tested]
+    task, names = tested[0][0].task, [data.name for data, _ in tested]
     sites, patients = [], []
     for number, (name, (_, scored)) in enumerate(zip(names, tested, strict=True), start=1):
         site = f"{name} ({number})" if names.count(name) > 1 else name
@@ -277,24 +277,16 @@ def _confusion(scored: ScoredTask) -> list[list[int]] | None:
     return counts.tolist()
 
 
-def _group_labels(data: EvaluationData) -> dict[str, list[str]] | None:
+def _group_labels(data: TaskDataset) -> dict[str, list[str]] | None:
     """Head, medium and tail by the train split that the head was trained on."""
-    if data.train is None or data.matches is not None or len(data.task.labels) < FEWEST_LABELS_TO_GROUP:
+    if "train" not in data.splits or len(data.task.labels) < FEWEST_LABELS_TO_GROUP:
         return None
-    labels = _targets([resolve_labels(each, data.task) for each in data.train["labels"][:]], data.task)
+    labels = data.targets("train")
     positive, known = (labels == 1).sum(axis=0).tolist(), (~np.isnan(labels)).sum(axis=0).tolist()
     names = data.task.labels
     return group_labels(dict(zip(names, positive, strict=True)), dict(zip(names, known, strict=True)))
 
 
-def _statistics(rows: Dataset, task: ArkTask) -> tuple[np.ndarray, np.ndarray]:
-    statistics, labels = [], []
-    for row in tqdm(rows, desc="image statistics", leave=False):
-        statistics.append(image_statistics(row["image"]))
-        labels.append(resolve_labels(row["labels"], task))
-    return np.stack(statistics), _targets(labels, task)
-
-
-def _targets(labels: list[np.ndarray], task: ArkTask) -> np.ndarray:
-    targets = np.stack(labels)
-    return one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
+def _statistics(data: TaskDataset, split: str) -> np.ndarray:
+    rows = tqdm(data.splits[split], desc="image statistics", leave=False)
+    return np.stack([image_statistics(row["image"]) for row in rows])

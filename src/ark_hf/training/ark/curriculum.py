@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings, pass_order
+from ...data.open_dataset import TaskDataset
 from ...labels import normalise
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
-from .tasks import TaskData
 
 MERGED_TASK = "merged"
 
@@ -79,6 +79,36 @@ class MixedSamples(TorchDataset):
 
 
 @dataclass(frozen=True)
+class TaskPass:
+    """All training rows of one task: what a cycle of Ark consists of."""
+
+    data: TaskDataset
+
+    @property
+    def name(self) -> str:
+        return self.data.task.name
+
+    @property
+    def learners(self) -> list[ArkTask]:
+        """The tasks whose heads learn in every step."""
+        return [self.data.task]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a pass."""
+        return len(self.data.splits["train"])
+
+    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int, cycle: int) -> TrainingSamples:
+        """The training samples as cycle `cycle` sees them."""
+        rows, task = self.data.splits["train"], self.data.task
+        return TrainingSamples(rows, task, self.data.uncertain, processor, views, seed, cycle)
+
+    def order(self, seed: int, cycle: int) -> np.ndarray:
+        """The order in which a pass visits the samples, int64 (num_samples,)."""
+        return pass_order(self.data.splits["train"], seed, cycle, self.name)
+
+
+@dataclass(frozen=True)
 class MixedPass:
     """
     A part of one permutation of all tasks' rows: `num_samples` of them from `first` on.
@@ -88,7 +118,7 @@ class MixedPass:
     """
 
     name: str
-    tasks: list[TaskData]
+    tasks: list[TaskPass]
     learners: list[ArkTask]
     columns: list[list[int]]
     first: int
@@ -96,12 +126,12 @@ class MixedPass:
 
     def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int, cycle: int) -> MixedSamples:
         """Those of all rows, whose views and targets are drawn as in the pass of their own task."""
-        parts = [data.samples(processor, views, seed, cycle) for data in self.tasks]
+        parts = [each.samples(processor, views, seed, cycle) for each in self.tasks]
         return MixedSamples(parts, self.columns, sum(len(task.labels) for task in self.learners))
 
     def order(self, seed: int, cycle: int) -> np.ndarray:
         """Numbers of the pass's rows, counted through all tasks, int64 (num_samples,)."""
-        everything = range(sum(data.num_samples for data in self.tasks))
+        everything = range(sum(each.num_samples for each in self.tasks))
         return pass_order(everything, seed, cycle, self.name)[self.first : self.first + self.num_samples]
 
 
@@ -113,22 +143,24 @@ class Curriculum:
     `columns` are None, or where one merged head has the labels of each task.
     """
 
-    tasks: list[TaskData]
+    tasks: list[TaskDataset]
     heads: list[ArkTask]
-    passes: list[TaskData] | list[MixedPass]
+    passes: list[TaskPass] | list[MixedPass]
     columns: list[list[int]] | None = None
 
     def validation_samples(self, processor: ArkImageProcessor) -> list[InferenceSamples] | list[MixedSamples]:
         """The validation split of each task that has one; for a merged head those of all tasks as one."""
-        validated = [number for number, data in enumerate(self.tasks) if data.validation is not None]
-        samples = [InferenceSamples(self.tasks[n].validation, self.tasks[n].task, processor) for n in validated]
+        validated = [number for number, data in enumerate(self.tasks) if "validation" in data.splits]
+        samples = [
+            InferenceSamples(self.tasks[n].splits["validation"], self.tasks[n].task, processor) for n in validated
+        ]
         if self.columns is None or not samples:
             return samples
         (merged,) = self.heads
         return [MixedSamples(samples, [self.columns[n] for n in validated], len(merged.labels), merged)]
 
 
-def plan_cycle(strategy: str, tasks: list[TaskData]) -> Curriculum:
+def plan_cycle(strategy: str, tasks: list[TaskDataset]) -> Curriculum:
     """
     The curriculum of `cyclic`, `concurrent` or `single_head`.
 
@@ -136,13 +168,13 @@ def plan_cycle(strategy: str, tasks: list[TaskData]) -> Curriculum:
         ValueError: No task is trained; `single_head` with a task that is only evaluated, as it has no head of its own;
             or labels that cannot be merged.
     """
-    trained = [data for data in tasks if data.train is not None]
+    trained = [TaskPass(data) for data in tasks if "train" in data.splits]
     if not trained:
         raise ValueError("Every task has `train: false`: there is nothing to train.")
     if strategy == "cyclic":
         return Curriculum(tasks, [data.task for data in tasks], trained)
     if strategy == "concurrent":
-        learners = [data.task for data in trained]
+        learners = [each.data.task for each in trained]
         ends = np.cumsum([len(task.labels) for task in learners]).tolist()
         columns = [[*range(end - len(task.labels), end)] for end, task in zip(ends, learners, strict=True)]
         return Curriculum(tasks, [data.task for data in tasks], _cut(strategy, trained, learners, columns))
@@ -151,15 +183,15 @@ def plan_cycle(strategy: str, tasks: list[TaskData]) -> Curriculum:
             "strategy: single_head has no heads of single tasks, so `train: false` has nothing to evaluate."
         )
     merged, columns = merge_labels([data.task for data in tasks])
-    return Curriculum(tasks, [merged], _cut(merged.name, tasks, [merged], columns), columns)
+    return Curriculum(tasks, [merged], _cut(merged.name, trained, [merged], columns), columns)
 
 
-def _cut(name: str, tasks: list[TaskData], learners: list[ArkTask], columns: list[list[int]]) -> list[MixedPass]:
+def _cut(name: str, tasks: list[TaskPass], learners: list[ArkTask], columns: list[list[int]]) -> list[MixedPass]:
     """One mixed pass over all rows, cut into as many of the same lengths as the tasks."""
-    ends = np.cumsum([data.num_samples for data in tasks]).tolist()
+    ends = np.cumsum([each.num_samples for each in tasks]).tolist()
     return [
-        MixedPass(name, tasks, learners, columns, end - data.num_samples, data.num_samples)
-        for end, data in zip(ends, tasks, strict=True)
+        MixedPass(name, tasks, learners, columns, end - each.num_samples, each.num_samples)
+        for end, each in zip(ends, tasks, strict=True)
     ]
 
 

@@ -4,22 +4,22 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..initial_weights import initial_heads
 from .curriculum import Curriculum
 
 
-def earlier_tasks(curriculum: Curriculum, init: str | None) -> list[str]:
+def earlier_tasks(curriculum: Curriculum, heads: Sequence[str] | None, init: str) -> list[str]:
     """
     Names of the tasks that the model knew before the run.
 
     Args:
-        init: Where the model came from: those of its heads. None for a caller's own model: those that are not trained.
+        heads: Those that the model came with. None for a caller's own model: then those that are not trained.
+        init: Where it came from.
 
     Raises:
-        ValueError: A task is only evaluated, and `init` has no head for it.
+        ValueError: A task is only evaluated, and the model came without a head for it.
     """
-    evaluated = [data.name for data in curriculum.tasks if data.train is None]
-    known = evaluated if init is None else initial_heads(init)
+    evaluated = [data.task.name for data in curriculum.tasks if "train" not in data.splits]
+    known = evaluated if heads is None else heads
     unknown = [name for name in evaluated if name not in known]
     if unknown:
         raise ValueError(f"`train: false` evaluates heads that `init` has; {init!r} has none for {unknown}.")

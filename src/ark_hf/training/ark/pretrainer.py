@@ -1,10 +1,8 @@
 """Cyclic pretraining of Ark (Ma et al., MICCAI 2023, section 2; Ark+; specification of the originals, section 5)."""
 
-import copy
 import functools
 import math
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,29 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ...data.loading import InferenceSamples, ViewSettings, default_num_workers, iterate, micro_batches
+from ...data.open_dataset import TaskDataset
+from ...data.streaming import StreamedRows
 from ...data.views import resize_side
-from ...files import replace_folder, write_json
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
-from ..checkpoint import load_newest_checkpoint, save_checkpoint
-from ..initial_weights import build_student, start_facts
 from ..optimizer import create_optimizer
-from .curriculum import MixedPass, MixedSamples, plan_cycle
+from ..run import Run, create_accelerator, default_values, seed_step, start_folder
+from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
 from .ema import update_teacher
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
-from .quirks import bce_everywhere, independent_teacher, teacher_train_until_test, zero_idle_grads
+from .quirks import bce_everywhere, teacher_train_until_test, zero_idle_grads
 from .recipe import PretrainingArguments
-from .schedules import Schedules, TrainerState
-from .tasks import TaskData
+from .schedules import Schedules
+from .start import Start, build_start, own_start, read_start, write_start
 from .validation import validate
 
 # May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
@@ -50,7 +47,7 @@ class CyclicPretrainer:
 
     A cycle is one pass over every task, then a validation. The teacher starts as a copy of the student and is always
     in eval mode. What the releases do otherwise is off unless `args.reproduce` names it; see quirks.py. With another
-    `args.strategy` the passes mix the tasks; see baselines.py.
+    `args.strategy` the passes mix the tasks; see curriculum.py.
 
     A task without train rows is only evaluated. Where the model goes on from one that knew some of the tasks, the
     first entry of the history is of cycle 0, before any step. The best model is that of the highest mean over all
@@ -71,7 +68,7 @@ class CyclicPretrainer:
     def __init__(
         self,
         args: PretrainingArguments,
-        tasks: list[TaskData],
+        tasks: list[TaskDataset],
         student: ArkForImageClassification | None = None,
         processor: ArkImageProcessor | None = None,
         accelerator: Accelerator | None = None,
@@ -81,29 +78,20 @@ class CyclicPretrainer:
         self.curriculum = plan_cycle(args.strategy, tasks)
         self.passes = self.curriculum.passes
         self.output_dir = Path(args.output_dir)
-        self.accelerator = accelerator or Accelerator(
-            mixed_precision=args.mixed_precision,
-            log_with=None if args.log_with == "none" else args.log_with,
-            project_dir=args.output_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
-        if args.log_with != "none" and accelerator is None and not self.accelerator.log_with:
-            raise ValueError(f"log_with: the tracker {args.log_with!r} is not installed; install it or use none.")
+        self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
-        if "lr_by_val_loss" in args.reproduce and not any(data.has_known_validation() for data in tasks):
+        if "lr_by_val_loss" in args.reproduce and not any(data.has_known_label("validation") for data in tasks):
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
-        init = args.init if student is None else None
-        student, self.teacher, saved_processor = self._initial_models(student, teacher)
-        self.start = {} if init is None else start_facts(init)
-        self.earlier = earlier_tasks(self.curriculum, init)
+        self.start = self._start(student, teacher)
+        student, self.teacher = self.start.student, self.start.teacher
+        self.earlier = earlier_tasks(self.curriculum, self.start.heads, args.init)
         learning = {task.name for each in self.passes for task in each.learners}
         for name, head in student.heads.items():
             if name not in learning:  # in mixed batches it would have gradients of 0, and with them weight decay
                 head.requires_grad_(False)
-        processor = processor or saved_processor
         size = student.config.image_size
-        self.processor = processor or ArkImageProcessor(size={"height": size, "width": size})
+        self.processor = processor or self.start.processor or ArkImageProcessor(size={"height": size, "width": size})
         resize = args.resize_size or resize_side(size)
         if resize < size:
             raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")
@@ -114,33 +102,32 @@ class CyclicPretrainer:
         self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.activation_checkpointing_enable()
+        optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay)
         self.optimizer: Any
         self.student: Any
-        self.student, self.optimizer = self.accelerator.prepare(student, create_optimizer(student, args))
-        self.state = TrainerState()
-        self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(data) for data in self.passes))
-        self.accelerator.register_for_checkpointing(self.teacher, self.state)
+        self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(each) for each in self.passes))
+        self.accelerator.register_for_checkpointing(self.teacher)
+        self.run = Run(
+            self.output_dir,
+            self.accelerator,
+            self._settings(),
+            default_values(PretrainingArguments),
+            args.save_total_limit,
+            self._write_start,
+        )
+        self.state = self.run.state
 
-    def _initial_models(
-        self, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None
-    ) -> tuple[ArkForImageClassification, ArkForImageClassification, ArkImageProcessor | None]:
-        independent, processor = "independent_teacher" in self.args.reproduce, None
-        if (teacher is not None) != (independent and student is not None):
-            raise ValueError(
-                "With reproduce: [independent_teacher] a `student` of your own needs a `teacher`; in every other case "
-                "the trainer makes the teacher."
-            )
-        if student is None:
-            heads = self.curriculum.heads
-            student, processor = build_student(self.args, heads)
-            teacher = independent_teacher(self.args, heads) if independent else None
-        if teacher is None:
-            teacher = copy.deepcopy(student)
-        if _shapes(teacher) != _shapes(student):
-            raise ValueError("The teacher's architecture and heads must be the student's.")
-        return student, teacher, processor
+    def _start(self, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None) -> Start:
+        if student is not None or teacher is not None:
+            return own_start(self.args, student, teacher)
+        saved = start_folder(self.output_dir)
+        return build_start(self.args, self.curriculum.heads) if saved is None else read_start(saved)
 
-    def steps_in_pass(self, data: TaskData | MixedPass) -> int:
+    def _write_start(self, folder: Path) -> None:
+        write_start(folder, self.teacher.config, self.processor, self.start)
+
+    def steps_in_pass(self, data: TaskPass | MixedPass) -> int:
         return math.ceil(data.num_samples / self.args.batch_size)
 
     # Running ------------------------------------------------------------------------------------------------------
@@ -152,39 +139,45 @@ class CyclicPretrainer:
         Returns:
             The teacher, which is also in `output_dir/ark-cxr`.
         """
-        self.counted_until = time.monotonic()
-        resumed = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints", self._settings())
-        if resumed is not None:
-            self.accelerator.print(f"Resuming from {resumed} (cycle {self.state.cycle + 1}, step {self.state.step}).")
-        if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("ark-hf", config=_flat(self.args.to_dict()))
-        with tqdm(
-            total=self.schedules.total_steps,
-            initial=self.state.step,
-            desc="pretraining",
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        ) as self.progress:
+        self.run.begin(self.args.to_dict())
+        with self.run.bar("pretraining", self.schedules.total_steps):
             if self.earlier and self.state.step == 0 and not self.state.history:
                 self.state.history.append(self._measure(0, time.monotonic()))
             while self.state.cycle < self.args.cycles:
                 started = time.monotonic()
-                while self.state.task_index < len(self.passes):
-                    self._run_pass(self.passes[self.state.task_index])
+                for _ in self.cycle_steps():
+                    if self.state.step % self.args.save_steps == 0 and self.state.task_index < len(self.passes):
+                        self.run.save_checkpoint()
                 self._finish_cycle(started)
         if self.earlier and self.state.history[0]["cycle"] == 0:
             self.accelerator.print(growth_table(self.state.history, self.earlier))
         self.accelerator.end_training()
         return self.teacher
 
-    def _run_pass(self, data: TaskData | MixedPass) -> None:
-        due = False
+    def run_cycle(self) -> dict[str, float]:
+        """
+        The present cycle from where `state` is to its end, without validation and without a word to the disk.
+
+        `state`, `student`, `teacher` and `optimizer` are then those at the next cycle's start: the caller's to keep.
+
+        Returns:
+            The cycle's mean losses, by `PASS/task_loss` and `PASS/consistency_loss`; its images are
+            `sum(each.num_samples for each in passes)`.
+        """
+        for _ in self.cycle_steps():
+            pass
+        return self._begin_next_cycle()
+
+    def cycle_steps(self) -> Iterator[None]:
+        """Takes the steps that are left of the cycle; hands over after each, when `state` is that of the next."""
+        while self.state.task_index < len(self.passes):
+            yield from self._pass_steps(self.passes[self.state.task_index])
+
+    def _pass_steps(self, data: TaskPass | MixedPass) -> Iterator[None]:
         self.student.train()
         if "teacher_train_until_test" in self.args.reproduce:
             teacher_train_until_test(self.teacher, self.state.cycle)
-        self.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}")
+        self.run.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}")
         for batches in self.train_batches(data, self.state.step_in_pass):
             momentum = self.schedules.teacher_momentum(self.state)
             losses = self._train_step(data, batches)
@@ -193,18 +186,16 @@ class CyclicPretrainer:
             self.log_step(data, losses, momentum)
             self.state.step += 1
             self.state.step_in_pass += 1
-            self.progress.update()
-            due = self.state.step % self.args.save_steps == 0
-            if due and self.state.step_in_pass < self.steps_in_pass(data):
-                self._save_checkpoint()
+            self.run.progress.update()
+            if self.state.step_in_pass < self.steps_in_pass(data):
+                yield
         if self.args.ema_mode == "epoch":
             self._update_teacher(self.schedules.teacher_momentum(self.state))
         self.state.task_index += 1
         self.state.step_in_pass = 0
-        if due and self.state.task_index < len(self.passes):
-            self._save_checkpoint()
+        yield
 
-    def train_batches(self, data: TaskData | MixedPass, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+    def train_batches(self, data: TaskPass | MixedPass, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.normalise`]."""
         samples = data.samples(self.processor, self.views, self.args.seed, self.state.cycle)
         order = data.order(self.args.seed, self.state.cycle)
@@ -221,14 +212,14 @@ class CyclicPretrainer:
             try:
                 batches = [next(loaded) for _ in groups]
             except OSError as error:  # a stream has broken off
-                raise OSError(f"{error} The last checkpoint is intact: the same command goes on from it.") from error
+                raise OSError(f"{error} The same command goes on from the last checkpoint.") from error
             yield [samples.normalise(batch, self.accelerator.device) for batch in batches]
 
     def criterion(self, labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:
         """The labels and the problem type that the loss is computed with, in training and in validation."""
         return bce_everywhere(labels, task) if "bce_everywhere" in self.args.reproduce else (labels, task.problem_type)
 
-    def _train_step(self, data: TaskData | MixedPass, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    def _train_step(self, data: TaskPass | MixedPass, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         """One optimiser step; returns the global means of the losses before it."""
         coefficient = self.schedules.consistency_coefficient(self.state)
         device = self.accelerator.device
@@ -244,7 +235,7 @@ class CyclicPretrainer:
             group["lr"] = self.schedules.learning_rate(self.state)
         totals = torch.zeros(2, device=device)
         for number, batch in enumerate(batches):
-            self._seed_step(number)
+            seed_step(self.args.seed, self.state.step, number, self.accelerator.process_index)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.student):
                 outputs = self.student(batch["pixel_values"], task=objective.head)
@@ -264,17 +255,8 @@ class CyclicPretrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task_loss, consistency = self.accelerator.reduce(totals, "sum").tolist()
-        if not math.isfinite(task_loss + consistency):
-            raise FloatingPointError(
-                f"The loss of task {data.name!r} is not finite at step {self.state.step}. Lower learning_rate, "
-                "set max_grad_norm, or train without mixed precision. The last checkpoint is intact."
-            )
+        self.run.check_finite(task_loss + consistency, f"task {data.name!r}")
         return {"task_loss": task_loss, "consistency_loss": consistency, "coefficient": coefficient}
-
-    def _seed_step(self, number: int) -> None:
-        # Stochastic depth draws from torch's global generator: seeded by position, a resumed run draws the same
-        position = (self.args.seed, self.state.step, number, self.accelerator.process_index)
-        torch.manual_seed(zlib.crc32(repr(position).encode()))
 
     def _update_teacher(self, momentum: float) -> None:
         student = self.accelerator.unwrap_model(self.student)
@@ -285,7 +267,7 @@ class CyclicPretrainer:
                         statistic.copy_(self.accelerator.reduce(statistic, "mean"))
         update_teacher(self.teacher, student, momentum)
 
-    def log_step(self, data: TaskData | MixedPass, losses: dict[str, float], momentum: float) -> None:
+    def log_step(self, data: TaskPass | MixedPass, losses: dict[str, float], momentum: float) -> None:
         """Keeps the pass's losses and sends them to the tracker now and then."""
         for key in ("task_loss", "consistency_loss"):
             self.state.pass_losses.setdefault(f"{data.name}/{key}", []).append(losses[key])
@@ -299,9 +281,7 @@ class CyclicPretrainer:
     def _finish_cycle(self, started: float) -> None:
         self.teacher.eval()  # until here, teacher_train_until_test may have had it in train mode
         self.state.history.append(self._measure(self.state.cycle + 1, started))
-        self.state.cycle += 1
-        self.state.pass_losses = {}
-        self.state.task_index = 0
+        self._begin_next_cycle()
         validation = self.state.history[-1]["validation"]
         mean = validation["teacher"]["mean_auroc"]
         improved = not math.isnan(mean) and (self.state.best is None or mean > self.state.best["mean_auroc"])
@@ -315,14 +295,21 @@ class CyclicPretrainer:
             },
             step=self.state.step,
         )
-        self.progress.write(
+        self.run.print(
             f"cycle {self.state.cycle}/{self.args.cycles}: validation AUROC teacher {mean:.4f}, "
             f"student {validation['student']['mean_auroc']:.4f}"
         )
-        if self.accelerator.is_main_process:
-            self._save_models(improved)
-            write_json(self.output_dir / "metrics.json", self._metrics())
-        self._save_checkpoint()
+        self._save_models(improved)
+        self.run.write_metrics(self._metrics())
+        self.run.save_checkpoint()
+
+    def _begin_next_cycle(self) -> dict[str, float]:
+        """Sets `state` to the start of the next cycle; the mean losses of the one that is over."""
+        losses = {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()}
+        self.state.cycle += 1
+        self.state.pass_losses = {}
+        self.state.task_index = 0
+        return losses
 
     def _measure(self, cycle: int, started: float) -> dict[str, Any]:
         """The entry of the history for a cycle that is over; 0 for the model before any step."""
@@ -355,11 +342,10 @@ class CyclicPretrainer:
         return self.curriculum.validation_samples(self.processor)
 
     def _save_models(self, improved: bool) -> None:
-        self._count_seconds()
         student = self.accelerator.unwrap_model(self.student)
         models = {"ark-cxr": self.teacher, "student": student} | ({"best": self.teacher} if improved else {})
-        for folder, model in models.items():
-            replace_folder(self.output_dir / folder, functools.partial(self._save_model, model))
+        for name, model in models.items():
+            self.run.save_model(name, functools.partial(self._save_model, model))
 
     def _save_model(self, model: ArkForImageClassification, folder: Path) -> None:
         model.save_pretrained(folder)
@@ -367,15 +353,15 @@ class CyclicPretrainer:
         write_provenance(folder, "pretraining", self._provenance("teacher" if model is self.teacher else "student"))
 
     def _provenance(self, role: str) -> dict[str, Any]:
-        settings = {key: value for key, value in self._settings().items() if key not in ("init", "tasks")}
+        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "tasks")}
         last = self.state.history[-1]
         return {
-            **self.start,
+            **self.start.facts,
             "settings": settings,
-            "data": [{"task": data.name, **data.facts, "uncertain": data.uncertain} for data in self.tasks],
+            "data": [{"task": data.task.name, **data.facts, "uncertain": data.uncertain} for data in self.tasks],
             "compute": compute_facts(
                 self.accelerator.device,
-                self.state.seconds,
+                self.run.count_seconds(),
                 self.accelerator.num_processes,
                 self.accelerator.mixed_precision,
             ),
@@ -383,14 +369,9 @@ class CyclicPretrainer:
             "validation": last["validation"][role],
         }
 
-    def _count_seconds(self) -> None:
-        now = time.monotonic()
-        self.state.seconds += now - self.counted_until
-        self.counted_until = now
-
     def _metrics(self) -> dict[str, Any]:
         return {
-            "settings": self._settings(),
+            "settings": self.run.settings,
             "best": self.state.best,
             "earlier_tasks": self.earlier,
             "history": self.state.history,
@@ -398,31 +379,20 @@ class CyclicPretrainer:
 
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
-        settings["tasks"] = [data.settings() for data in self.tasks]
+        settings["tasks"] = [_task_settings(data) for data in self.tasks]
         settings["num_processes"] = self.accelerator.num_processes
         return settings
 
-    def _save_checkpoint(self) -> None:
-        self._count_seconds()
-        save_checkpoint(
-            self.accelerator,
-            self.output_dir / "checkpoints",
-            self.state.step,
-            self._settings(),
-            self.args.save_total_limit,
-        )
+
+def _task_settings(data: TaskDataset) -> dict[str, Any]:
+    """What must stay as it is for a run to be resumed."""
+    train = data.splits.get("train")
+    settings = {"uncertain": data.uncertain, "train_samples": 0 if train is None else len(train)}
+    if isinstance(train, StreamedRows):
+        settings["layout"] = train.layout
+    return {**data.task.to_dict(), **settings}
 
 
 def _without_padding(labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     padding = (weight == 0).reshape(-1, *[1] * (labels.ndim - 1))
     return labels.masked_fill(padding, torch.nan if labels.is_floating_point() else -100)
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in model.state_dict().items()}
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()
-    }

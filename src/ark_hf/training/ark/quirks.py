@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.modeling_ark import ArkForImageClassification
-from ..initial_weights import build_student
-from .recipe import PretrainingArguments
+from ..initial_weights import StartArguments, build_student
 
 
 def zero_idle_grads(optimizer: torch.optim.Optimizer) -> None:
@@ -30,7 +29,7 @@ def zero_idle_grads(optimizer: torch.optim.Optimizer) -> None:
                 parameter.grad = torch.zeros_like(parameter)
 
 
-def independent_teacher(args: PretrainingArguments, tasks: list[ArkTask]) -> ArkForImageClassification:
+def independent_teacher(args: StartArguments, tasks: list[ArkTask]) -> ArkForImageClassification:
     """A teacher built as the student is, from another seed: what `init` does not cover differs between the two."""
     other_seed = args.seed + 2**31  # far away: another run's student should not start as this teacher
     return build_student(replace(args, seed=other_seed), tasks)[0]

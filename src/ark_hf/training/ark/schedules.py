@@ -1,38 +1,13 @@
-"""Where a run is, and what follows: learning rate, momentum of the teacher, weight of the consistency loss."""
+"""What follows from where a run is: learning rate, momentum of the teacher, weight of the consistency loss."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from ..run import RunState
 from .recipe import PretrainingArguments
 
 # The releases' defaults of --epochs, --warmup-lr and --min-lr, which the published commands leave alone
 RELEASE_EPOCHS, RELEASE_WARMUP_RATE, RELEASE_LOWEST_RATE = 200, 1e-6, 1e-5
-
-
-@dataclass
-class TrainerState:
-    """Where the run is, and what it has measured: saved with every checkpoint."""
-
-    cycle: int = 0
-    task_index: int = 0
-    step_in_pass: int = 0
-    step: int = 0
-    pass_losses: dict[str, list[float]] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    seconds: float = 0.0
-
-    @property
-    def validation_loss(self) -> float:
-        """The student's mean loss after the last cycle; 0 in the first."""
-        return self.history[-1]["validation"]["student"]["mean_loss"] if self.cycle else 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
 
 
 @dataclass(frozen=True)
@@ -47,20 +22,20 @@ class Schedules:
     def total_steps(self) -> int:
         return self.args.cycles * self.steps_in_cycle
 
-    def pass_number(self, state: TrainerState) -> int:
+    def pass_number(self, state: RunState) -> int:
         """Number of the present pass, counted from 0 over the whole run."""
         return state.cycle * self.num_passes + state.task_index
 
-    def learning_rate(self, state: TrainerState) -> float:
+    def learning_rate(self, state: RunState) -> float:
         """Learning rate of the present step."""
         peak = self.args.learning_rate
         if "lr_by_val_loss" in self.args.reproduce:
-            return lr_by_val_loss(peak, self.args.warmup_steps, state.validation_loss)
+            return lr_by_val_loss(peak, self.args.warmup_steps, _validation_loss(state))
         warmup = warmup_length(self.args.warmup_steps, self.total_steps)
         end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
         return cosine_schedule(peak, end, state.step, self.total_steps, warmup, peak / max(warmup, 1))
 
-    def teacher_momentum(self, state: TrainerState) -> float:
+    def teacher_momentum(self, state: RunState) -> float:
         """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""
         if self.args.ema_mode == "epoch":
             index, length = self.pass_number(state), self.args.cycles * self.num_passes
@@ -70,12 +45,17 @@ class Schedules:
             index, length = state.step, self.total_steps
         return cosine_schedule(self.args.ema_momentum, 1.0, index, length)
 
-    def consistency_coefficient(self, state: TrainerState) -> float:
+    def consistency_coefficient(self, state: RunState) -> float:
         """Weight of the consistency loss in the present step: it rises with the teacher's momentum."""
         momentum = self.teacher_momentum(state)
         if "ema_index_by_pass" in self.args.reproduce:  # the releases read it once a pass
             momentum = cosine_schedule(self.args.ema_momentum, 1.0, self.pass_number(state), self.total_steps)
         return consistency_coefficient(momentum, self.args.ema_momentum, self.args.consistency)
+
+
+def _validation_loss(state: RunState) -> float:
+    """The student's mean loss after the last cycle; 0 in the first."""
+    return state.history[-1]["validation"]["student"]["mean_loss"] if state.cycle else 0.0
 
 
 def cosine_schedule(

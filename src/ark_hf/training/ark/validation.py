@@ -35,7 +35,9 @@ def validate(
     tasks = {}
     for each in samples:
         description = f"validating {name}, {each.task.name}"
-        logits, targets = predict_logits(model, each, accelerator, batch_size, num_workers, description)
+        logits, targets = predict_logits(
+            model, each, batch_size, num_workers, description, autocast=accelerator.autocast
+        )
         tasks[each.task.name] = {"loss": _loss(logits, targets, each.task, criterion)} | _aurocs(
             mean_probabilities(logits, each.task), targets, each.task.labels
         )

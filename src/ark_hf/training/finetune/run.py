@@ -8,33 +8,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 
 from ...data.loading import InferenceSamples
-from ...data.summary import training_split_facts
+from ...data.open_dataset import TaskDataset
+from ...data.summary import split_facts
 from ...evaluation.report.page import write_report
 from ...evaluation.report.task_report import report_task
-from ...evaluation.scoring import EvaluationData, ScoredTask, score_task
+from ...evaluation.scoring import ScoredTask, score_task
 from ...files import replace_folder, write_json, write_text
 from ...inference.predict import load_ark, mean_probabilities, predict_logits
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
-from ..ark.recipe import PretrainingArguments
-from ..initial_weights import build_student, initial_heads, start_facts
+from ..checkpoint import check_settings
+from ..initial_weights import StartArguments, build_student, initial_heads, start_facts, start_sha256
+from ..run import default_values
 from .arguments import FinetuningArguments
-from .data import FinetuningData, choose_training_rows, load_finetuning_data
+from .data import choose_training_rows, load_finetuning_data
 from .report import results_text, summarise
 from .trainer import DIVERGED, create_trainer, label_aurocs
 
+SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
+DROP_PATH_RATE = 0.1
 MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
 TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
 
 
-def finetune(
-    model: str, dataset: str, args: FinetuningArguments, data: FinetuningData | None = None
-) -> dict[str, Any]:
+def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskDataset | None = None) -> dict[str, Any]:
     """
     Fine-tunes `model` on a dataset, once a seed, and scores the test split.
 
@@ -58,17 +61,13 @@ def finetune(
     """
     data = data or load_finetuning_data(dataset, args)
     folder = Path(args.output_dir)
-    facts = {"model": model, "dataset": data.dataset, "task": data.task.to_dict(), "train_images": len(data.train)}
+    facts = run_facts(model, data)
     state = PartialState()
     with state.main_process_first():
         check_same_run(folder, facts | args.lasting_settings())
     results = []
     for seed in args.seeds:
-        seed_folder = folder / f"seed-{seed}"
-        metrics = train_seed(model, data, args, seed, seed_folder)
-        if args.test and data.test is not None and not is_tested(seed_folder):
-            metrics = score_test(data, args, seed, seed_folder)
-        results.append(metrics)
+        results.append(_run_seed(model, data, args, seed, folder / f"seed-{seed}"))
     facts["model"] = shown_name(model)
     summary = {**facts, "settings": args.lasting_settings(), **summarise(results)}
     if state.is_main_process:
@@ -78,6 +77,28 @@ def finetune(
             _note_seeds(folder / f"seed-{seed}" / MODEL_FOLDER, summary)
     state.wait_for_everyone()
     return summary
+
+
+def run_facts(model: str, data: TaskDataset) -> dict[str, Any]:
+    """What a run's models depend on beside its settings: what it starts from, and its data, by name and by content."""
+    return {
+        "model": model,
+        "weights_sha256": start_sha256(model),
+        "dataset": data.name,
+        "dataset_sha256": data.digest(),
+        "task": data.task.to_dict(),
+        "train_images": len(data.splits["train"]),
+    }
+
+
+def _run_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains a seed and scores its test split, each if that is not done yet."""
+    tests = args.test and "test" in data.splits and not is_tested(folder)
+    if is_trained(folder) and not tests:
+        return read_metrics(folder)
+    chosen = choose_training_rows(data, args, seed)
+    metrics = train_seed(model, chosen, args, seed, folder)
+    return score_test(chosen, args, folder) if tests else metrics
 
 
 def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
@@ -96,14 +117,23 @@ def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
         write_json(model_folder / PROVENANCE_FILE, {**origin, "seeds": seeds})
 
 
+def is_trained(seed_folder: Path) -> bool:
+    """Whether a seed's model is there."""
+    return (seed_folder / "metrics.json").exists()
+
+
 def is_tested(seed_folder: Path) -> bool:
     """Whether a seed's test scores and their report are there."""
-    return read_metrics(seed_folder).get("test") is not None and (seed_folder / REPORT_FOLDER).is_dir()
+    return (
+        is_trained(seed_folder)
+        and read_metrics(seed_folder).get("test") is not None
+        and (seed_folder / REPORT_FOLDER).is_dir()
+    )
 
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """
-    Notes in a new run folder what its models hang on, and in one of an earlier run checks it.
+    Notes in a new run folder what its models depend on, and in one of an earlier run checks it.
 
     Raises:
         ValueError: The earlier run had other settings, or the folder is of something else.
@@ -113,20 +143,28 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{folder} is not empty and holds no run of fine-tuning; choose another output_dir.")
     if not any(folder.rglob("seed-*")):  # nothing was trained yet
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        write_json(path, settings | {"version": SETTINGS_VERSION})
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(settings))
-    changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-    if changed:
+    if saved.pop("version", 1) == 1:
+        saved["batch_size"] = _images_per_step(saved, settings, folder)
+    if settings.get("weights_sha256") is None:  # what it started from is gone, and was the same for all we know
+        settings = settings | {"weights_sha256": saved.get("weights_sha256")}
+    check_settings(saved, settings, default_values(FinetuningArguments), folder)
+
+
+def _images_per_step(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> int:
+    """The batch size of a run of version 1, which counted the images of a micro-batch, as it is counted now."""
+    images = saved["batch_size"] * saved["gradient_accumulation_steps"] * PartialState().num_processes
+    if settings["batch_size"] == saved["batch_size"] != images:
         raise ValueError(
-            f"{folder} holds a run with other settings: "
-            + "; ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in changed)
-            + ". Use its settings to go on with it, or another output_dir for a new run."
+            f"{folder} holds a run whose batch_size counted the images of a micro-batch; it counts those of a step "
+            f"now. Write batch_size {images} to go on with it, or choose another output_dir for a new run."
         )
+    return images
 
 
-def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
+def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
     """
     Trains one seed, or reads back what it gave if it is finished: see [`finetune`].
 
@@ -134,11 +172,10 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
         What `folder/metrics.json` holds: `seed`, `train_images`, `steps`, `best_step`, `history` (each validation) and
         `validation`: `mean_auroc` and by label `auroc`, of the weights that were kept; None where undefined.
     """
-    if (folder / "metrics.json").exists():
+    if is_trained(folder):
         return read_metrics(folder)
-    rows = choose_training_rows(data, args, seed)
     start, processor = initial_model(model, data.task, args, seed)
-    trainer = create_trainer(start, processor, rows, data, args, seed, folder / "checkpoints")
+    trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
     checkpoint = _newest_checkpoint(folder / "checkpoints")
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
@@ -147,7 +184,7 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
         raise FloatingPointError(DIVERGED)
     metrics = {
         "seed": seed,
-        "train_images": len(rows),
+        "train_images": len(data.splits["train"]),
         "head": "continued" if not args.new_head and data.task.name in initial_heads(model) else "fresh",
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
@@ -155,8 +192,11 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
         "validation": _validation(tuned, processor, data, args),
     }
 
-    splits = {"train": rows} | ({} if data.validation is None else {"validation": data.validation})
-    counts = {split: training_split_facts(data.task, each) for split, each in splits.items()}
+    counts = {
+        split: split_facts(data.task, data.stored_labels(split), data.patients(split))
+        for split in ("train", "validation")
+        if split in data.splits
+    }
 
     def save(target: Path) -> None:
         tuned.save_pretrained(target)
@@ -168,7 +208,7 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
             {
                 **start_facts(model),
                 "settings": args.lasting_settings(),
-                "data": [{"task": data.task.name, **data.facts, "uncertain": args.uncertain, "splits": counts}],
+                "data": [{**data.facts, "uncertain": args.uncertain, "splits": counts}],
                 "compute": compute_facts(
                     trainer.accelerator.device,
                     trained.metrics["train_runtime"] if checkpoint is None else None,  # of this sitting alone
@@ -183,7 +223,8 @@ def train_seed(model: str, data: FinetuningData, args: FinetuningArguments, seed
         replace_folder(folder / MODEL_FOLDER, save)
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    PartialState().wait_for_everyone()
+    AcceleratorState._reset_state()  # Trainer's precision is not that of whatever runs next in this process
     return read_metrics(folder)
 
 
@@ -203,11 +244,16 @@ def initial_model(
     Raises:
         ValueError: `model` names nothing that can be loaded, or has a head of the same name with other labels.
     """
-    shape: dict[str, Any] = {"backbone": args.backbone, "backbone_kwargs": args.backbone_kwargs}
-    shape |= {"projector_dim": args.projector_dim, "projector_type": args.projector_type}
-    if args.drop_path_rate is not None:
-        shape["drop_path_rate"] = args.drop_path_rate
-    recipe = PretrainingArguments(args.output_dir, init=model, image_size=args.image_size, seed=seed, **shape)
+    recipe = StartArguments(
+        init=model,
+        backbone=args.backbone,
+        backbone_kwargs=args.backbone_kwargs,
+        image_size=args.image_size,
+        projector_dim=args.projector_dim,
+        projector_type=args.projector_type,
+        drop_path_rate=DROP_PATH_RATE if args.drop_path_rate is None else args.drop_path_rate,
+        seed=seed,
+    )
     start, processor = build_student(recipe, [task])
     start.keep_tasks([task.name])
     if args.new_head:
@@ -220,11 +266,11 @@ def initial_model(
     return start.train(), processor or ArkImageProcessor(size={"height": size, "width": size})
 
 
-def _validation(model, processor, data: FinetuningData, args: FinetuningArguments) -> dict[str, Any] | None:
-    if data.validation is None:
+def _validation(model, processor, data: TaskDataset, args: FinetuningArguments) -> dict[str, Any] | None:
+    if "validation" not in data.splits:
         return None
-    samples = InferenceSamples(data.validation, data.task, processor)
-    logits, targets = predict_logits(model, samples, Accelerator(), args.eval_batch_size)
+    samples = InferenceSamples(data.splits["validation"], data.task, processor)
+    logits, targets = predict_logits(model, samples, args.eval_batch_size)
     return label_aurocs(mean_probabilities(logits, data.task), targets, data.task)
 
 
@@ -245,7 +291,7 @@ def _newest_checkpoint(folder: Path) -> str | None:
     return str(checkpoints[-1]) if checkpoints else None
 
 
-def score_test(data: FinetuningData, args: FinetuningArguments, seed: int, folder: Path) -> dict[str, Any]:
+def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> dict[str, Any]:
     """
     Scores a finished seed on the test split, and adds `test` to its metrics.json: of a [`TaskReport`] the counts and
     the AUROCs with their patient-clustered intervals, beside the shortcut baseline fitted on the same training images.
@@ -254,13 +300,11 @@ def score_test(data: FinetuningData, args: FinetuningArguments, seed: int, folde
     labels) and `targets` (rows, labels; NaN unknown) in the order of the split, and `labels`, their names.
     """
     model, processor = load_ark(str(folder / MODEL_FOLDER))
-    rows = choose_training_rows(data, args, seed)
-    evaluation = EvaluationData(data.dataset, data.task, "test", data.test, rows)
-    scored = score_task(model, processor, evaluation, args.eval_batch_size)
+    scored = score_task(model, processor, data, "test", args.eval_batch_size)
     state = PartialState()
     if state.is_main_process:
         save_predictions(folder, scored, data.task)
-        report = report_task(evaluation, scored, args.bootstrap)
+        report = report_task(data, scored, args.bootstrap)
         facts = {"model": MODEL_FOLDER, "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER))}
         write_report([report], folder / REPORT_FOLDER, facts)
         values = asdict(report)

@@ -5,22 +5,22 @@ As in Larrazabal et al., PNAS 2020, and the robustness tests of the Ark papers.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
-from ...evaluation.scoring import EvaluationData, evaluated_columns, score_task
+from ...data.open_dataset import TaskDataset
+from ...evaluation.scoring import evaluated_columns, score_task
 from ...files import write_json, write_text
 from ...inference.predict import load_ark
 from ...metrics.auroc import bootstrap_aurocs, percentile_interval, row_means
 from ...provenance import shown_name
 from .arguments import FinetuningArguments
-from .data import FinetuningData, load_finetuning_data, targets_of
+from .data import load_finetuning_data
 from .report import interval, number, seed_interval
-from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, save_predictions, train_seed
+from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, run_facts, save_predictions, train_seed
 from .trainer import label_aurocs
 
 SEXES = {"male": "M", "female": "F"}
@@ -32,7 +32,7 @@ def sex_protocol(
     dataset: str,
     args: FinetuningArguments,
     max_images: int | None = None,
-    data: FinetuningData | None = None,
+    data: TaskDataset | None = None,
 ) -> dict[str, Any]:
     """
     Fine-tunes `model` three times a seed, on images of male patients, of female ones and of both, as many of each, and
@@ -59,21 +59,18 @@ def sex_protocol(
     if args.percent is not None or args.per_class is not None:
         raise ValueError("The sex protocol chooses the training images itself; limit them by max_images.")
     data = data or load_finetuning_data(dataset, args)
-    of_test = _rows_of(_split(data, "test"), data, "test")
-    of_train = _rows_of(data.train, data, "train")
+    of_test, of_train = _rows_of(data, "test"), _rows_of(data, "train")
     images = min(len(rows) for rows in of_train.values())
     images = images if max_images is None else min(images, max_images)
     folder = Path(args.output_dir)
-    facts = {"model": model, "dataset": data.dataset, "task": data.task.to_dict(), "images": images}
+    facts = run_facts(model, data) | {"images": images}
     check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
     probabilities: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
     for seed in args.seeds:
-        chosen = choose_groups(data.train, of_train, images, seed)
+        chosen = choose_groups(data.patients("train"), of_train, images, seed)
         for arm in ARMS:
             seed_folder = folder / arm / f"seed-{seed}"
-            arm_data = dataclasses.replace(
-                data, train=data.train.select(chosen[arm]), validation=validation_rows(data, arm)
-            )
+            arm_data = with_validation_of(data.select("train", chosen[arm]), arm)
             train_seed(model, arm_data, args, seed, seed_folder)
             probabilities[arm].append(_test_probabilities(arm_data, args, seed_folder))
     results = {
@@ -88,32 +85,30 @@ def sex_protocol(
     return results
 
 
-def _split(data: FinetuningData, name: str) -> Dataset:
-    rows = getattr(data, name)
-    if rows is None:
-        raise ValueError(f"{data.dataset} has no split {name!r}, which the sex protocol needs.")
-    return rows
-
-
-def _rows_of(rows: Dataset, data: FinetuningData, split: str) -> dict[str, np.ndarray]:
+def _rows_of(data: TaskDataset, split: str) -> dict[str, np.ndarray]:
     """Row numbers of each sex. Raises `ValueError` if one has none."""
-    if "sex" not in rows.column_names:
-        raise ValueError(f"{data.dataset} has no column `sex` (M or F), which the sex protocol needs.")
-    sexes = np.array(rows["sex"][:], dtype=object)
+    if split not in data.splits:
+        raise ValueError(f"{data.name} has no split {split!r}, which the sex protocol needs.")
+    values = data.column(split, "sex")
+    if values is None:
+        raise ValueError(f"{data.name} has no column `sex` (M or F), which the sex protocol needs.")
+    sexes = np.array(values, dtype=object)
     found = {name: np.flatnonzero(sexes == code) for name, code in SEXES.items()}
     for name, numbers in found.items():
         if not len(numbers):
             known = {code: int((sexes == code).sum()) for code in SEXES.values()}
-            raise ValueError(f"{data.dataset}, split {split!r}: no image is known to be {name} (found {known}).")
+            raise ValueError(f"{data.name}, split {split!r}: no image is known to be {name} (found {known}).")
     return found
 
 
-def choose_groups(rows: Dataset, of_sex: Mapping[str, np.ndarray], images: int, seed: int) -> dict[str, np.ndarray]:
+def choose_groups(
+    patients: Sequence[Any] | None, of_sex: Mapping[str, np.ndarray], images: int, seed: int
+) -> dict[str, np.ndarray]:
     """
     The training images of each group: patients in random order, with all their images until `images` are reached.
 
     Args:
-        rows: The train split.
+        patients: Of the train split, one or None an image; None where no patient is known.
         of_sex: Row numbers of the "male" and "female" images.
         images: Images a group, at most as many as either sex has. The mixed group has half of each.
         seed: Seed of the order.
@@ -121,12 +116,11 @@ def choose_groups(rows: Dataset, of_sex: Mapping[str, np.ndarray], images: int, 
     Returns:
         Row numbers in rising order, `images` in each of "male", "female" and "mixed".
     """
-    patients = rows["patient_id"][:] if "patient_id" in rows.column_names else [None] * len(rows)
     ordered = {}
     for position, (sex, numbers) in enumerate(of_sex.items()):
         by_patient: dict[Any, list[int]] = {}
         for row in numbers.tolist():
-            by_patient.setdefault(patients[row] or row, []).append(row)
+            by_patient.setdefault((patients and patients[row]) or row, []).append(row)
         groups = list(by_patient.values())
         order = np.random.default_rng([seed, position]).permutation(len(groups))
         ordered[sex] = np.array([row for number in order for row in groups[number]])
@@ -135,25 +129,27 @@ def choose_groups(rows: Dataset, of_sex: Mapping[str, np.ndarray], images: int, 
     return {sex: np.sort(rows[:images]) for sex, rows in ordered.items()} | {"mixed": np.sort(mixed)}
 
 
-def validation_rows(data: FinetuningData, arm: str) -> Dataset | None:
-    """The validation images of the kind that a group is trained on; None where there is none."""
-    if data.validation is None or arm == "mixed":
-        return data.validation
-    numbers = np.flatnonzero(np.array(data.validation["sex"][:], dtype=object) == SEXES[arm])
-    return data.validation.select(numbers) if len(numbers) else None
+def with_validation_of(data: TaskDataset, arm: str) -> TaskDataset:
+    """With the validation images of the kind that a group is trained on; without the split where there are none."""
+    if "validation" not in data.splits or arm == "mixed":
+        return data
+    sexes = np.array(data.column("validation", "sex"), dtype=object)
+    numbers = np.flatnonzero(sexes == SEXES[arm])
+    if len(numbers):
+        return data.select("validation", numbers)
+    return dataclasses.replace(data, splits={name: rows for name, rows in data.splits.items() if name != "validation"})
 
 
-def _test_probabilities(data: FinetuningData, args: FinetuningArguments, folder: Path) -> np.ndarray:
+def _test_probabilities(data: TaskDataset, args: FinetuningArguments, folder: Path) -> np.ndarray:
     """float64 (rows, labels) over the whole test split; computed once, then read back."""
     if not (folder / PREDICTIONS_FILE).exists():
         model, processor = load_ark(str(folder / MODEL_FOLDER))
-        evaluation = EvaluationData(data.dataset, data.task, "test", _split(data, "test"), None)
-        save_predictions(folder, score_task(model, processor, evaluation, args.eval_batch_size), data.task)
+        save_predictions(folder, score_task(model, processor, data, "test", args.eval_batch_size), data.task)
     return np.load(folder / PREDICTIONS_FILE)["probabilities"]
 
 
 def compare_groups(
-    data: FinetuningData,
+    data: TaskDataset,
     of_test: Mapping[str, np.ndarray],
     probabilities: Mapping[str, list[np.ndarray]],
     num_bootstrap: int,
@@ -168,9 +164,7 @@ def compare_groups(
     Returns:
         `auroc` and `gaps`, as in [`sex_protocol`].
     """
-    test, columns = _split(data, "test"), evaluated_columns(data.task)
-    targets = targets_of(test, data.task)
-    patients = test["patient_id"][:] if "patient_id" in test.column_names else None
+    columns, targets, patients = evaluated_columns(data.task), data.targets("test"), data.patients("test")
     aurocs: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for sex, rows in of_test.items():

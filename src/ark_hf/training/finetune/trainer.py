@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from accelerate import PartialState
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings
+from ...data.open_dataset import TaskDataset
 from ...data.views import resize_side
 from ...evaluation.scoring import evaluated_columns
 from ...inference.predict import mean_probabilities
@@ -29,7 +30,6 @@ from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from .arguments import FinetuningArguments
-from .data import FinetuningData, targets_of
 from .layerwise import freeze_encoder, parameter_groups
 from .lora import add_adapters
 from .losses import UNKNOWN, FinetuningLoss, class_weights
@@ -100,37 +100,37 @@ class Progress(TrainerCallback):
 def create_trainer(
     model: ArkForImageClassification,
     processor: ArkImageProcessor,
-    rows: Dataset,
-    data: FinetuningData,
+    data: TaskDataset,
     args: FinetuningArguments,
     seed: int,
     folder: Path,
 ) -> Trainer:
-    """The stock `Trainer` for `model` on the training images `rows`; its checkpoints go to `folder`."""
+    """The stock `Trainer` for `model` on the training images of `data`; its checkpoints go to `folder`."""
     freeze_encoder(model, args.freeze)
     trained = model if args.lora_rank is None else add_adapters(model, args.lora_rank)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     size = model.config.image_size
     views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
-    samples = TrainingSamples(rows, data.task, args.uncertain, processor, views, seed, cycle=0)
+    samples = TrainingSamples(data.splits["train"], data.task, args.uncertain, processor, views, seed, cycle=0)
     callbacks: list[TrainerCallback] = [NewViews(samples), Progress(f"fine-tuning {data.task.name}, seed {seed}")]
     validated = has_two_classes(data)
     if not validated:
-        lack = f"{data.dataset} has no validation split in which a label has both images with it and images without"
+        lack = f"{data.name} has no validation split in which a label has both images with it and images without"
         if args.patience is not None:
             raise ValueError(f"patience: {lack}, so there is no AUROC to watch.")
         warnings.warn(f"{lack}: the last weights are kept, not the best.", stacklevel=2)
     elif args.patience is not None:
         callbacks.append(EarlyStoppingCallback(args.patience))
-    targets = targets_of(rows, data.task, args.uncertain)
+    targets = data.targets("train", args.uncertain)
+    validation = InferenceSamples(data.splits["validation"], data.task, processor) if validated else None
     weights = class_weights(targets, data.task.problem_type, args.class_weighting, args.effective_beta)
     groups = parameter_groups(model, args.learning_rate, args.layer_decay, args.weight_decay)
     trainer = Trainer(
         trained,
         training_arguments(args, seed, folder, validated),
         train_dataset=TrainerSamples(samples),
-        eval_dataset=TrainerSamples(InferenceSamples(data.validation, data.task, processor)) if validated else None,
+        eval_dataset=None if validation is None else TrainerSamples(validation),
         compute_loss_func=FinetuningLoss(
             data.task.problem_type, weights, args.focal_gamma if args.loss == "focal" else 0.0
         ),
@@ -145,11 +145,19 @@ def create_trainer(
 def training_arguments(args: FinetuningArguments, seed: int, folder: Path, validated: bool) -> TrainingArguments:
     """Ours as `Trainer`'s: with `validated` the weights of the best mean validation AUROC are kept, else the last."""
     every = "epoch" if args.eval_steps is None else "steps"
+    micro_batches = args.gradient_accumulation_steps * PartialState().num_processes
+    if args.batch_size % micro_batches:
+        lower = args.batch_size // micro_batches * micro_batches
+        near = f"{lower} or {lower + micro_batches}" if lower else f"{micro_batches}"
+        raise ValueError(
+            f"batch_size {args.batch_size} cannot be cut into {micro_batches} equal parts, one for each process and "
+            f"accumulation step: use {near}."
+        )
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=args.epochs,
         max_steps=args.max_steps or -1,
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=args.batch_size // micro_batches,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         per_device_eval_batch_size=args.eval_batch_size,
         lr_scheduler_type="cosine",
@@ -178,11 +186,11 @@ def training_arguments(args: FinetuningArguments, seed: int, folder: Path, valid
     )
 
 
-def has_two_classes(data: FinetuningData) -> bool:
+def has_two_classes(data: TaskDataset) -> bool:
     """Whether the validation split defines an AUROC of any evaluated label."""
-    if data.validation is None:
+    if "validation" not in data.splits:
         return False
-    targets = targets_of(data.validation, data.task)[:, evaluated_columns(data.task)]
+    targets = data.targets("validation")[:, evaluated_columns(data.task)]
     return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any())
 
 

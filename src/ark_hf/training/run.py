@@ -1,0 +1,193 @@
+"""What every training has beside its loop: a folder, a place to resume from, whole checkpoints, models and metrics."""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from tqdm.auto import tqdm
+
+from ..files import replace_folder, write_json
+from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_checkpoint
+
+CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.json"
+
+
+@dataclass
+class RunState:
+    """Where a run is, and what it has measured: saved with every checkpoint."""
+
+    cycle: int = 0
+    task_index: int = 0
+    step_in_pass: int = 0
+    step: int = 0
+    pass_losses: dict[str, list[float]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+class Run:
+    """
+    A run's folder: `checkpoints`, a folder for each model, and `metrics.json`.
+
+    Args:
+        folder: Of the run.
+        accelerator: What is prepared by it, or registered with it, is what a checkpoint holds beside `state`.
+        settings: Ready for JSON. Those that must be the same when the run is resumed.
+        defaults: Of those settings, for checkpoints of versions that did not know them.
+        save_total_limit: Checkpoints that are kept.
+        write_start: Writes into a folder what sets the run up again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        settings: dict[str, Any],
+        defaults: Mapping[str, Any],
+        save_total_limit: int,
+        write_start: Callable[[Path], None],
+    ):
+        self.folder, self.accelerator, self.settings, self.defaults = folder, accelerator, settings, defaults
+        self.save_total_limit, self.write_start = save_total_limit, write_start
+        self.state = RunState()
+        self.progress = tqdm(disable=True)
+        self._counted_until = time.monotonic()
+        accelerator.register_for_checkpointing(self.state)
+
+    def begin(self, tracked: Mapping[str, Any]) -> None:
+        """
+        Makes the folder, goes on from its newest checkpoint if there is one, and tells trackers the settings.
+
+        Raises:
+            ValueError: The checkpoint is of a run with other settings; the message names them.
+        """
+        self._counted_until = time.monotonic()
+        checkpoint = newest_checkpoint(self.folder / CHECKPOINTS)
+        if checkpoint is not None:
+            load_checkpoint(self.accelerator, checkpoint, self.settings, self.defaults)
+            self.accelerator.print(
+                f"Resuming from {checkpoint} (cycle {self.state.cycle + 1}, step {self.state.step})."
+            )
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("ark-hf", config=_flat(tracked))
+
+    def bar(self, description: str, total: int) -> tqdm:
+        """The run's progress bar, over its steps, from where it is; shown by the main process alone."""
+        self.progress = tqdm(
+            total=total,
+            initial=self.state.step,
+            desc=description,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        return self.progress
+
+    def print(self, text: str) -> None:
+        """A line above the bar, from the main process alone."""
+        if self.accelerator.is_main_process:
+            self.progress.write(text)
+
+    def count_seconds(self) -> float:
+        """Those spent in the run until now, all its sittings together."""
+        now = time.monotonic()
+        self.state.seconds += now - self._counted_until
+        self._counted_until = now
+        return self.state.seconds
+
+    def save_checkpoint(self) -> None:
+        """Everything registered with the accelerator, under the present step."""
+        self.count_seconds()
+        save_checkpoint(
+            self.accelerator,
+            self.folder / CHECKPOINTS,
+            self.state.step,
+            self.settings,
+            self.save_total_limit,
+            self.write_start,
+        )
+
+    def save_model(self, name: str, write: Callable[[Path], None]) -> None:
+        """Replaces the folder `name` by what `write` writes, whole or not at all; by the main process alone."""
+        if self.accelerator.is_main_process:
+            replace_folder(self.folder / name, write)
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Writes `metrics.json`, by the main process alone."""
+        if self.accelerator.is_main_process:
+            write_json(self.folder / METRICS_FILE, metrics)
+
+    def check_finite(self, loss: float, what: str) -> None:
+        """Raises `FloatingPointError` if a loss is not."""
+        if not math.isfinite(loss):
+            kept = " The last checkpoint is intact." if newest_checkpoint(self.folder / CHECKPOINTS) else ""
+            raise FloatingPointError(
+                f"The loss of {what} is not finite at step {self.state.step}. Lower learning_rate, set max_grad_norm, "
+                f"or train without mixed precision.{kept}"
+            )
+
+
+def start_folder(folder: Path) -> Path | None:
+    """What [`Run`]'s `write_start` wrote into the newest checkpoint of a run; None if there is nothing."""
+    checkpoint = newest_checkpoint(folder / CHECKPOINTS)
+    start = None if checkpoint is None else checkpoint / START_FOLDER
+    return start if start is not None and start.is_dir() else None
+
+
+def create_accelerator(mixed_precision: str, log_with: str, folder: Path) -> Accelerator:
+    """
+    The accelerator of a run.
+
+    Accelerators of a process share one state. That of an earlier run with another precision would be refused here, or
+    lend this run its own.
+
+    Raises:
+        ValueError: The tracker `log_with` is not installed.
+    """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        log_with=None if log_with == "none" else log_with,
+        project_dir=str(folder),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if log_with != "none" and not accelerator.log_with:
+        raise ValueError(f"log_with: the tracker {log_with!r} is not installed; install it or use none.")
+    return accelerator
+
+
+def default_values(arguments: type) -> dict[str, Any]:
+    """Of a dataclass of arguments the fields that have a default."""
+    defaults = {each.name: each.default for each in fields(arguments) if each.default is not MISSING}
+    made = {each.name: each.default_factory() for each in fields(arguments) if each.default_factory is not MISSING}
+    return defaults | made
+
+
+def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
+    """
+    Seeds torch's global generator, from which stochastic depth draws, by the position in the run: a resumed run draws
+    the same.
+    """
+    torch.manual_seed(zlib.crc32(repr((seed, step, micro_batch, process)).encode()))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()
+    }
