@@ -68,20 +68,23 @@ class Run:
         self._counted_until = time.monotonic()
         accelerator.register_for_checkpointing(self.state)
 
-    def begin(self, tracked: Mapping[str, Any]) -> None:
+    def resume(self) -> None:
         """
-        Makes the folder, goes on from its newest checkpoint if there is one, and tells trackers the settings.
+        Restores the newest checkpoint in the folder, if there is one.
 
         Raises:
-            ValueError: The checkpoint is of a run with other settings; the message names them.
+            ValueError: It is of a run with other settings; the message names them.
         """
-        self._counted_until = time.monotonic()
         checkpoint = newest_checkpoint(self.folder / CHECKPOINTS)
         if checkpoint is not None:
             load_checkpoint(self.accelerator, checkpoint, self.settings, self.defaults)
             self.accelerator.print(
                 f"Resuming from {checkpoint} (cycle {self.state.cycle + 1}, step {self.state.step})."
             )
+
+    def begin(self, tracked: Mapping[str, Any]) -> None:
+        """Makes the folder, starts to count the time, and tells trackers the settings."""
+        self._counted_until = time.monotonic()
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.accelerator.log_with:
@@ -135,11 +138,16 @@ class Run:
     def check_finite(self, loss: float, what: str) -> None:
         """Raises `FloatingPointError` if a loss is not."""
         if not math.isfinite(loss):
-            kept = " The last checkpoint is intact." if newest_checkpoint(self.folder / CHECKPOINTS) else ""
             raise FloatingPointError(
                 f"The loss of {what} is not finite at step {self.state.step}. Lower learning_rate, set max_grad_norm, "
-                f"or train without mixed precision.{kept}"
+                f"or train without mixed precision.{self.what_is_kept()}"
             )
+
+    def what_is_kept(self) -> str:
+        """For the message of a run that stops: that it can go on, if it can."""
+        if newest_checkpoint(self.folder / CHECKPOINTS) is None:
+            return ""
+        return " The last checkpoint is intact: the same command goes on from it."
 
 
 def start_folder(folder: Path) -> Path | None:

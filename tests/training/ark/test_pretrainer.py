@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_heads_of_other_tasks_are_untouched_during_a_pass_unless_asked(tmp_path,
     trainer = CyclicPretrainer(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."))
     names = list(sites)
     steps = []
-    for index, data in enumerate(trainer.tasks):
+    for index, data in enumerate(trainer.passes):
         trainer.state.task_index = index
         before = {key: value.clone() for key, value in trainer.student.heads.state_dict().items()}
         for batches in trainer.train_batches(data, 0):
@@ -149,7 +150,7 @@ def test_memory_options_do_not_change_the_result(tmp_path, sites):
 def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, teacher_view):
     spec = [TaskSpec(str(sites["phantom_hill"]))]
     trainer = run(tmp_path, sites, spec, cycles=1, ema_mode="epoch", teacher_view=teacher_view)
-    start = CyclicPretrainer(trainer.args, trainer.tasks)
+    start = CyclicPretrainer(replace(trainer.args, output_dir=str(tmp_path / "start")), trainer.tasks)
     for key, value in trainer.teacher.state_dict().items():
         expected = 0.9 * start.teacher.state_dict()[key] + 0.1 * trainer.student.state_dict()[key]
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)

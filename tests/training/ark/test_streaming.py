@@ -42,7 +42,7 @@ def pretrainer(folder, sites, kind=CyclicPretrainer, **settings):
 
 def sample_sums(trainer, first_step=0) -> list[float]:
     """What the student sees of each sample of the first task's pass, as one number."""
-    steps = trainer.train_batches(trainer.tasks[0], first_step)
+    steps = trainer.train_batches(trainer.passes[0], first_step)
     return [view.sum().item() for batches in steps for batch in batches for view in batch["pixel_values"]]
 
 
@@ -74,7 +74,7 @@ def test_a_run_is_validated_and_ends_as_from_loaded_datasets(tmp_path, sites):
 
 def test_a_quirk_that_needs_validation_looks_for_it_in_the_stream(tmp_path, sites):
     trainer = pretrainer(tmp_path, sites, reproduce=["lr_by_val_loss"])
-    assert all(data.has_known_validation() for data in trainer.tasks)
+    assert all(data.has_known_label("validation") for data in trainer.tasks)
     for data in trainer.tasks:
         del data.splits["validation"]
     with pytest.raises(ValueError, match="lr_by_val_loss needs a task whose validation split has a known label"):

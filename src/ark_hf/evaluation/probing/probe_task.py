@@ -11,7 +11,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ...data.open_dataset import TaskDataset, open_dataset
-from ...data.task_dataset import split_names
+from ...data.task_dataset import read_task, split_names
 from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels, number_clusters
 from ...metrics.shortcut import image_statistics, shortcut_baseline
 from ...models.ark.configuration_ark import ArkTask
@@ -59,14 +59,14 @@ def load_probe_data(dataset: str) -> TaskDataset:
         ValueError: It cannot be read, a split is missing or empty, labels do not fit the task, or a patient or an
             image stands in both splits.
     """
-    there = split_names(dataset)
+    task, there = read_task(dataset), split_names(dataset)
     missing = {"train", "test"} - set(there)
     if missing:
         raise ValueError(
             f"{dataset} has no {sorted(missing)[0]} split, only {there}: a probe is fitted on train and tested on "
             "test. Rebuild the dataset with both."
         )
-    return open_dataset(dataset, SPLITS_OF_A_PROBE)
+    return open_dataset(dataset, SPLITS_OF_A_PROBE, task)
 
 
 def probe_task(

@@ -53,6 +53,8 @@ class CyclicPretrainer:
     first entry of the history is of cycle 0, before any step. The best model is that of the highest mean over all
     tasks that are validated, trained or not: what forgets is not best.
 
+    Where the run folder holds a checkpoint, models and `state` are those of the newest.
+
     Args:
         args: The settings.
         tasks: The tasks in the order of training, which is the order of the heads.
@@ -62,7 +64,7 @@ class CyclicPretrainer:
         teacher: With `reproduce: [independent_teacher]` and a `student` of your own, the teacher beside it.
 
     Raises:
-        ValueError: Settings, models and tasks do not fit each other.
+        ValueError: Settings, models and tasks do not fit each other, or a run with others is in the folder.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class CyclicPretrainer:
             self._write_start,
         )
         self.state = self.run.state
+        self.run.resume()
 
     def _start(self, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None) -> Start:
         if student is not None or teacher is not None:
@@ -212,7 +215,7 @@ class CyclicPretrainer:
             try:
                 batches = [next(loaded) for _ in groups]
             except OSError as error:  # a stream has broken off
-                raise OSError(f"{error} The same command goes on from the last checkpoint.") from error
+                raise OSError(f"{error}{self.run.what_is_kept()}") from error
             yield [samples.normalise(batch, self.accelerator.device) for batch in batches]
 
     def criterion(self, labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:

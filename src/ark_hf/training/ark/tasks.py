@@ -3,7 +3,7 @@
 import warnings
 
 from ...data.open_dataset import TaskDataset, open_dataset
-from ...data.task_dataset import SPLITS, split_names
+from ...data.task_dataset import SPLITS, read_task, split_names
 from .recipe import TaskSpec
 
 
@@ -23,11 +23,12 @@ def load_tasks(specs: list[TaskSpec], data_root: str = ".", streaming: bool = Fa
     loaded: dict[str, TaskDataset] = {}
     for spec in specs:
         location = spec.location(data_root)
+        task = read_task(location) if spec.columns is None else None
         there = split_names(location)
         wanted = ["train", *(split for split in SPLITS[1:] if split in there)] if spec.train else ["validation"]
         if "validation" not in wanted:
             warnings.warn(f"{location} has no split 'validation', only {there}: not validated.", stacklevel=2)
-        data = open_dataset(location, wanted, None, spec.name, spec.columns, spec.uncertain, streaming)
+        data = open_dataset(location, wanted, task, spec.name, spec.columns, spec.uncertain, streaming)
         if data.task.name in loaded:
             raise ValueError(
                 f"Two tasks are named {data.task.name!r}; give one of them another `name` in the recipe "

@@ -4,7 +4,7 @@ import warnings
 
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.subsets import fraction_rows, rows_per_class
-from ...data.task_dataset import SPLITS, split_names
+from ...data.task_dataset import SPLITS, read_task, split_names
 from .arguments import FinetuningArguments
 
 
@@ -16,6 +16,7 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
         ValueError: The dataset cannot be read, it has no train split, a split is empty or has no known label, labels
             do not fit the task, or a patient stands in two splits.
     """
+    task = None if args.label_columns else read_task(dataset)
     there = split_names(dataset)
     if "train" not in there:
         raise ValueError(f"{dataset} has no split 'train', only {there}.")
@@ -23,7 +24,7 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
     if columns is not None and args.name is None:
         raise ValueError(f"{dataset}: with --label_columns the task needs a --name.")
     splits = [split for split in SPLITS if split in there]
-    data = open_dataset(dataset, splits, None, args.name, columns, args.uncertain)
+    data = open_dataset(dataset, splits, task, args.name, columns, args.uncertain)
     for split in splits:
         if not data.has_known_label(split):
             raise ValueError(
