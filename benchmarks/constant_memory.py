@@ -59,7 +59,8 @@ def main() -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    from ark_hf.data.build.build import build_dataset, phantom_release
+    from ark_hf.data.build.build import build_dataset
+    from ark_hf.data.sources.phantom_sites import phantom_release
 
     validation = args.images // 25
     counts = {"train": args.images - validation, "validation": validation}

@@ -133,7 +133,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
 
     from ark_hf.data.build.build import build_dataset
     from ark_hf.data.loading import TrainingSamples, ViewSettings, iterate, pass_order
-    from ark_hf.data.sources.rows import Release, Row
+    from ark_hf.data.rows import Release, Row
     from ark_hf.data.streaming import StreamedRows
     from ark_hf.data.task_dataset import load_task_dataset
     from ark_hf.data.views import draw_view, sample_generator, student_view

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from ark_hf import CyclicPretrainer, PretrainingArguments
-from ark_hf.data.build.build import build_phantom_sites
 from ark_hf.data.sources.phantom import SITES
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.evaluation.report.task_report import compare_task
 from ark_hf.evaluation.scoring import EvaluationData, ScoredTask, load_evaluation_data, score_task
 from ark_hf.inference.predict import load_ark

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ark_hf import CyclicPretrainer, PretrainingArguments
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.training.ark.recipe import TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
 

@@ -18,8 +18,8 @@ models
 labels.py
 data/images
 data
-data/sources
 data/build
+data/sources
 data/report
 inference
 evaluation
@@ -83,7 +83,8 @@ def test_files_that_travel_to_the_hub_import_only_each_other(name):
         ("data/views.py", "from ..training.ark.ema import update_teacher"),
         ("metrics/auroc.py", "def f():\n    from ..models.ark import modeling_ark"),
         ("data/images/dicom.py", "from ..task_dataset import read_task"),
-        ("data/sources/rows.py", "from ark_hf.data.build.shards import Shard"),
+        ("data/rows.py", "from ark_hf.data.build.shards import Shard"),
+        ("data/build/build.py", "from ..sources.phantom import SITES"),
         ("training/checkpoint.py", "from .finetune.losses import FinetuningLoss"),
         ("evaluation/scoring.py", "from .report import task_report"),
         ("inference/predict.py", "from ..cli.main import main"),

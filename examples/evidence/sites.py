@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ark_hf.data.build.build import build_dataset, build_phantom_sites
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.rows import Release, Row
 from ark_hf.data.sources.phantom import SITES, PhantomSite, describe_phantom_image, draw_phantom_image
-from ark_hf.data.sources.rows import Release, Row
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.files import replace_folder
 from ark_hf.models.ark.configuration_ark import ArkTask
 

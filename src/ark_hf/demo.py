@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.build.build import build_phantom_sites
 from .data.sources.phantom import SITES
+from .data.sources.phantom_sites import build_phantom_sites
 from .data.task_dataset import load_task_dataset
 from .evaluation.report.page import write_report
 from .evaluation.report.task_report import evaluate_task

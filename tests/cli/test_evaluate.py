@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.evaluation.calibrate import brier_score
 from ark_hf.inference.predict import load_ark

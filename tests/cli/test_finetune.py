@@ -10,7 +10,8 @@ from transformers import AutoModelForImageClassification
 from transformers.utils import logging
 
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_dataset, phantom_release
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.training.finetune import sex_protocol
 
 from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401

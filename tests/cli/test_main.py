@@ -17,7 +17,7 @@ from PIL import Image
 from ark_hf.cli.arguments import make_parser
 from ark_hf.cli.evaluate import Transfers
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
 from ark_hf.training.ark.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict

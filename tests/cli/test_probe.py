@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.build.build import encode_png, write_task_dataset
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ark_hf import ArkConfig, ArkForImageClassification, ArkImageProcessor, load_task_dataset
-from ark_hf.data.build.build import build_dataset, phantom_release
+from ark_hf.data.build.build import build_dataset
+from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.metrics.auroc import auroc, one_vs_rest
 
 from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.hub.push_dataset import push_dataset
 from tests.hub_stand_in import STRANGER
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
+from ark_hf.data.rows import Problem
 from ark_hf.data.sources.releases import read_release
-from ark_hf.data.sources.rows import Problem
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
 from tests.data.sources.tiny_releases import RELEASES

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.sources.catalog import read_catalog
 from ark_hf.data.sources.phantom import SITES, draw_phantom_images
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset
 from ark_hf.evaluation.report.task_report import evaluate_task
 from ark_hf.evaluation.report.text import report_text

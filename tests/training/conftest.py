@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 
 TINY = {
     "backbone": "convnext_atto",

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, HfApi, hf_hub_download
 
 from ..data.build.cards import OPEN_LICENSES, PHANTOM_TAG, PLACE
 from ..data.build.duplicates import HASH_FILE
-from ..data.sources.rows import OPTIONAL_COLUMNS
+from ..data.rows import OPTIONAL_COLUMNS
 from ..data.task_dataset import BUILD_REPORT, CARD_KEY, SPLITS, read_task
 from .push import CARD_FILE, MACHINE_PATH, Push, Repository, check_text, explained, name_files, open_repository, send
 

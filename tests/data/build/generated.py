@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 
 from ark_hf.data.images.image_files import UnreadableImageError
-from ark_hf.data.sources.rows import Row
+from ark_hf.data.rows import Row
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import pytest
 from datasets import ClassLabel, Image, List, Value, load_dataset
 
 from ark_hf.data.build import build, shards, workers
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.rows import Problem, Release
 from ark_hf.data.sources.phantom import SITES, draw_phantom_images
-from ark_hf.data.sources.rows import Problem, Release
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
 
@@ -317,7 +317,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # the processes of the build would import all that
     from ark_hf.data.build.build import build_dataset
-    from ark_hf.data.sources.rows import Release
+    from ark_hf.data.rows import Release
     from ark_hf.models.ark.configuration_ark import ArkTask
     from tests.data.build.generated import Noise, noise_rows, peak_memory
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ark_hf.cli.main import main
+from ark_hf.data.rows import Release, Row
 from ark_hf.data.sources.dicom_rows import add_dicom_metadata
-from ark_hf.data.sources.rows import Release, Row
 from ark_hf.models.ark.configuration_ark import ArkTask
 
 from ..images.test_dicom import chest_like, make_dicom, save

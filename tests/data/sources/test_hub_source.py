@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
+from ark_hf.data.rows import Release
 from ark_hf.data.sources.hub_source import HubSource, read_hub
-from ark_hf.data.sources.rows import Release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
 

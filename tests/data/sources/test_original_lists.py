@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ark_hf.data.rows import Problem
 from ark_hf.data.sources.original_lists import (
     FORMATS,
     ListedImage,
@@ -17,7 +18,6 @@ from ark_hf.data.sources.original_lists import (
     original_targets,
     read_original_list,
 )
-from ark_hf.data.sources.rows import Problem
 
 # The originals' dataset classes
 TASKS = {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ark_hf.data.rows import OPTIONAL_COLUMNS
 from ark_hf.data.sources.catalog import read_catalog
 from ark_hf.data.sources.releases import derived_split, read_release
-from ark_hf.data.sources.rows import OPTIONAL_COLUMNS
 from tests.data.sources.tiny_releases import NIH_HEADER, RELEASES, TinyRelease, padchest_row
 
 CATALOG = read_catalog()

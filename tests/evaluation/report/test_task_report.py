@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, matthews_corrcoef
 
-from ark_hf.data.build.build import build_phantom_sites
 from ark_hf.data.open_dataset import TaskDataset
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.evaluation.report.task_report import compare_task, evaluate_task, report_task
 from ark_hf.evaluation.report.text import report_text

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_phantom_sites
 from ark_hf.data.loading import InferenceSamples
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
 from ark_hf.metrics.auroc import one_vs_rest

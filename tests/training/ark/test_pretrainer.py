@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import ark_hf  # noqa: F401
 from ark_hf import ArkTask
-from ark_hf.data.build.build import build_phantom_sites, encode_png, write_task_dataset
+from ark_hf.data.build.build import encode_png, write_task_dataset
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.hub.save import save_conversion
 from ark_hf.inference.predict import load_ark
 from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint

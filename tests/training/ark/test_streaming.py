@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 
 from ark_hf.data import streaming
 from ark_hf.data.build import shards
-from ark_hf.data.build.build import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.streaming import StreamedRows
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec

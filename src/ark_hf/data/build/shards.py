@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ...files import write_json
 from ..images.image_files import UnreadableImageError
-from ..sources.rows import Row
+from ..rows import Row
 from .duplicates import hash_picture
 
 ROWS_PER_SHARD = 256

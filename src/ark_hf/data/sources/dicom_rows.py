@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from ..images.dicom import check_fields, read_dicom_metadata
 from ..images.image_files import UnreadableImageError
-from .rows import Release
+from ..rows import Release
 
 
 def add_dicom_metadata(release: Release, fields: Sequence[str]) -> tuple[Release, int]:

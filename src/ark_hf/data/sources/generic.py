@@ -10,8 +10,8 @@ from typing import Any
 
 from ...labels import normalise
 from ...models.ark.configuration_ark import ArkTask
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from .raw_folder import RawFolder
-from .rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from .tables import Table
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}

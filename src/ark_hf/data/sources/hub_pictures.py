@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 
 from ..images.image_files import UnreadableImageError
 from ..images.radiograph import read_picture, read_radiograph
-from .rows import Row
+from ..rows import Row
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List
 
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..task_dataset import load_splits
 from .generic import (
     SPLIT_NAMES,
@@ -20,7 +21,6 @@ from .generic import (
     without_nothing,
 )
 from .hub_pictures import HubPictures
-from .rows import OPTIONAL_COLUMNS, Problem, Release, Row
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from PIL import Image, ImageDraw, ImageFilter
 
-from .rows import Row
+from ..rows import Row
 
 PREVALENCE = 0.33
 SIDES = RIGHT, LEFT = -1, 1  # of the patient, as the sign of x

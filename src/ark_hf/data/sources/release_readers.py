@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ...labels import normalise
+from ..rows import Problem
 from .catalog import CatalogEntry
 from .original_lists import VALUES, read_original_list
 from .raw_folder import RawFolder, image_suffix
 from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value, read_view
-from .rows import Problem
 from .tables import Record, Table
 
 SEEN = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}

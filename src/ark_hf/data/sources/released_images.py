@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .rows import Problem
+from ..rows import Problem
 from .tables import Record, Table
 
 MAX_AGE = 120

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...models.ark.configuration_ark import ArkTask
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from .catalog import CatalogEntry, read_catalog
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder, image_suffix
 from .release_readers import READERS
 from .released_images import ReleasedImage, ReleasedImages
-from .rows import OPTIONAL_COLUMNS, Problem, Release, Row
 
 FACTS = ("title", "homepage", "license", "access", "citation", "splits", "semantics", "notes")
 

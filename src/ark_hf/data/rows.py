@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..images.radiograph import read_radiograph
+from .images.radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
-    from ...models.ark.configuration_ark import ArkTask
+    from ..models.ark.configuration_ark import ArkTask
 
 # Columns beside image, labels and image_id that a task dataset may have, in this order
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
