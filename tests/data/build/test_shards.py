@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf.data.build import shards
-from ark_hf.data.build.shards import Shard, ShardBuilder, encode_png, shrink, write_parquet
+from ark_hf.data.build.pictures import PictureStore, encode_png, shrink
+from ark_hf.data.build.shards import Shard, ShardBuilder, Stored, write_parquet
+from ark_hf.data.rows import Row
 
 from .generated import Noise, noise_rows
 
@@ -81,7 +85,11 @@ def test_rows_are_written_as_they_come(tmp_path, monkeypatch):
 def builder(tmp_path):
     for name in ("data", "records"):
         (tmp_path / name).mkdir()
-    return lambda **noise: ShardBuilder(tmp_path / "data", tmp_path / "records", SCHEMA, 64, Noise(**noise))
+
+    def make(schema=SCHEMA, store=None, **noise) -> ShardBuilder:
+        return ShardBuilder(tmp_path / "data", tmp_path / "records", schema, store or PictureStore(Noise(**noise), 64))
+
+    return make
 
 
 def test_a_shard_that_is_interrupted_is_not_there(builder, tmp_path):
@@ -138,3 +146,37 @@ def test_a_shard_without_readable_rows_has_a_record_alone(builder, tmp_path):
     builder(bad=(0, 1, 2)).build(shard, lambda: None)
     assert not list((tmp_path / "data").iterdir())
     assert builder(bad=(0, 1, 2)).is_finished(shard) and not builder(bad=(0, 1)).is_finished(shard)
+
+
+# Other stores --------------------------------------------------------------------------------------------------------
+
+MASKED = pa.schema(
+    [SCHEMA.field("image"), pa.field("masks", pa.list_(SCHEMA.field("image").type)), ("image_id", "string")]
+)
+
+
+@dataclass(frozen=True)
+class MaskedPictures:
+    """Stores a picture with a mask of its bright half, and no labels."""
+
+    pictures: PictureStore
+
+    def __call__(self, row: Row) -> Stored:
+        stored = self.pictures(row)
+        mask = encode_png((decode(stored.columns["image"]) > 127).astype(np.uint8))
+        return Stored({"image": stored.columns["image"], "masks": [mask, None]}, stored.hashes)
+
+
+def test_what_is_stored_of_a_row_is_the_store_s_own_affair(builder, tmp_path):
+    pictures = PictureStore(Noise(bad=(1,)), 16)
+    given = pickle.loads(pickle.dumps(builder(MASKED, MaskedPictures(pictures))))  # as other processes have it
+    shard = Shard("x.parquet", noise_rows(3))
+    given.build(shard, lambda: None)
+    record, table = given.read_record(shard), pq.read_table(tmp_path / "data" / "x.parquet")
+    assert given.is_finished(shard) and record.kept == [0, 2] and table.schema.names == MASKED.names
+    for number, stored, hashes in zip(record.kept, table.to_pylist(), record.hashes, strict=True):
+        expected = pictures(shard.rows[number])
+        assert stored["image"] == expected.columns["image"] and tuple(hashes) == expected.hashes
+        mask, unknown = stored["masks"]
+        np.testing.assert_array_equal(decode(mask), decode(stored["image"]) > 127)
+        assert unknown is None and stored["image_id"] == shard.rows[number].metadata["image_id"]

@@ -15,7 +15,7 @@ import yaml
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.duplicates import HASH_FILE, HASH_SCHEMA, hash_picture
-from ark_hf.data.build.shards import encode_png
+from ark_hf.data.build.pictures import encode_png
 from ark_hf.data.report import numbers as data_report
 from ark_hf.data.report import stored_splits
 from ark_hf.data.report.numbers import describe_dataset, describe_datasets

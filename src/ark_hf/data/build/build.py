@@ -24,7 +24,7 @@ import filelock
 import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import Features, Value
 from tqdm.auto import tqdm
 
 from ...files import replace_folder, write_json, write_text
@@ -34,7 +34,8 @@ from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
 from .cards import dataset_card
 from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicates
-from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, encode_png, write_parquet
+from .pictures import PictureStore, encode_png
+from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, write_parquet
 from .workers import PROCESS_NAME, build_shards
 
 __all__ = ["build_dataset", "check_output", "encode_png", "task_features", "write_task_dataset"]
@@ -84,7 +85,8 @@ def build_dataset(
     rows, problems = _without_repetitions(release)
     overlap = _find_patient_overlap(rows)
     columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata.get(name) is not None for row in rows)]
-    features = task_features(release.task, columns)
+    store = PictureStore(release.read_image, size)
+    features = task_features(store.features(release.task), columns)
     complaints = _Complaints(release.task.name, output_dir, skip_bad, allow_patient_overlap)
     complaints.check_problems(problems)
     complaints.check_overlap("patients", overlap)
@@ -92,7 +94,7 @@ def build_dataset(
         raise ValueError(f"{release.task.name}: there is no row to build.")
 
     with _work_folder(output_dir) as work:
-        builder = _open_builder(work, release, rows, size, features)
+        builder = _open_builder(work, release, rows, store, features)
         shards = _plan(rows)
         _finish_shards(builder, shards, release.task.name, num_workers)
 
@@ -142,17 +144,10 @@ def check_output(output_dir: Path, size: int) -> None:
         raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
 
 
-def task_features(task: ArkTask, columns: Iterable[str]) -> Features:
-    """Columns of a task dataset, with those of `OPTIONAL_COLUMNS` that are named."""
-    single = task.problem_type == "single_label_classification"
-    return Features(
-        {
-            "image": Image(),
-            "labels": ClassLabel(names=task.labels) if single else List(Value("float32")),
-            "image_id": Value("string"),
-            **{name: Value("float32" if OPTIONAL_COLUMNS[name] is float else "string") for name in columns},
-        }
-    )
+def task_features(stored: Features, columns: Iterable[str]) -> Features:
+    """Columns of a task dataset: those that are stored of its rows, and those of `OPTIONAL_COLUMNS` that are named."""
+    metadata = {name: Value("float32" if OPTIONAL_COLUMNS[name] is float else "string") for name in columns}
+    return Features({**stored, "image_id": Value("string"), **metadata})
 
 
 @dataclass
@@ -236,12 +231,12 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _open_builder(work: Path, release: Release, rows: list[Row], size: int, features: Features) -> ShardBuilder:
+def _open_builder(
+    work: Path, release: Release, rows: list[Row], store: PictureStore, features: Features
+) -> ShardBuilder:
     """A builder that continues what is in `work`, if that is of the same rows and settings."""
-    builder = ShardBuilder(
-        work / "dataset" / "data", work / "records", features.arrow_schema, size, release.read_image
-    )
-    settings = (FORMAT, PIL.__version__, pa.__version__, size, release.task.to_dict(), list(features))
+    builder = ShardBuilder(work / "dataset" / "data", work / "records", features.arrow_schema, store)
+    settings = (FORMAT, PIL.__version__, pa.__version__, store.size, release.task.to_dict(), list(features))
     digest = hashlib.sha256(repr(settings).encode())
     for row in rows:
         digest.update(repr(row).encode())
@@ -335,7 +330,7 @@ def write_task_dataset(
         optional_columns: Those of `OPTIONAL_COLUMNS` that the rows have.
         facts: As of a [`Release`].
     """
-    features = task_features(task, optional_columns)
+    features = task_features(PictureStore.features(task), optional_columns)
 
     def write(folder: Path) -> None:
         (folder / "data").mkdir()

@@ -2,23 +2,18 @@
 
 import json
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...files import write_json
 from ..images.image_files import UnreadableImageError
 from ..rows import Row
-from .duplicates import hash_picture
 
 ROWS_PER_SHARD = 256
 ROWS_PER_GROUP = 32  # what a reader of the file must hold at once
@@ -33,6 +28,20 @@ class Shard:
 
 
 @dataclass
+class Stored:
+    """
+    What is stored of one row.
+
+    Args:
+        columns: Everything but its metadata, which are stored as they are.
+        hashes: SHA-256 and perceptual hash, by which equal and like pictures are found: see [`hash_picture`].
+    """
+
+    columns: dict[str, Any]
+    hashes: tuple[str, str]
+
+
+@dataclass
 class ShardRecord:
     """
     What is known of a finished shard beside its rows.
@@ -41,7 +50,7 @@ class ShardRecord:
         sources: Size and time of change of each row's file, None where there is none.
         kept: Numbers in the shard of the rows that it holds, in order.
         problems: Numbers of the others, each with the reason.
-        hashes: SHA-256 and perceptual hash of each kept row, as [`hash_picture`] gives them, in hexadecimals.
+        hashes: Of each kept row, see [`Stored`].
         size: Bytes of the file; 0: there is none, for no row could be used.
     """
 
@@ -60,16 +69,15 @@ class ShardBuilder:
     Args:
         data_dir: Folder of the parquet files.
         record_dir: Folder of their records.
-        schema: Columns of the files; `image`, `labels` and metadata.
-        size: Longer side to which larger images are shrunk.
-        read_image: See [`Release`].
+        schema: Columns of the files: those that are stored, and metadata.
+        store: Reads a row's files and makes of them what is stored; raises `UnreadableImageError`. It is picklable and
+            needs no torch, because other processes call it. [`PictureStore`] is one.
     """
 
     data_dir: Path
     record_dir: Path
     schema: pa.Schema
-    size: int
-    read_image: Callable[[Row], np.ndarray]
+    store: Callable[[Row], Stored]
 
     def build(self, shard: Shard, count_image: Callable[[], object]) -> None:
         """Builds a shard; calls `count_image` after each row."""
@@ -77,13 +85,13 @@ class ShardBuilder:
 
         def read() -> Iterator[dict[str, Any]]:
             for number, row in enumerate(shard.rows):
-                plane, problem = self._read(row)
-                if plane is None:
+                stored, problem = self._read(row)
+                if stored is None:
                     record.problems.append((number, problem))
                 else:
                     record.kept.append(number)
-                    record.hashes.append(hash_picture(plane))
-                    yield {"image": encode_png(plane), "labels": row.labels, **row.metadata}
+                    record.hashes.append(stored.hashes)
+                    yield {**stored.columns, **row.metadata}
                 count_image()
 
         path = self.data_dir / shard.name
@@ -118,10 +126,10 @@ class ShardBuilder:
             for path in folder.glob(".*.new"):
                 path.unlink()
 
-    def _read(self, row: Row) -> tuple[np.ndarray | None, str]:
-        """The picture as it is stored, or why there is none."""
+    def _read(self, row: Row) -> tuple[Stored | None, str]:
+        """What is stored of a row, or why nothing is."""
         try:
-            return shrink(self.read_image(row), self.size), ""
+            return self.store(row), ""
         except UnreadableImageError as error:
             return None, str(error).removeprefix(f"{row.path}: ")
 
@@ -147,40 +155,3 @@ def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]])
         writer.close()
         file.flush()
         os.fsync(file.fileno())
-
-
-def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """(1, H, W) uint8 or uint16 to (H, W) of the same kind with a longer side of at most `size`, aspect kept."""
-    plane = image[0]
-    scale = size / max(plane.shape)
-    if scale >= 1:
-        return plane
-    target = tuple(max(round(side * scale), 1) for side in plane.shape[::-1])
-    deep = plane.dtype != np.uint8
-    resized = PIL.Image.fromarray(plane.astype(np.float32) if deep else plane).resize(
-        target, PIL.Image.Resampling.LANCZOS
-    )
-    return np.clip(np.rint(np.asarray(resized)), plane.min(), plane.max()).astype(plane.dtype)
-
-
-def encode_png(plane: np.ndarray) -> dict:
-    """
-    (H, W) uint8 or uint16 as a lossless grey PNG, in the form of a `datasets` image.
-
-    Every line is stored as its difference from the line above, compressed by run lengths alone. Pillow, which tries
-    five filters a line, makes radiographs 8 % smaller, but then both writing and reading take about twice as long.
-    """
-    height, width = plane.shape
-    lines = np.ascontiguousarray(plane, plane.dtype.newbyteorder(">")).view(np.uint8)
-    filtered = np.full((height, lines.shape[1] + 1), 2, np.uint8)  # 2 is the filter's number
-    filtered[0, 1:] = lines[0]
-    np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])  # modulo 256
-    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
-    pixels = compressor.compress(filtered.data) + compressor.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8 * plane.itemsize, 0, 0, 0, 0)
-    chunks = [_png_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))]
-    return {"bytes": b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "path": None}
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
