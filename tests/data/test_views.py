@@ -13,11 +13,12 @@ import torch
 from scipy.stats import binomtest, ks_2samp, kstest
 from torch.nn import functional as F
 
-from ark_hf.data.views import Turn, View, draw_view, sample_generator, student_view
+from ark_hf.data.views import Geometry, Sampling, Turn, View, draw_view, sample_generator, student_view
 
 SIDE, SIZE, DRAWS = 224, 24, 2000
 MANY = 20_000
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+TURNED = Geometry(WHOLE, Turn(0.15, 1.1, 0.05, -0.02))
 COORDINATE = (torch.arange(SIDE) + 0.5) / SIDE  # of pixel centres, the sides being 0 and 1
 COORDINATES = [COORDINATE.expand(1, SIDE, SIDE), COORDINATE[:, None].expand(1, SIDE, SIDE)]  # across and down
 
@@ -98,7 +99,7 @@ def test_eight_bits_and_floats_give_the_same_view_to_a_grey_level():
 
 def test_the_whole_picture_at_its_own_size_is_the_picture():
     picture = noise(torch.uint8, SIZE, SIZE)
-    view, before = student_view(picture, View(WHOLE), SIZE, SIZE)
+    view, before = student_view(picture, View(Geometry(WHOLE)), SIZE, SIZE)
     assert torch.equal(view, picture) and torch.equal(before, picture)
 
 
@@ -108,7 +109,7 @@ def test_a_crop_is_a_bilinear_interpolation_of_its_pixels(box):
     left, top, width, height = (round(32 * value) for value in box)
     crop = picture[:, top : top + height, left : left + width]
     expected = F.interpolate(crop[None], (SIZE, SIZE), mode="bilinear", antialias=False)[0]
-    view, _ = student_view(picture, View(box), 32, SIZE)
+    view, _ = student_view(picture, View(Geometry(box)), 32, SIZE)
     inner = slice(2, -2)  # at its border, a crop of the resized picture knows no pixels beyond
     torch.testing.assert_close(view[:, inner, inner], expected[:, inner, inner], rtol=0, atol=1e-5)
 
@@ -117,7 +118,7 @@ def test_a_larger_picture_is_resized_first_and_a_smaller_one_is_not():
     # Shrinking without a filter would show single pixels: white lines a pixel wide, eight apart, become even grey
     lines = torch.zeros(1, 256, 30)
     lines[:, ::8] = 1
-    view, _ = student_view(lines, View(WHOLE), 32, SIZE)
+    view, _ = student_view(lines, View(Geometry(WHOLE)), 32, SIZE)
     assert view.std() < 0.02 and view.mean() == pytest.approx(1 / 8, abs=0.01)
 
 
@@ -144,11 +145,52 @@ def test_stored_picture_is_left_as_it_is():
         assert torch.equal(image, before)
 
 
+# Masks ---------------------------------------------------------------------------------------------------------------
+
+
+def hill(height: int, width: int) -> torch.Tensor:
+    """Brightest at one place, which is not the middle."""
+    down, across = (1 - (torch.linspace(-1, 1, side) - top).abs() for side, top in ((height, 0.3), (width, -0.15)))
+    return (down[:, None] * across)[None]
+
+
+# Of the mask, beside a picture of 40 x 50 pixels that is shrunk to 32 x 32
+@pytest.mark.parametrize("shape", [(20, 24), (40, 50), (300, 200)])
+def test_a_mask_shows_what_its_picture_shows_whatever_its_own_size(shape):
+    mask = (hill(*shape) > 0.4).to(torch.uint8)
+    for sample in range(40):
+        sampling = Sampling(draw_view(32, 0.3, sample_generator(0, 0, "task", sample)).geometry, 32, SIZE)
+        seen, covered = sampling.of_picture(hill(40, 50)), sampling.of_mask(mask)
+        assert covered.shape == (1, SIZE, SIZE) and covered.dtype == torch.uint8
+        sure = (seen - 0.4).abs() > 0.04 + 1 / min(shape)  # elsewhere, half a pixel decides
+        assert torch.equal(covered[sure] == 1, seen[sure] > 0.4) and sure.float().mean() > 0.6
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float32])
+def test_a_mask_keeps_its_values_and_its_channels(kind):
+    # A label map of 255 for unknown and a NaN survive, which interpolation would mix with their neighbours
+    mask = torch.randint(0, 2, (2, 30, 44), generator=torch.Generator().manual_seed(1)).to(kind)
+    if kind.is_floating_point:
+        mask[mask == 1] = math.nan
+    elif kind != torch.bool:
+        mask[mask == 1] = 255
+    for geometry in (Geometry(WHOLE), TURNED, Geometry((0.5, 0.25, 0.2, 0.3))):
+        shown = Sampling(geometry, 32, SIZE).of_mask(mask)
+        assert shown.shape == (2, SIZE, SIZE) and shown.dtype == kind
+        for channel, own in zip(shown, mask, strict=True):
+            np.testing.assert_array_equal(np.unique(channel), np.unique(own))
+
+
+def test_the_whole_mask_at_its_own_size_is_the_mask():
+    mask = torch.randint(0, 9, (1, SIZE, SIZE), generator=torch.Generator().manual_seed(2))
+    assert torch.equal(Sampling(Geometry(WHOLE), SIZE, SIZE).of_mask(mask), mask)
+
+
 # Many draws ----------------------------------------------------------------------------------------------------------
 
 
 def test_areas_and_ratios_of_crops_are_those_of_the_specification():
-    boxes = np.array([view.box for view in draw_many()])
+    boxes = np.array([view.geometry.box for view in draw_many()])
     areas, ratios = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]
     # The specified draw: area and log ratio uniform, drawn again where the crop would not fit
     random = np.random.default_rng(1)
@@ -160,7 +202,7 @@ def test_areas_and_ratios_of_crops_are_those_of_the_specification():
 
 
 def test_crops_lie_inside_and_anywhere():
-    boxes = np.array([view.box for view in draw_many()])
+    boxes = np.array([view.geometry.box for view in draw_many()])
     starts, sides = boxes[:, :2], boxes[:, 2:]
     assert starts.min() >= 0 and (starts + sides).max() <= 1
     room = (sides < 0.9).all(axis=1)
@@ -173,8 +215,9 @@ def test_crops_lie_inside_and_anywhere():
 
 def test_half_are_turned_by_angles_zooms_and_shifts_that_are_uniform_and_independent():
     views = draw_many()
-    turns = np.array([view.turn for view in views if view.turn is not None])
-    assert_share(np.array([view.turn is not None for view in views]), 0.5)
+    turns = [view.geometry.turn for view in views]
+    assert_share(np.array([turn is not None for turn in turns]), 0.5)
+    turns = np.array([turn for turn in turns if turn is not None])
     for values, bound, centre in zip(turns.T, (math.radians(10), 0.1, 0.0625, 0.0625), (0, 1, 0, 0), strict=True):
         assert_uniform(values, centre - bound, centre + bound)
     assert np.abs(np.corrcoef(turns.T) - np.eye(4)).max() < 0.04
@@ -182,21 +225,22 @@ def test_half_are_turned_by_angles_zooms_and_shifts_that_are_uniform_and_indepen
 
 def test_three_in_ten_change_intensities_half_of_them_by_gamma():
     views = draw_many()
-    gammas = np.array([view.gamma for view in views if view.gamma != 1])
-    linear = np.array([[view.contrast, view.brightness] for view in views if view.contrast != 1])
-    assert not any(view.gamma != 1 and view.contrast != 1 for view in views)
-    assert_share(np.array([view.gamma != 1 or view.contrast != 1 for view in views]), 0.3)
+    changes = [view.intensities for view in views]
+    gammas = np.array([change.gamma for change in changes if change.gamma != 1])
+    linear = np.array([[change.contrast, change.brightness] for change in changes if change.contrast != 1])
+    assert not any(change.gamma != 1 and change.contrast != 1 for change in changes)
+    assert_share(np.array([change.gamma != 1 or change.contrast != 1 for change in changes]), 0.3)
     assert_share(np.arange(len(gammas) + len(linear)) < len(gammas), 0.5)
     assert_uniform(gammas, 0.8, 1.2)
     assert_uniform(linear[:, 0], 0.8, 1.2)
     assert_uniform(linear[:, 1], -0.2, 0.2)
-    turned = [view.turn is not None for view in views]
-    assert abs(np.corrcoef(turned, [view[2:] == (1, 0, 1) for view in views])[0, 1]) < 0.03
+    turned = [view.geometry.turn is not None for view in views]
+    assert abs(np.corrcoef(turned, [change == (1, 0, 1) for change in changes])[0, 1]) < 0.03
 
 
 def test_a_turn_rotates_and_magnifies_about_the_centre_and_then_shifts():
     # What pixel of the view shows the centre of the picture, and which way from it the right side of the picture lies
-    x, y = (student_view(picture, View(WHOLE, Turn(0.15, 1.1, 0.05, -0.02)), SIDE, SIZE)[0] for picture in COORDINATES)
+    x, y = (student_view(picture, View(TURNED), SIDE, SIZE)[0] for picture in COORDINATES)
     ((a, b, c), (d, e, f)) = affine_maps(x.numpy(), y.numpy())[0]
     back = np.linalg.inv([[a, b], [d, e]])  # from the picture to the view
     np.testing.assert_allclose(back @ [0.5 - c, 0.5 - f], [0.05, -0.02], atol=1e-4)

@@ -1,4 +1,4 @@
-"""The student's random view of a radiograph (specification of the originals, section 4), as a function of its seed."""
+"""Random views of a radiograph (specification of the originals, section 4), as a function of their seed."""
 
 import hashlib
 import math
@@ -25,22 +25,46 @@ class Turn(NamedTuple):
     down: float
 
 
-class View(NamedTuple):
+class Geometry(NamedTuple):
     """
-    What is random about one view.
+    What a view shows of a picture.
 
     Args:
         box: Left, top, width and height of the crop, as fractions of the picture's sides.
         turn: What then happens to the crop, whose border is filled by reflection; `None` for half of the views.
-        contrast, brightness: Grey values in [0, 1] are multiplied by the one, and the other is added.
-        gamma: Power to which they are raised. A view has a contrast and a brightness, or a gamma, or neither.
     """
 
     box: tuple[float, float, float, float]
     turn: Turn | None = None
+
+
+class Intensities(NamedTuple):
+    """
+    What a view makes of grey values. It has a contrast and a brightness, or a gamma, or neither.
+
+    Args:
+        contrast, brightness: Grey values in [0, 1] are multiplied by the one, and the other is added.
+        gamma: Power to which they are raised.
+    """
+
     contrast: float = 1.0
     brightness: float = 0.0
     gamma: float = 1.0
+
+    def change(self, pixels: torch.Tensor, white: float) -> torch.Tensor:
+        """Pixels from 0 to `white`, changed; the same tensor if there is nothing to change."""
+        if self.gamma != 1:
+            return torch.exp2((pixels / white).log2_() * self.gamma) * white  # three times as fast as a power
+        if (self.contrast, self.brightness) != (1, 0):
+            return (pixels * self.contrast + self.brightness * white).clamp_(0, white)
+        return pixels
+
+
+class View(NamedTuple):
+    """What is random about one view. Its geometry is that of a radiograph's masks, too; intensities have none."""
+
+    geometry: Geometry
+    intensities: Intensities = Intensities()
 
 
 def sample_generator(seed: int, cycle: int, task: str, sample: int | str) -> np.random.Generator:
@@ -78,12 +102,15 @@ def draw_view(resize: int, min_crop_scale: float, generator: np.random.Generator
     if generator.random() < 0.5:
         angle = math.radians(generator.uniform(-ROTATION, ROTATION))
         turn = Turn(angle, 1 + generator.uniform(-ZOOM, ZOOM), *generator.uniform(-SHIFT, SHIFT, 2).tolist())
+    return View(Geometry(box, turn), _draw_intensities(generator))
+
+
+def _draw_intensities(generator: np.random.Generator) -> Intensities:
     if generator.random() >= 0.3:
-        return View(box, turn)
+        return Intensities()
     if generator.random() < 0.5:
-        contrast, brightness = 1 + generator.uniform(-CONTRAST, CONTRAST), generator.uniform(-BRIGHTNESS, BRIGHTNESS)
-        return View(box, turn, contrast=contrast, brightness=brightness)
-    return View(box, turn, gamma=generator.uniform(*GAMMA))
+        return Intensities(1 + generator.uniform(-CONTRAST, CONTRAST), generator.uniform(-BRIGHTNESS, BRIGHTNESS))
+    return Intensities(gamma=generator.uniform(*GAMMA))
 
 
 def _draw_box(side: int, min_scale: float, generator: np.random.Generator) -> tuple[float, float, float, float]:
@@ -97,51 +124,72 @@ def _draw_box(side: int, min_scale: float, generator: np.random.Generator) -> tu
     return 0.0, 0.0, 1.0, 1.0
 
 
-def student_view(image: torch.Tensor, view: View, resize: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+class Sampling:
     """
-    One view of a radiograph. Crop, zoom and rotation are one bilinear interpolation of the resized picture.
+    Where in a picture each pixel of a view lies: one for a radiograph and all of its masks, whatever their sizes.
 
-    The originals interpolate up to three times: the resize (bicubic), the crop, the rotation. Here a picture no larger
-    than `resize` is not resized first, a larger one as theirs. What a view shows is the same; it is less blurred, on
-    real radiographs of 256 pixels by 0.25 grey levels of 255 in the mean, and 0.5 if turned (99 % of pixels: 1.5, 3).
+    Crop, zoom and rotation are one interpolation of the resized picture. The originals interpolate up to three times:
+    the resize (bicubic), the crop, the rotation. Here a picture no larger than `resize` is not resized first, a larger
+    one as theirs. What a view shows is the same; it is less blurred, on real radiographs of 256 pixels by 0.25 grey
+    levels of 255 in the mean, and 0.5 if turned (99 % of pixels: 1.5, 3).
 
     Args:
-        image: (1, H, W), uint8, or float in [0, 1]; its aspect ratio is not kept.
-        resize: Sides larger than this are first shrunk to it.
+        geometry: What the view shows.
+        resize: Sides of a picture that are larger than this are first shrunk to it; its aspect ratio is not kept.
         size: Side of the view in pixels.
+    """
+
+    def __init__(self, geometry: Geometry, resize: int, size: int):
+        self.resize = resize
+        self.places = _places(geometry, size)
+
+    def of_picture(self, image: torch.Tensor) -> torch.Tensor:
+        """(C, H, W), uint8, or float in [0, 1], to (C, size, size) float32 of its range, not rounded: bilinear."""
+        shape = [min(side, self.resize) for side in image.shape[-2:]]
+        if shape != [*image.shape[-2:]]:
+            image = TF.resize(image, shape, InterpolationMode.BICUBIC, antialias=True)
+        pixels = image.float() if image.dtype == torch.uint8 else image.clamp(0, 1)  # a bicubic filter overshoots
+        return F.grid_sample(pixels[None], self.places, "bilinear", "border", align_corners=False)[0]
+
+    def of_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """(C, H, W) of any kind to (C, size, size) of that kind: each pixel has the value of the nearest one."""
+        height, width = mask.shape[-2:]
+        across, down = ((self.places[0] + 1) * (torch.tensor([width, height]) / 2)).long().unbind(-1)
+        return mask[:, down.clamp(0, height - 1), across.clamp(0, width - 1)]
+
+
+def student_view(image: torch.Tensor, view: View, resize: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    One view of a radiograph.
+
+    Args:
+        image: (1, H, W), uint8, or float in [0, 1].
+        view: What is random about it.
+        resize, size: As for [`Sampling`].
 
     Returns:
         The student's view and the same view before the change of intensities (the MICCAI teacher's), both (1, size,
         size) of the image's dtype and range.
     """
-    shape = [min(side, resize) for side in image.shape[-2:]]
-    if shape != [*image.shape[-2:]]:
-        image = TF.resize(image, shape, InterpolationMode.BICUBIC, antialias=True)
-    white = 255 if image.dtype == torch.uint8 else 1
-    pixels = image.float() if white == 255 else image.clamp(0, 1)  # a bicubic filter overshoots
-    crop = F.grid_sample(pixels[None], _places(view, size), "bilinear", "border", align_corners=False)[0]
-    changed = crop
-    if view.gamma != 1:
-        changed = torch.exp2((crop / white).log2_() * view.gamma) * white  # three times as fast as a power
-    elif (view.contrast, view.brightness) != (1, 0):
-        changed = (crop * view.contrast + view.brightness * white).clamp_(0, white)
+    crop = Sampling(view.geometry, resize, size).of_picture(image)
+    changed = view.intensities.change(crop, 255 if image.dtype == torch.uint8 else 1)
     before = _as_stored(crop, image.dtype)
     return (before if changed is crop else _as_stored(changed, image.dtype)), before
 
 
-def _places(view: View, size: int) -> torch.Tensor:
+def _places(geometry: Geometry, size: int) -> torch.Tensor:
     """(1, size, size, 2): which place of the picture, from -1 to 1 across and down, each pixel of the view shows."""
-    left, top, width, height = view.box
+    (left, top, width, height), turn = geometry
     centre, half = (2 * left + width - 1, 2 * top + height - 1), (width, height)
     side = (torch.arange(size) + 0.5) * (2 / size) - 1
     places = torch.empty(2, size, size)
-    if view.turn is None:
+    if turn is None:
         for plane, start, axis in zip(places, centre, (0, 1), strict=True):
             plane.copy_((side * half[axis] + start).unsqueeze(axis))
     else:
         # Back from the turned crop to the crop, whose side is two units
-        cos, sin = math.cos(view.turn.angle) / view.turn.zoom, math.sin(view.turn.angle) / view.turn.zoom
-        x, y = side - 2 * view.turn.right, (side - 2 * view.turn.down)[:, None]
+        cos, sin = math.cos(turn.angle) / turn.zoom, math.sin(turn.angle) / turn.zoom
+        x, y = side - 2 * turn.right, (side - 2 * turn.down)[:, None]
         for plane, across, down, start, length in zip(places, (cos, -sin), (sin, cos), centre, half, strict=True):
             torch.add(x * across, y * down, out=plane)
             # Reflected at the crop's border, 2 * clamp(place) - place, and then placed in the picture
