@@ -21,6 +21,7 @@ from ark_hf.data.loading import (
     micro_batches,
     pass_order,
 )
+from ark_hf.data.views import draw_view, sample_generator, student_view
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 
@@ -142,7 +143,7 @@ def test_batch_has_two_views_labels_and_weights(training, task, shape, kind):
 def test_views_are_one_channel_of_eight_bits_until_they_are_normalised(training, teacher_view):
     samples = training(teacher_view=teacher_view)
     (plain,), (mixed,) = iterate(samples, [np.array([0, 1, 3])], 0), iterate(samples, [np.array([0, 2])], 0)
-    for view in ("student", "teacher"):
+    for view in ("pixel_values", "teacher_pixel_values"):
         assert plain[view].shape == (3, 1, SIZE, SIZE) and plain[view].dtype == torch.uint8
         assert mixed[view].dtype == torch.float32  # row 2 has 16 bits
         torch.testing.assert_close(mixed[view][0], plain[view][0] / 255, rtol=0, atol=0)
@@ -234,6 +235,37 @@ def test_teacher_may_see_the_crop_of_the_student_without_its_intensities(trainin
     assert 20 < changed < 55  # three in ten of 120
 
 
+def two_crops(pictures, generators, processor) -> dict[str, list[torch.Tensor]]:
+    """Two views of other names and of two sizes, and their order matters: both draw from one generator."""
+    return {
+        name: [
+            student_view(picture, draw_view(28, 0.3, generator), 28, size)[1]
+            for picture, generator in zip(pictures, generators, strict=True)
+        ]
+        for name, size in (("wide", SIZE), ("near", SIZE // 2))
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_have_any_names_and_samples_need_no_target(datasets, processor, workers):
+    rows = datasets["findings"].remove_columns("labels")
+    samples = TrainingSamples(rows, FINDINGS, None, processor, two_crops, 0, 0)
+    raw = list(iterate(samples, [np.array([0, 3]), np.array([~1])], workers))
+    assert all(batch.keys() == {"wide", "near", "weight"} for batch in raw)
+    assert [batch["weight"].tolist() for batch in raw] == [[1, 1], [0]]
+    for number, picture in ((0, 0), (1, 3)):
+        generator = sample_generator(0, 0, "findings", picture)
+        plane = torch.from_numpy(grey_pictures()[picture])[None]
+        for name, size in (("wide", SIZE), ("near", SIZE // 2)):
+            _, expected = student_view(plane, draw_view(28, 0.3, generator), 28, size)
+            assert torch.equal(raw[0][name][number], expected)
+    normalised = samples.normalise(raw[0], "cpu")
+    assert normalised.keys() == raw[0].keys() and torch.equal(normalised["weight"], raw[0]["weight"])
+    for name in ("wide", "near"):
+        expected = processor(list(raw[0][name]), do_resize=False, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(normalised[name], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [{}, {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, {"do_normalize": False}])
 def test_views_are_normalised_as_the_image_processor_does(datasets, settings):
     processor = ArkImageProcessor(size={"height": SIZE, "width": SIZE}, **settings)
@@ -242,7 +274,7 @@ def test_views_are_normalised_as_the_image_processor_does(datasets, settings):
     )
     for rows in (np.array([0, 1, 3]), np.array([2, 3])):
         (batch,) = load(samples, [rows])
-        views = [samples[row]["student"] for row in rows]
+        views = [samples[row]["views"]["pixel_values"] for row in rows]
         expected = processor(views, do_resize=False, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(batch["pixel_values"], expected, rtol=0, atol=1e-6)
 

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,38 @@ BATCHES_AHEAD = 2  # that a stream reads before they are asked for
 PIECE = 8  # pictures that are normalised at once, so that they stay in the processor's cache
 
 
+# All views of some pictures by name, each a list in the pictures' order of (1, H, W) tensors that can be stacked, from
+# the pictures as [`grey_plane`] gives them, and a generator of everything random for each
+Views = Callable[[list[torch.Tensor], list[np.random.Generator], ArkImageProcessor], dict[str, list[torch.Tensor]]]
+
+
 @dataclass(frozen=True)
 class ViewSettings:
-    """How the student sees a radiograph; see [`draw_view`] and [`student_view`]."""
+    """
+    The two views of pretraining: `pixel_values`, the student's (see [`draw_view`]), and `teacher_pixel_values`.
+
+    The teacher's is the whole picture as the image processor resizes it, or with `teacher_view` "student" the
+    student's before the change of intensities.
+    """
 
     resize: int
     size: int
     min_crop_scale: float
     teacher_view: str
+
+    def __call__(
+        self, pictures: list[torch.Tensor], generators: list[np.random.Generator], processor: ArkImageProcessor
+    ) -> dict[str, list[torch.Tensor]]:
+        views = [draw_view(self.resize, self.min_crop_scale, generator) for generator in generators]
+        seen = [
+            student_view(picture, view, self.resize, self.size) for picture, view in zip(pictures, views, strict=True)
+        ]
+        if self.teacher_view == "student":
+            teachers = [crop for _, crop in seen]
+        else:
+            unscaled: dict[str, Any] = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
+            teachers = processor(pictures, **unscaled)["pixel_values"]
+        return {"pixel_values": [student for student, _ in seen], "teacher_pixel_values": teachers}
 
 
 def pass_order(rows: Sized, seed: int, cycle: int, task: str) -> np.ndarray:
@@ -132,31 +156,36 @@ class RowSamples(TorchDataset):
 
 class TrainingSamples(RowSamples):
     """
-    Samples of one task in one cycle: two views, target and weight, 0 for a padding (see [`micro_batches`]).
+    Samples of one task in one cycle: views, target and weight, 0 for a padding (see [`micro_batches`]).
 
     What is drawn for a sample hangs on its `image_id`, or where there is none on its row number.
+
+    Args:
+        rows, task, processor: As for [`RowSamples`].
+        uncertain: What uncertain labels become, see [`resolve_labels`]; with `None` labels are ignored, and samples
+            have no target.
+        views: Makes the views.
+        seed, cycle: What is drawn is a function of them.
     """
 
-    def __init__(self, rows, task: ArkTask, uncertain: str, processor, views: ViewSettings, seed: int, cycle: int):
+    def __init__(self, rows, task: ArkTask, uncertain: str | None, processor, views: Views, seed: int, cycle: int):
         super().__init__(rows, task, processor)
         self.uncertain, self.views, self.seed, self.cycle = uncertain, views, seed, cycle
 
     def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
-        resize, size = self.views.resize, self.views.size
         generators = [self._generator(number, row) for number, row in zip(numbers, rows, strict=True)]
-        targets = [self._target(row, generator) for row, generator in zip(rows, generators, strict=True)]
-        views = [draw_view(resize, self.views.min_crop_scale, generator) for generator in generators]
-        seen = [student_view(picture, view, resize, size) for picture, view in zip(pictures, views, strict=True)]
-        if self.views.teacher_view == "student":
-            pictures = [crop for _, crop in seen]
-        return [
-            {"student": student, "teacher": teacher, "target": target, "weight": float(number >= 0)}
-            for (student, _), teacher, target, number in zip(seen, pictures, targets, numbers, strict=True)
-        ]
+        samples: list[dict] = [{"weight": float(number >= 0)} for number in numbers]
+        if self.uncertain is not None:
+            for sample, row, generator in zip(samples, rows, generators, strict=True):
+                sample["target"] = self._target(row, generator, self.uncertain)
+        views = self.views(pictures, generators, self.processor)
+        for sample, *shown in zip(samples, *views.values(), strict=True):
+            sample["views"] = dict(zip(views, shown, strict=True))
+        return samples
 
-    def _target(self, row: dict, generator: np.random.Generator) -> np.ndarray:
+    def _target(self, row: dict, generator: np.random.Generator, uncertain: str) -> np.ndarray:
         """As [`resolve_labels`] gives it; `ValueError` if a multi-label one lies outside [0, 1]."""
-        target = resolve_labels(row["labels"], self.task, self.uncertain, generator)
+        target = resolve_labels(row["labels"], self.task, uncertain, generator)
         if target.ndim and ((target < 0) | (target > 1)).any():
             raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {target.tolist()}.")
         return target
@@ -168,29 +197,22 @@ class TrainingSamples(RowSamples):
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """
-        `student`, `teacher` (batch, 1, size, size), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
-        `labels`, `weight` (batch,).
+        Each view by its name, (batch, 1, H, W), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
+        `weight` (batch,) and, if the samples have targets, `labels`.
         """
-        teachers = [sample["teacher"] for sample in samples]
-        if self.views.teacher_view != "student":
-            unscaled: dict[str, Any] = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
-            teachers = self.processor(teachers, **unscaled)["pixel_values"]
-        return {
-            "student": _stack([sample["student"] for sample in samples]),
-            "teacher": _stack(teachers),
-            "labels": torch.from_numpy(np.stack([sample["target"] for sample in samples])),
-            "weight": torch.tensor([sample["weight"] for sample in samples]),
-        }
+        batch = {name: _stack([sample["views"][name] for sample in samples]) for name in samples[0]["views"]}
+        batch["weight"] = torch.tensor([sample["weight"] for sample in samples])
+        if "target" in samples[0]:
+            batch["labels"] = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
+        return batch
 
     def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
-        """
-        A collated batch on `device`, with `pixel_values` and `teacher_pixel_values`, float32 (batch, 3, size, size) as
-        the image processor normalises them, in the place of `student` and `teacher`.
-        """
-        batch = {key: value.to(device) for key, value in batch.items()}
-        batch["pixel_values"] = _normalise(batch.pop("student"), self.processor)
-        batch["teacher_pixel_values"] = _normalise(batch.pop("teacher"), self.processor)
-        return batch
+        """A collated batch on `device`, its views float32 (batch, 3, H, W) as the image processor normalises them."""
+        moved = {key: value.to(device) for key, value in batch.items()}
+        return {
+            key: value if key in ("weight", "labels") else _normalise(value, self.processor)
+            for key, value in moved.items()
+        }
 
 
 class InferenceSamples(RowSamples):
