@@ -3,10 +3,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from ark_hf.metrics.auroc import label_table, mean_auroc, one_vs_rest
-from ark_hf.metrics.shortcut import SHORTCUT_STATISTICS, image_statistics, shortcut_baseline
+from ark_hf.metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
 
 GREY = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
 GREY[0, :2] = [0, 255]
@@ -31,6 +34,39 @@ def test_statistics_of_a_known_image():
             "bright_fraction": 0.25,
         }
     )
+
+
+def statistics_of_pixels(pixels: np.ndarray, white: int) -> list[float]:
+    """The ten numbers from every single pixel."""
+    grey = pixels / white
+    height, width = pixels.shape
+    percentiles = np.percentile(grey, [5, 50, 95])
+    shares = (grey < 0.1).mean(), (grey > 0.9).mean()
+    return [width, height, width / height, grey.mean(), grey.std(), *percentiles, *shares]
+
+
+@st.composite
+def radiographs(draw) -> np.ndarray:
+    dtype, bits = draw(st.sampled_from([(np.uint8, 8), *((np.uint16, bits) for bits in (8, 10, 12, 14, 15, 16))]))
+    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    return draw(arrays(dtype, shape, elements=st.integers(0, 2**bits - 1)))
+
+
+@given(radiographs())
+def test_statistics_are_those_of_the_pixels(pixels):
+    found, expected = image_statistics(pixels), statistics_of_pixels(pixels, full_scale(pixels))
+    inexact = [SHORTCUT_STATISTICS.index(name) for name in ("mean", "std")]
+    np.testing.assert_allclose(found[inexact], np.array(expected)[inexact], rtol=0, atol=1e-12)
+    assert np.delete(found, inexact).tolist() == np.delete(expected, inexact).tolist()
+
+
+@pytest.mark.parametrize("white", [255, 4095, 65535])
+def test_statistics_of_a_large_picture_are_those_of_its_pixels(white):
+    noise = np.random.default_rng(white).normal(0.4, 0.25, (700, 900))
+    pixels = np.rint(np.clip(noise, 0, 1) * white).astype(np.uint8 if white == 255 else np.uint16)
+    found, expected = image_statistics(pixels), statistics_of_pixels(pixels, white)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert found[5:8].tolist() == expected[5:8]  # percentiles: to the last bit
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ A data set whose classes come from different hospitals, scanners or export scrip
 lung. A model says something about disease only as far as it beats this baseline.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -40,17 +42,21 @@ def image_statistics(image: Image.Image | np.ndarray) -> np.ndarray:
     """
     pixels = _grey_pixels(image)
     height, width = pixels.shape
-    grey = pixels / full_scale(pixels)
+    histogram, white = _histogram(pixels), full_scale(pixels)
+    levels = np.flatnonzero(histogram)
+    counts, grey = histogram[levels], levels / white
+    # Sums of whole numbers are exact, so that the numbers are the same on every machine
+    total, squares = int(counts @ levels), int(counts @ levels**2)
     return np.array(
         [
             width,
             height,
             width / height,
-            grey.mean(),
-            grey.std(),
-            *np.percentile(grey, [5, 50, 95]),
-            (grey < 0.1).mean(),
-            (grey > 0.9).mean(),
+            total / (white * pixels.size),
+            math.sqrt(squares * pixels.size - total**2) / (white * pixels.size),
+            *(_percentile(grey, counts, percent) for percent in (5, 50, 95)),
+            counts[grey < 0.1].sum() / pixels.size,
+            counts[grey > 0.9].sum() / pixels.size,
         ]
     )
 
@@ -123,3 +129,20 @@ def _grey_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     if pixels.size == 0:
         raise ValueError(f"image has no pixels: {pixels.shape}")
     return pixels
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """int64: how many pixels have each grey level."""
+    if pixels.dtype.itemsize == 1:
+        return np.array(Image.fromarray(pixels).histogram())  # a tenth of the time of numpy's
+    return np.bincount(pixels.ravel())
+
+
+def _percentile(grey: np.ndarray, counts: np.ndarray, percent: int) -> float:
+    """What `np.percentile` gives, to the last bit, of sorted values that occur `counts` times."""
+    ends = counts.cumsum()
+    rank = percent / 100 * (ends[-1] - 1)
+    below, above = grey[np.searchsorted(ends, [math.floor(rank), math.ceil(rank)], side="right")]
+    share = rank - math.floor(rank)
+    step = above - below
+    return below + step * share if share < 0.5 else above - step * (1 - share)
