@@ -6,8 +6,6 @@ Score a finding of a dataset that the model was not trained on: what `ark-hf eva
 
 import sys
 
-from accelerate import Accelerator
-
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
@@ -23,6 +21,6 @@ if __name__ == "__main__":
         print(f"{finding} is scored by {match.task}/{match.label}: {match.reason}")
     task = read_task(dataset)
     samples = InferenceSamples(load_task_dataset(dataset, "test"), task, processor)
-    logits, targets = predict_logits(model, samples, Accelerator(), 32, description=dataset, all_heads=True)
+    logits, targets = predict_logits([model], samples, 32, description=dataset, all_heads=True)
     scores = zero_shot_scores(mean_probabilities(logits, model.config), matches, model.config.tasks)
     print(f"AUROC {auroc(targets[:, task.labels.index(finding)], scores):.3f}")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 import ark_hf
 from ark_hf.data.loading import InferenceSamples
@@ -80,8 +79,8 @@ def probabilities(model_folder: Path, site: Path) -> np.ndarray:
     task, tasks = read_task(site), {each.name: each for each in model.config.tasks}
     samples = InferenceSamples(load_task_dataset(site, "test"), task, processor)
     if task.name in tasks:
-        return mean_probabilities(predict_logits(model, samples, Accelerator(), 64)[0], task)
-    logits, _ = predict_logits(model, samples, Accelerator(), 64, all_heads=True)
+        return mean_probabilities(predict_logits([model], samples, 64)[0], task)
+    logits, _ = predict_logits([model], samples, 64, all_heads=True)
     every = mean_probabilities(logits, model.config)
     if "merged" in tasks:
         columns = [normalise(label) for label in tasks["merged"].labels]

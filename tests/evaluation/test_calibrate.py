@@ -241,7 +241,7 @@ def model(overconfident) -> ArkForImageClassification:
 
 
 def logits_of(model, processor, rows, task, batch_size=64):
-    return predict_logits(model, InferenceSamples(rows[task.name], task, processor), batch_size)
+    return predict_logits([model], InferenceSamples(rows[task.name], task, processor), batch_size)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -105,7 +105,7 @@ def explicit_logits(model, processor, pictures, crops, task=None) -> torch.Tenso
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_logits_and_probabilities_equal_those_of_explicit_crops(model, processor, pictures, rows, task, crops):
     samples = InferenceSamples(rows[task.name], task, with_crops(processor, SIZE, crops))
-    logits, targets = predict_logits(model, samples, batch_size=2)
+    logits, targets = predict_logits([model], samples, batch_size=2)
     assert logits.dtype == np.float64 and logits.shape[:-1] == ((3, 10) if crops == "ten" else (3,))
     expected = explicit_logits(model, processor, pictures, crops, task.name)
     np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-4)
@@ -176,9 +176,9 @@ def test_files_with_ten_crops_and_one_head(processor, pictures, files, config, s
 
 def test_prediction_leaves_the_model_s_mode_alone(model, processor, rows):
     samples = InferenceSamples(rows["kinds"], TASKS[1], processor)
-    expected, _ = predict_logits(model, samples, batch_size=3)
+    expected, _ = predict_logits([model], samples, batch_size=3)
     model.train()
-    logits, _ = predict_logits(model, samples, batch_size=3)
+    logits, _ = predict_logits([model], samples, batch_size=3)
     assert model.training
     model.eval()
     np.testing.assert_array_equal(logits, expected)

@@ -269,7 +269,7 @@ def calibrate_task(
         raise ValueError(f"The model has no head {task.name!r} to calibrate; its heads are {names}.")
     samples = InferenceSamples(rows, task, processor)
     description = f"calibrating {task.name}"
-    logits, targets = predict_logits(model, samples, batch_size, description=description)
+    logits, targets = predict_logits([model], samples, batch_size, description=description)
     try:
         temperature = fit_temperature(logits, targets, task.problem_type)
     except ValueError as error:

@@ -140,7 +140,7 @@ def score_task(
     """The probabilities of the head, or of the labels that stand for the dataset's; `ValueError` if one is NaN."""
     samples = InferenceSamples(data.splits[split], data.task, processor)
     description = f"{data.task.name}, {split}"
-    logits, _ = predict_logits(model, samples, batch_size, description=description, all_heads=zero_shot is not None)
+    logits, _ = predict_logits([model], samples, batch_size, description=description, all_heads=zero_shot is not None)
     broken = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))
     if len(broken):
         raise ValueError(

@@ -103,32 +103,36 @@ def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> Ark
 
 @torch.no_grad()
 def predict_logits(
-    model: ArkForImageClassification,
+    models: Sequence[ArkForImageClassification],
     samples: InferenceSamples,
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
     all_heads: bool = False,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> list[np.ndarray]:
     """
     Runs the head of the samples' task over all samples, or all heads; every process gets all rows.
+
+    An image is decoded once for all models.
 
     Args:
         autocast: The precision of a training that validates in it; that of the weights unless given, whatever else ran
             in this process.
 
     Returns:
-        The head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples' processor gives
-        several crops an image; with `all_heads` those that the model gives without a task, whatever the samples' task
-        is; and targets: float (samples, labels) with NaN unknown, or int (samples,) with -100 unknown.
+        Of each model the head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples'
+        processor gives several crops an image; with `all_heads` those that the model gives without a task, whatever
+        the samples' task is. Last the targets: float (samples, labels) with NaN unknown, or int (samples,) with -100
+        unknown.
     """
     head = None if all_heads else samples.task.name
     state = PartialState()
     rows = np.arange(len(samples))[state.process_index :: state.num_processes]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    was_training = model.training
-    model.eval()
+    were_training = [model.training for model in models]
+    for model in models:
+        model.eval()
     parts = []
     progress = tqdm(
         iterate(samples, batches, num_workers),
@@ -138,17 +142,19 @@ def predict_logits(
         leave=False,
     )
     for batch in progress:
+        pixel_values = batch["pixel_values"].to(state.device)
         with autocast():
-            logits = crop_logits(model, batch["pixel_values"].to(state.device), head)
-        parts.append((logits.numpy(), batch["labels"].numpy()))
-    model.train(was_training)
+            logits = [crop_logits(model, pixel_values, head).numpy() for model in models]
+        parts.append((*logits, batch["labels"].numpy()))
+    for model, was_training in zip(models, were_training, strict=True):
+        model.train(was_training)
 
     mine = (
         zip(rows.tolist(), *(np.concatenate(part) for part in zip(*parts, strict=True)), strict=True) if parts else ()
     )
     gathered = gather_object(list(mine))
     gathered.sort(key=lambda row: row[0])
-    return np.stack([row[1] for row in gathered]), np.stack([row[2] for row in gathered])
+    return [np.stack(column) for column in list(zip(*gathered, strict=True))[1:]]
 
 
 def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndarray:

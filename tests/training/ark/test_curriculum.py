@@ -232,7 +232,7 @@ def test_a_merged_head_is_validated_on_all_sites_and_tested_on_each(tmp_path, si
         assert main([*command, "--bootstrap", "10"]) == 0
         (report,) = json.loads((out / "report.json").read_text())["tasks"]
         samples = InferenceSamples(load_task_dataset(sites[name], "test"), read_task(sites[name]), processor)
-        logits, targets = predict_logits(model, samples, 12, all_heads=True)
+        logits, targets = predict_logits([model], samples, 12, all_heads=True)
         probabilities = mean_probabilities(logits, merged)
         for label, own, target in zip(report["labels"], expected, targets.T, strict=True):
             known = ~np.isnan(target)

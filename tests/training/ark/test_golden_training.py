@@ -166,13 +166,14 @@ class EnginePretrainer(RecordedPretrainer):
     def validation_samples(self):
         return self.validation
 
-    def validate(self, model, name):
-        figures = super().validate(model, name)
+    def validate(self):
+        figures = super().validate()
         if self.state.cycle in self.test_cycles:
             for task, samples in enumerate(self.test):
-                logits, _ = predict_logits(model, samples, self.args.batch_size)
-                probabilities = mean_probabilities(logits, samples.task)
-                self.probabilities.append((self.state.cycle, task, name, probabilities))
+                *logits, _ = predict_logits([self.student, self.teacher], samples, self.args.batch_size)
+                for name, of_model in zip(("student", "teacher"), logits, strict=True):
+                    probabilities = mean_probabilities(of_model, samples.task)
+                    self.probabilities.append((self.state.cycle, task, name, probabilities))
         return figures
 
 

@@ -43,7 +43,7 @@ def grown(folder, first, sites, kind=CyclicPretrainer, rehearse=False, **setting
 def mean_auroc(model, processor, folder) -> float:
     task = read_task(folder)
     samples = InferenceSamples(load_task_dataset(folder, "validation"), task, processor)
-    logits, targets = predict_logits(model, samples, 12)
+    logits, targets = predict_logits([model], samples, 12)
     targets = one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
     aurocs = []
     for target, scores in zip(targets.T, mean_probabilities(logits, task).T, strict=True):

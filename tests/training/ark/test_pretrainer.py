@@ -14,7 +14,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import ark_hf  # noqa: F401
 from ark_hf import ArkTask
+from ark_hf.data import loading
 from ark_hf.data.build.build import encode_png, write_task_dataset
+from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.hub.save import save_conversion
 from ark_hf.inference.predict import load_ark
@@ -23,6 +25,7 @@ from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.ark.start import build_start
 from ark_hf.training.ark.tasks import load_tasks
+from ark_hf.training.ark.validation import validate
 
 from ...models.ark.original_files import swin_state_dict
 from ..conftest import TINY
@@ -34,6 +37,20 @@ def run(folder, sites, specs=None, accelerator=None, **settings):
     trainer = CyclicPretrainer(args, load_tasks(specs, "."), accelerator=accelerator)
     trainer.train()
     return trainer
+
+
+def test_a_validation_picture_is_decoded_once_for_student_and_teacher(tmp_path, sites, monkeypatch):
+    trainer = run(tmp_path, sites, cycles=1)
+    models = {"student": trainer.student, "teacher": trainer.teacher}
+    settings = trainer.criterion, trainer.accelerator, trainer.args.batch_size, 0
+    alone = {
+        name: validate({name: each}, trainer.validation_samples(), *settings)[name] for name, each in models.items()
+    }
+    decoded = []
+    monkeypatch.setattr(loading, "grey_plane", lambda *args: decoded.append(1) or grey_plane(*args))
+    together = trainer.validate()
+    assert len(decoded) == 12 * len(sites)
+    assert repr(together) == repr(alone) and alone["student"]["mean_loss"] != alone["teacher"]["mean_loss"]
 
 
 def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:

@@ -55,7 +55,7 @@ def test_it_learns_the_training_images(sites, tmp_path):
     finetune("none", "city", args, data)
     model, processor = load_ark(str(tmp_path / "run" / "seed-0" / "ark-cxr"))
     samples = module.InferenceSamples(data.splits["train"], data.task, processor)
-    logits, _ = module.predict_logits(model, samples, 32)
+    logits, _ = module.predict_logits([model], samples, 32)
     scores = label_aurocs(logits, data.targets("train"), data.task)
     assert scores["mean_auroc"] > 0.85
 

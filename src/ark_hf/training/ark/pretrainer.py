@@ -316,28 +316,23 @@ class CyclicPretrainer:
 
     def _measure(self, cycle: int, started: float) -> dict[str, Any]:
         """The entry of the history for a cycle that is over; 0 for the model before any step."""
-        validation = {
-            "student": self.validate(self.accelerator.unwrap_model(self.student), "student"),
-            "teacher": self.validate(self.teacher, "teacher"),
-        }
         return {
             "cycle": cycle,
             "step": self.state.step,
             "seconds": round(time.monotonic() - started, 1),
             "train": {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()},
-            "validation": validation,
+            "validation": self.validate(),
         }
 
-    def validate(self, model: ArkForImageClassification, name: str) -> dict[str, Any]:
-        """Loss and AUROC on the validation splits; [`validation.validate`] says which."""
+    def validate(self) -> dict[str, dict[str, Any]]:
+        """Loss and AUROC of student and teacher on the validation splits; [`validation.validate`] says which."""
         return validate(
-            model,
+            {"student": self.accelerator.unwrap_model(self.student), "teacher": self.teacher},
             self.validation_samples(),
             self.criterion,
             self.accelerator,
             self.args.eval_batch_size or self.args.batch_size,
             self.num_workers,
-            name,
         )
 
     def validation_samples(self) -> list[InferenceSamples] | list[MixedSamples]:

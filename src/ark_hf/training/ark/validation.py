@@ -1,6 +1,7 @@
 """Loss and AUROC of a model on the validation splits of its tasks."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,35 @@ from .objective import Criterion
 
 
 def validate(
-    model: ArkForImageClassification,
+    models: Mapping[str, ArkForImageClassification],
     samples: list[InferenceSamples],
     criterion: Criterion,
     accelerator: Accelerator,
     batch_size: int,
     num_workers: int,
-    name: str,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Any]]:
     """
-    One inference pass over each task's samples.
+    One pass over each task's samples, for all models at once.
 
     Returns:
-        `mean_loss`, `mean_auroc` (plain means over the tasks) and `tasks`: by name, `loss` (mean over the known
-        elements), `mean_auroc`, and by label `auroc` and `positives`; `samples`. What is undefined (a loss without any
-        known label, an AUROC with one class) is NaN and left out of the means.
+        Of each model `mean_loss`, `mean_auroc` (plain means over the tasks) and `tasks`: by name, `loss` (mean over
+        the known elements), `mean_auroc`, and by label `auroc` and `positives`; `samples`. What is undefined (a loss
+        without any known label, an AUROC with one class) is NaN and left out of the means.
     """
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {name: {} for name in models}
     for each in samples:
-        description = f"validating {name}, {each.task.name}"
-        logits, targets = predict_logits(
-            model, each, batch_size, num_workers, description, autocast=accelerator.autocast
+        description = f"validating {each.task.name}"
+        *logits, targets = predict_logits(
+            list(models.values()), each, batch_size, num_workers, description, autocast=accelerator.autocast
         )
-        tasks[each.task.name] = {"loss": _loss(logits, targets, each.task, criterion)} | _aurocs(
-            mean_probabilities(logits, each.task), targets, each.task.labels
-        )
+        for name, of_model in zip(models, logits, strict=True):
+            tasks[name][each.task.name] = {"loss": _loss(of_model, targets, each.task, criterion)} | _aurocs(
+                mean_probabilities(of_model, each.task), targets, each.task.labels
+            )
+    return {name: _with_means(figures) for name, figures in tasks.items()}
+
+
+def _with_means(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     means = {key: _mean_of_defined([task[key] for task in tasks.values()]) for key in ("loss", "mean_auroc")}
     return {"mean_loss": means["loss"], "mean_auroc": means["mean_auroc"], "tasks": tasks}
 

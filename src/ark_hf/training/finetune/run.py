@@ -270,7 +270,7 @@ def _validation(model, processor, data: TaskDataset, args: FinetuningArguments) 
     if "validation" not in data.splits:
         return None
     samples = InferenceSamples(data.splits["validation"], data.task, processor)
-    logits, targets = predict_logits(model, samples, args.eval_batch_size)
+    logits, targets = predict_logits([model], samples, args.eval_batch_size)
     return label_aurocs(mean_probabilities(logits, data.task), targets, data.task)
 
 
