@@ -9,6 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ark_hf.cli.main import main
+from ark_hf.data import loading
+from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.evaluation.calibrate import brier_score
@@ -101,16 +103,24 @@ def test_difference_is_the_model_minus_the_other_and_a_new_head_is_said_to_be_ne
 
 
 @torch.no_grad()
-def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_path, capsys):
+def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_path, capsys, monkeypatch):
     new = tmp_path / "calibrated"
     before = run(root, tmp_path / "before")
-    after = run(root, tmp_path / "after", "--calibrate", str(new))
+    decoded = []
+    with monkeypatch.context() as counting:
+        counting.setattr(loading, "grey_plane", lambda *args: decoded.append(1) or grey_plane(*args))
+        after = run(root, tmp_path / "after", "--calibrate", str(new))
+    assert len(decoded) == len(NAMES) * (40 + 60)  # validation and test, each once
     assert (after["model"], after["calibrated_from"]) == ("calibrated", "ours")
     assert f"The calibrated model is in {new}." in capsys.readouterr().out
     again = run(root, tmp_path / "again", model=new)
     for name, old, task, repeated in zip(NAMES, before["tasks"], after["tasks"], again["tasks"], strict=True):
         assert task["fitted"]["temperature"] > 2 and task["fitted"]["num_images"] == 40
-        assert task["calibration_before"] == old["calibration"] and task["calibration"] == repeated["calibration"]
+        assert task["calibration_before"] == old["calibration"]
+        for found, measured in zip(task["calibration"], repeated["calibration"], strict=True):
+            assert found.pop("label") == measured.pop("label")
+            for figure, value in measured.items():  # of a real pass of the calibrated model
+                np.testing.assert_allclose(np.array(found[figure], float), np.array(value, float), rtol=0, atol=1e-6)
         old_brier, brier = (np.mean([each["brier"] for each in each["calibration"]]) for each in (old, task))
         assert brier < old_brier - 0.02
         if old["problem_type"].startswith("multi"):

@@ -18,10 +18,12 @@ from transformers import pipeline
 
 from ark_hf.data.build.build import encode_png
 from ark_hf.data.loading import InferenceSamples
+from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.evaluation.calibrate import (
     TEMPERATURE_RANGE,
     brier_score,
     calibrate_task,
+    calibrated_scores,
     expected_calibration_error,
     fit_temperature,
     fold_temperature,
@@ -29,6 +31,7 @@ from ark_hf.evaluation.calibrate import (
     reliability_curve,
     save_calibrated,
 )
+from ark_hf.evaluation.scoring import score_task
 from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits, with_crops
 from ark_hf.metrics.auroc import auroc, one_vs_rest
 from ark_hf.metrics.operating_point import threshold_metrics
@@ -318,6 +321,19 @@ def test_every_user_of_the_saved_model_gets_calibrated_probabilities(
     assert json.loads((folder / "calibration.json").read_text()) == [asdict(result) for result in results]
     assert [path.name for path in tmp_path.iterdir()] == ["calibrated"]
     assert [result.rule for result in results] == ["youden"] * 2 and not any(result.caveats for result in results)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_scores_before_tell_those_of_the_calibrated_model(model, processor, overconfident, task, tmp_path):
+    data = TaskDataset("made", task, {"test": overconfident[1][task.name]})
+    before = score_task(model, processor, data)
+    result = calibrate_task(model, processor, data.splits["test"], task)
+    save_calibrated(model, processor, [result], tmp_path / "calibrated")
+    expected = score_task(*load_ark(str(tmp_path / "calibrated")), data)
+    found = calibrated_scores(before, task, result.temperature)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found.labels, before.labels)
+    assert np.abs(found.probabilities - before.probabilities).max() > 0.1
 
 
 def test_the_card_of_the_weights_goes_along(model, processor, tmp_path):

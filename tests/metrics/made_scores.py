@@ -21,10 +21,12 @@ def made_scores(task: ArkTask, count: int = 120, seed: int = 0) -> tuple[TaskDat
         classes = rng.integers(0, len(task.labels), count)
         classes[:4] = -100
         labels = one_vs_rest(classes, len(task.labels))
-        probabilities = softmax(rng.normal(2 * np.nan_to_num(labels), 1), axis=1)
+        logits = rng.normal(2 * np.nan_to_num(labels), 1)
+        probabilities = softmax(logits, axis=1)
     else:
         labels = (rng.random((count, len(task.labels))) < 0.4).astype(float)
         labels[rng.random(labels.shape) < 0.05] = np.nan
-        probabilities = expit(rng.normal(2 * np.nan_to_num(labels) - 1, 1))
+        logits = rng.normal(2 * np.nan_to_num(labels) - 1, 1)
+        probabilities = expit(logits)
     data = TaskDataset(f"/somewhere/private/{task.name}", task, {})
-    return data, ScoredTask("test", probabilities, labels, classes, patients), groups
+    return data, ScoredTask("test", probabilities, labels, classes, patients, logits), groups

@@ -144,16 +144,13 @@ def evaluate(argv: list[str]) -> int:
     before: list[Any] = [None] * len(loaded)
     fitted: list[Any] = [None] * len(loaded)
     if args.calibrate is not None:
-        before, fitted = _calibrate(args, model, processor, loaded)
+        before, fitted, tested = _calibrate(args, model, processor, loaded)
         facts |= {"model": Path(args.calibrate).name, "calibrated_from": name}
-        model, processor = load_ark(args.calibrate)
-        tasks = {task.name: task for task in model.config.tasks}
-        loaded = [replace(data, task=tasks[data.task.name]) for data in loaded]
-
-    tested = [
-        (data, score_task(model, processor, data, args.split, args.batch_size, found))
-        for data, found in zip(loaded, zero_shot, strict=True)
-    ]
+    else:
+        tested = [
+            (data, score_task(model, processor, data, args.split, args.batch_size, found))
+            for data, found in zip(loaded, zero_shot, strict=True)
+        ]
     reports = []
     for number, (data, scored) in enumerate(tested):
         report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
@@ -260,9 +257,12 @@ def _calibrate(
     model: "ArkForImageClassification",
     processor: "ArkImageProcessor",
     loaded: Sequence["TaskDataset"],
-) -> tuple[list[list["LabelCalibration"]], list["CalibrationResult"]]:
-    """Writes the calibrated model; how each dataset's probabilities were before, and what was fitted."""
-    from ..evaluation.calibrate import calibrate_task, save_calibrated
+) -> tuple[list[list["LabelCalibration"]], list["CalibrationResult"], list[tuple["TaskDataset", "ScoredTask"]]]:
+    """
+    Calibrates the model and writes it; how each dataset's probabilities were before, what was fitted, and the datasets
+    with the calibrated model's scores.
+    """
+    from ..evaluation.calibrate import calibrate_task, calibrated_scores, save_calibrated
     from ..evaluation.report.task_report import describe_calibration
     from ..evaluation.scoring import score_task
 
@@ -275,14 +275,17 @@ def _calibrate(
             raise ValueError(
                 f"{data.source}: --calibrate needs a validation split, and it has only {list(data.splits)}."
             )
-    before = [
-        describe_calibration(score_task(model, processor, data, args.split, args.batch_size), data.task)
-        for data in loaded
-    ]
+    scores = [score_task(model, processor, data, args.split, args.batch_size) for data in loaded]
+    before = [describe_calibration(scored, data.task) for data, scored in zip(loaded, scores, strict=True)]
     rule: Any = "youden" if args.sensitivity is None else "sensitivity"
     fitted = [
         calibrate_task(model, processor, data.splits["validation"], data.task, rule, args.sensitivity, args.batch_size)
         for data in loaded
     ]
     save_calibrated(model, processor, fitted, Path(str(args.calibrate)))
-    return before, fitted
+    tasks = {task.name: task for task in model.config.tasks or []}
+    after = [
+        (replace(data, task=tasks[data.task.name]), calibrated_scores(scored, data.task, result.temperature))
+        for data, scored, result in zip(loaded, scores, fitted, strict=True)
+    ]
+    return before, fitted, after

@@ -20,13 +20,14 @@ from scipy.special import expit, logit, softmax
 
 from ..data.loading import InferenceSamples
 from ..files import replace_folder, write_json
-from ..inference.predict import predict_logits
+from ..inference.predict import mean_probabilities, predict_logits
 from ..metrics.auroc import check_column, one_vs_rest
 from ..metrics.operating_point import Rule, check_rule, choose_thresholds
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 from ..provenance import copy_notes
+from .scoring import ScoredTask
 
 TEMPERATURE_RANGE = (1 / 20, 20.0)
 # How far below the chosen image's score a saved threshold lies, in log-odds: that image must still be called positive
@@ -305,6 +306,12 @@ def calibrate_task(
             if label not in thresholds
         },
     )
+
+
+def calibrated_scores(scored: ScoredTask, task: ArkTask, temperature: float) -> ScoredTask:
+    """What the head gives for the same images once the temperature is folded into it, up to the weights' rounding."""
+    logits = scored.logits / temperature
+    return replace(scored, logits=logits, probabilities=mean_probabilities(logits, task))
 
 
 def save_calibrated(

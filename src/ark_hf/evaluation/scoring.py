@@ -118,7 +118,8 @@ class ScoredTask:
     """
     Probabilities of the labels of a split, float64 (n, labels), a column of NaN for a label that nothing matches; the
     truth, 0, 1 or NaN, of the same shape; of a single-label task the class, int (n,), -100 unknown; where known the
-    patients; and what stood for the labels, where they are not those of a head.
+    patients; the logits as [`predict_logits`] gives them; and what stood for the labels, where they are not those of a
+    head.
     """
 
     split: str
@@ -126,6 +127,7 @@ class ScoredTask:
     labels: np.ndarray
     classes: np.ndarray | None
     patients: list[Any] | None
+    logits: np.ndarray
     zero_shot: ZeroShot | None = None
 
 
@@ -160,7 +162,7 @@ def score_task(
         probabilities = np.stack(columns, axis=1)
     labels = data.labels(split)
     classes = labels if labels.ndim == 1 else None
-    return ScoredTask(split, probabilities, data.targets(split), classes, data.patients(split), zero_shot)
+    return ScoredTask(split, probabilities, data.targets(split), classes, data.patients(split), logits, zero_shot)
 
 
 def read_groups(data: TaskDataset, split: str, attributes: Sequence[str] | None = None) -> dict[str, list[str]]:
