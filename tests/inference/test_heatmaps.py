@@ -8,7 +8,8 @@ from scipy.stats import bootstrap, spearmanr
 from torch import nn
 
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
-from ark_hf.inference.heatmaps import contributions, heat_maps
+from ark_hf.inference import heatmaps
+from ark_hf.inference.heatmaps import ExplainedPass, heat_maps
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
@@ -41,6 +42,11 @@ def make_model(backbone: str, kwargs: dict | None, image_size: int, **settings) 
 def pictures(model: ArkForImageClassification, count: int = 2) -> torch.Tensor:
     side = model.config.image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1)).to(model.dtype)
+
+
+def contributions(model: ArkForImageClassification, images: torch.Tensor, labels) -> torch.Tensor:
+    """(pictures, labels, rows, columns) of the same labels in each picture."""
+    return torch.stack(ExplainedPass(model, images).contributions([labels] * len(images)))
 
 
 def pooled_layer(model: ArkForImageClassification, layout: str) -> nn.Module:
@@ -134,6 +140,26 @@ def test_labels_and_pictures_do_not_mix_and_share_one_forward_pass(model):
         for picture in range(3):
             alone = contributions(model, images[picture : picture + 1], [label])
             torch.testing.assert_close(together[picture, number], alone[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_logits_come_first_and_then_the_maps_of_each_picture_s_own_labels(model, monkeypatch):
+    images, labels = pictures(model, 3), [[5], LABELS, [0, 5]]
+    with torch.no_grad():
+        expected = model(images).logits.double()
+    with model.register_forward_hook(lambda *_: passes.append(1)):
+        passes: list[int] = []
+        explained = ExplainedPass(model, images)
+        torch.testing.assert_close(explained.logits, expected, rtol=1e-5, atol=1e-6)
+        found = explained.contributions(labels)
+        monkeypatch.setattr(heatmaps, "MAPS_AT_ONCE", 6)  # two labels of three pictures
+        parts = explained.contributions(labels)
+        maps = explained.heat_maps(labels)
+    assert len(passes) == 1
+    for number, each in enumerate(labels):
+        alone = contributions(model, images[number : number + 1], each)[0]
+        torch.testing.assert_close(found[number], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts[number], found[number], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(maps[number], heat_maps(model, images, each)[number], rtol=1e-4, atol=1e-5)
 
 
 def test_heat_is_what_speaks_for_the_label_and_ends_at_one(model):

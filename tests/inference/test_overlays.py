@@ -77,11 +77,12 @@ def test_what_is_no_heat_map_is_refused(heat):
 
 
 def names_of_overlays(folder, name: str | None, labels: list[str], row: int = 1) -> list[str]:
-    """The files of a picture of that name, on which every label is called positive."""
-    task = ArkTask("task", labels, thresholds=dict.fromkeys(labels, 0.0))
+    """The files of a picture of that name with a heat map of every label."""
+    task = ArkTask("task", labels)
     image = RadiographInput(gradient_picture(np.uint8), name, [])
     before = set(folder.glob("*"))
-    save_overlays(make_model(task), ArkImageProcessor(size=64), image, np.ones(len(labels)), folder, row)
+    maps = {number: np.full((2, 2), 0.5, np.float32) for number in range(len(labels))}
+    save_overlays(ArkConfig(tasks=[task]), image, maps, folder, row)
     new = sorted(set(folder.glob("*")) - before)
     for path in new:
         with Image.open(path) as picture:

@@ -296,6 +296,14 @@ def test_heat_maps_are_those_of_the_labels(pipe, files, batch_size):
     assert_close(results[0], pipe(files[0], top_k=2), 1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_heat_maps_take_no_forward_pass_of_their_own(pipe, files, batch_size):
+    seen = []
+    with pipe.model.ark.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]))):
+        pipe(files[:3], heatmaps=True, batch_size=batch_size)
+    assert sum(seen) == 3 and len(seen) == 3 // batch_size
+
+
 @pytest.mark.parametrize("crops", ["center", "ten"])
 def test_heat_maps_of_crops_are_refused(crops, pipe, files):
     processor = with_crops(ArkImageProcessor(size=SIZE), SIZE, crops)

@@ -7,7 +7,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from ark_hf.data.build.build import encode_png
+from ark_hf.data.images.inputs import read_input
 from ark_hf.data.loading import InferenceSamples
+from ark_hf.inference.heatmaps import heat_maps
 from ark_hf.inference.predict import (
     load_ark,
     mean_probabilities,
@@ -172,6 +174,33 @@ def test_files_with_ten_crops_and_one_head(processor, pictures, files, config, s
     logits = explicit_logits(model, processor, pictures, "ten")
     expected = (logits.softmax(-1) if softmax else logits.sigmoid()).mean(dim=1)
     np.testing.assert_allclose([row for _, row in results], expected, atol=1e-5)
+
+
+def test_heat_maps_come_from_the_pass_that_gives_the_probabilities(model, processor, files, monkeypatch):
+    encoded, processed, found = [], [], {}
+    kind, process = type(processor), type(processor).__call__
+    monkeypatch.setattr(kind, "__call__", lambda *args, **kwargs: processed.append(1) or process(*args, **kwargs))
+    plain = dict(predict_files(model, processor, files, batch_size=2))
+    processed.clear()
+    with model.ark.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0]))):
+        results = predict_files(
+            model,
+            processor,
+            files,
+            batch_size=2,
+            on_image=lambda image, probabilities, maps: found.setdefault(image.name, maps),
+            explained=lambda probabilities: np.argsort(probabilities)[-2:].tolist(),
+        )
+        results = dict(results)
+    assert encoded == [2, 1] and len(processed) == 2
+    assert list(found) == [str(path) for path in files]
+    for path, probabilities in results.items():
+        np.testing.assert_array_equal(probabilities, plain[path])
+        labels = sorted(found[str(path)])
+        assert labels == sorted(np.argsort(probabilities)[-2:])
+        pixel_values = processor(read_input(path).pixels, return_tensors="pt")["pixel_values"]
+        expected = heat_maps(model, pixel_values, labels)[0]
+        np.testing.assert_allclose([found[str(path)][label] for label in labels], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_prediction_leaves_the_model_s_mode_alone(model, processor, rows):

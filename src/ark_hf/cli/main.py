@@ -5,6 +5,7 @@ import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -136,7 +137,7 @@ def predict(argv: list[str]) -> int:
     paths = _image_files(given.paths)
     quiet()
     from ..inference.agreement import labels_by_finding, second_opinion_text, writing_second_opinions
-    from ..inference.overlays import check_whole_picture, save_overlays
+    from ..inference.overlays import called_labels, check_whole_picture, save_overlays
     from ..inference.predict import load_ark, predict_files, with_crops, write_predictions
     from ..inference.task_labels import label_names
     from ..labels import read_synonyms
@@ -150,14 +151,15 @@ def predict(argv: list[str]) -> int:
     doubts: list[str] = []
     rows = itertools.count(1)
 
-    def look_at(image, probabilities) -> None:
+    def look_at(image, probabilities, maps) -> None:
         row = next(rows)
         if image.warnings:
             doubts.append(f"{image.name}: {'; '.join(image.warnings)}")
         if args.heatmaps is not None:
-            save_overlays(model, processor, image, probabilities, Path(args.heatmaps), row)
+            save_overlays(model.config, image, maps, Path(args.heatmaps), row)
 
-    results = predict_files(model, processor, paths, args.batch_size, look_at)
+    explained = None if args.heatmaps is None else partial(called_labels, model.config)
+    results = predict_files(model, processor, paths, args.batch_size, look_at, explained)
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
     read, unreadable = write_predictions(Path(args.out), label_names(model.config), results)

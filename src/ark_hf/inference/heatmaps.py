@@ -17,68 +17,111 @@ from torch import nn
 from ..models.ark.modeling_ark import ArkForImageClassification
 
 SUPPORTED = "Heat maps know Swin, ConvNeXt, ResNet, EfficientNet and ViT, and timm encoders that are built like them"
+MAPS_AT_ONCE = 64  # each takes two arrays of the last spatial layer's size
 _AFTER_LAST_SPATIAL_LAYER = ("global_pool", "attn_pool", "fc_norm", "pre_logits", "head_drop", "head", "classifier")
+
+
+class ExplainedPass:
+    """
+    A forward pass, of which the places' contributions to any score can be had once the scores are known.
+
+    Gradients go back no further than the last spatial layer. The pass is for inference: the model may be in any mode
+    and dtype, and is left as it was; it must not be used by another thread meanwhile.
+
+    Args:
+        model: On any device.
+        pixel_values: (batch, num_channels, image_size, image_size), as the image processor gives them.
+
+    Attributes:
+        logits: float64 (batch, num_labels) on the CPU: the log-odds that the model gives without `task`, or the raw
+            logits of a model with one head.
+
+    Raises:
+        ValueError: The backbone's layout is not known.
+    """
+
+    def __init__(self, model: ArkForImageClassification, pixel_values: torch.Tensor):
+        self._encoder = model.base_model.encoder
+        layer = last_spatial_layer(self._encoder)
+        activations = []
+
+        def start_graph(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            activations.append(output.detach().requires_grad_())
+            return activations[0].clone()  # what follows may write into it
+
+        with torch.inference_mode(False), torch.enable_grad(), _as_for_inference(model):
+            pixel_values = pixel_values.to(model.device, model.dtype, copy=True)  # autograd takes no inference tensors
+            with layer.register_forward_hook(start_graph):
+                self._scores = model(pixel_values).logits
+        self._activation = activations[0]
+        self.logits = self._scores.detach().cpu().double()
+
+    def contributions(self, labels: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """
+        How much each place adds to (or, negative, takes from) the scores of the labels.
+
+        Args:
+            labels: Of each picture some labels, indices into `config.id2label`.
+
+        Returns:
+            Of each picture float32 (its labels, rows, columns) on the model's device, in units of the score.
+
+        Raises:
+            ValueError: There is no such label, or the backbone's layout is not known.
+        """
+        (pictures, known), most = self._scores.shape, max(map(len, labels), default=0)
+        for each in labels:
+            if not each or not set(each) <= set(range(known)):
+                raise ValueError(f"labels must be indices below {known}, at least one, not {list(each)}.")
+        padded = [[*each, *each[:1] * (most - len(each))] for each in map(list, labels)]
+        maps = []
+        with torch.inference_mode(False), torch.enable_grad():
+            # A gradient has one label of every picture, as no picture's score depends on another picture
+            every = torch.tensor(padded, device=self._scores.device)
+            for columns in every.split(max(1, MAPS_AT_ONCE // pictures), dim=1):
+                totals = self._scores.gather(1, columns).sum(dim=0)
+                apart = torch.eye(len(totals), device=totals.device, dtype=totals.dtype)
+                (gradients,) = torch.autograd.grad(
+                    totals, self._activation, apart, retain_graph=True, is_grads_batched=True
+                )
+                maps.append(_sum_over_channels(gradients * self._activation.detach(), self._encoder))
+        return [found[: len(each)] for found, each in zip(torch.cat(maps).transpose(0, 1), labels, strict=True)]
+
+    def heat_maps(self, labels: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """
+        What speaks for the labels and where, scaled so that the hottest place of every map is 1.
+
+        Maps of different labels or pictures are therefore not comparable in height; [`contributions`] are.
+
+        Args, Raises: as in [`contributions`].
+
+        Returns:
+            Of each picture float32 (its labels, rows, columns) in [0, 1], a value a place of the encoder's last grid,
+            which covers the whole of the model's input; all 0 where nothing speaks for the label.
+        """
+        maps = []
+        for found in self.contributions(labels):
+            positive = found.clamp(min=0)
+            hottest = positive.amax(dim=(1, 2), keepdim=True)
+            maps.append(torch.where(hottest > 0, positive / hottest, 0).cpu().numpy())
+        return maps
 
 
 def heat_maps(model: ArkForImageClassification, pixel_values: torch.Tensor, labels: Sequence[int]) -> np.ndarray:
     """
-    What speaks for each label and where, scaled so that the hottest place of every map is 1.
-
-    Maps of different labels or pictures are therefore not comparable in height; [`contributions`] are.
+    What speaks for the same labels in each picture, and where; see [`ExplainedPass`], which also tells the scores.
 
     Args:
-        model: On any device, in any mode and dtype; it is left as it was.
-        pixel_values: (batch, num_channels, image_size, image_size), as the image processor gives them.
+        model, pixel_values: As for [`ExplainedPass`].
         labels: Indices into `config.id2label`.
 
     Returns:
-        float32 (batch, labels, rows, columns) in [0, 1], a value a place of the encoder's last grid, which covers the
-        whole of the model's input; all 0 where nothing speaks for the label.
-
-    Raises:
-        ValueError: As [`contributions`].
-    """
-    positive = contributions(model, pixel_values, labels).clamp(min=0)
-    hottest = positive.amax(dim=(2, 3), keepdim=True)
-    return torch.where(hottest > 0, positive / hottest, 0).cpu().numpy()
-
-
-def contributions(model: ArkForImageClassification, pixel_values: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
-    """
-    How much each place adds to (or, negative, takes from) the score of each label: the log-odds that the model gives
-    without `task`, or the raw logit of a model with one head.
-
-    One forward pass serves all labels, and gradients go back no further than the last spatial layer. Memory beyond
-    that pass: two float arrays (batch, labels, rows, columns, channels). The model must not be used by another thread
-    meanwhile.
-
-    Args:
-        model, pixel_values, labels: As in [`heat_maps`].
-
-    Returns:
-        float32 (batch, labels, rows, columns) on the model's device, in units of the score.
+        float32 (batch, labels, rows, columns) in [0, 1], as [`ExplainedPass.heat_maps`] gives them.
 
     Raises:
         ValueError: There is no such label, or the backbone's layout is not known.
     """
-    from captum.attr import LayerGradientXActivation  # its import takes a while, and only heat maps need it
-
-    labels = list(labels)
-    if not labels or not set(labels) <= set(range(model.config.num_labels)):
-        raise ValueError(f"labels must be indices below {model.config.num_labels}, at least one, not {labels}.")
-    encoder = model.base_model.encoder
-
-    def scores_one_by_one(pixel_values: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values).logits[:, labels].flatten()
-
-    with torch.inference_mode(False), _as_for_inference(model):
-        pixel_values = pixel_values.to(model.device, model.dtype, copy=True)  # autograd takes no inference tensors
-        # Captum differentiates the sum of all scores; batched unit vectors as their weights keep the labels apart
-        apart = torch.eye(len(labels), device=model.device).repeat(len(pixel_values), 1)
-        products = LayerGradientXActivation(scores_one_by_one, last_spatial_layer(encoder)).attribute(
-            pixel_values, grad_kwargs={"grad_outputs": apart.unbind(), "is_grads_batched": True}
-        )
-    return _sum_over_channels(products.detach(), encoder).transpose(0, 1)
+    return np.stack(ExplainedPass(model, pixel_values).heat_maps([labels] * len(pixel_values)))
 
 
 def last_spatial_layer(encoder: nn.Module) -> nn.Module:
@@ -121,9 +164,9 @@ def _sum_over_channels(products: torch.Tensor, encoder: nn.Module) -> torch.Tens
 
 @contextmanager
 def _as_for_inference(model: ArkForImageClassification) -> Iterator[None]:
-    """Eval mode, and no graph before the layer that captum asks for; afterwards everything is as it was."""
+    """Eval mode, and no graph of the parameters; afterwards everything is as it was."""
     checkpointing = model.base_model.gradient_checkpointing
-    if checkpointing:  # it runs layers a second time, or their parts one by one, so that captum does not see them
+    if checkpointing:  # it runs layers a second time, or their parts one by one, past the hook
         model.base_model.encoder.set_grad_checkpointing(False)
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

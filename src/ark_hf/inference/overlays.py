@@ -1,16 +1,16 @@
 """Heat maps laid over their pictures, and as PNG files."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..data.images.inputs import RadiographInput, path_in
+from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification
-from .heatmaps import heat_maps
-from .task_labels import TaskLabel, labels_by_task
+from .task_labels import labels_by_task
 
 LONGEST_SIDE = 1024  # in pixels
 OPACITY = 0.65  # of the hottest place
@@ -55,46 +55,45 @@ def check_whole_picture(processor: ArkImageProcessor) -> None:
         raise ValueError("Heat maps are of whole pictures; this image processor cuts crops out of them.")
 
 
+def called_labels(config: ArkConfig, probabilities: np.ndarray) -> list[int]:
+    """
+    The labels, by number, whose heat maps are worth a look: each that is called positive, and the most probable of a
+    task without.
+    """
+    called = []
+    for labels in labels_by_task(config).values():
+        positive = [
+            label for label in labels if label.threshold is not None and probabilities[label.column] >= label.threshold
+        ]
+        called += positive or [max(labels, key=lambda label: probabilities[label.column])]
+    return [label.column for label in called]
+
+
 def save_overlays(
-    model: ArkForImageClassification,
-    processor: ArkImageProcessor,
-    image: RadiographInput,
-    probabilities: np.ndarray,
-    folder: Path,
-    row: int,
+    config: ArkConfig, image: RadiographInput, maps: Mapping[int, np.ndarray], folder: Path, row: int
 ) -> None:
     """
-    Writes `ROW_NAME_NUMBER_TASK_LABEL.png` for each label that is called positive, and for the most probable of a task
-    without.
+    Writes `ROW_NAME_NUMBER_TASK_LABEL.png` for each heat map.
 
     Row and number tell all files apart. The rest is there for people: without what file systems do not take, and cut;
     of an address its path alone.
 
     Args:
-        processor: One that passes [`check_whole_picture`].
+        config: The model's.
         image: As [`read_input`] gives it.
-        probabilities: (num_labels,) of the picture.
-        row: Number of the picture among all whose overlays are in the folder. That of a label is its key in
-            `id2label`.
+        maps: By number of the label, its key in `id2label`, as [`predict_files`] gives them.
+        row: Number of the picture among all whose overlays are in the folder.
     """
-    labels = labels_by_task(model.config)
-    shown = [(task, label) for task in labels for label in _called(labels[task], probabilities)]
-    pixel_values = processor(image.pixels, return_tensors="pt")["pixel_values"]
-    maps = heat_maps(model, pixel_values, [label.column for _, label in shown])[0]
     folder.mkdir(parents=True, exist_ok=True)
     name = _for_file_name(path_in(image.name or "").stem)
-    for (task, label), heat_map in zip(shown, maps, strict=True):
-        parts = f"{row:05d}", name, f"{label.column:03d}", _for_file_name(f"{task}_{label.name}")
-        overlay(image.pixels, heat_map).save(folder / f"{'_'.join(filter(None, parts))}.png")
+    for task, labels in labels_by_task(config).items():
+        for label in labels:
+            if label.column in maps:
+                parts = f"{row:05d}", name, f"{label.column:03d}", _for_file_name(f"{task}_{label.name}")
+                shown = overlay(image.pixels, maps[label.column])
+                shown.save(folder / f"{'_'.join(filter(None, parts))}.png")
 
 
 def _for_file_name(text: str) -> str:
     kept = re.sub(r"[^\w.-]+", "_", text).encode()[:LONGEST_PART]
     return kept.decode(errors="ignore")  # the cut may go through a letter
-
-
-def _called(labels: list[TaskLabel], probabilities: np.ndarray) -> list[TaskLabel]:
-    called = [
-        label for label in labels if label.threshold is not None and probabilities[label.column] >= label.threshold
-    ]
-    return called or [max(labels, key=lambda label: probabilities[label.column])]

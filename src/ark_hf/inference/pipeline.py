@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import ImageClassificationPipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
 from ..data.images.inputs import input_name, read_input
-from .heatmaps import heat_maps
+from .heatmaps import ExplainedPass
 from .overlays import check_whole_picture
 from .task_labels import TaskLabel, labels_by_task
 
@@ -49,8 +48,8 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
             top_k (`int`, *optional*):
                 How many labels of each task to return, the most probable ones; all unless given.
             heatmaps (`bool`, *optional*, defaults to `False`):
-                Whether to return a heat map of every returned label, as [`heat_maps`] gives it. The image processor
-                must show the whole picture, not crops.
+                Whether to return a heat map of every returned label, as [`ExplainedPass`] gives it. The image
+                processor must show the whole picture, not crops.
             batch_size (`int`, *optional*, defaults to 1):
                 Pictures a forward pass. They may differ in size, and do not influence each other.
 
@@ -143,25 +142,22 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
     ) -> dict[str, Any]:
         from .predict import crop_logits, mean_probabilities  # half a second, which importing us need not
 
-        pixel_values = model_inputs["pixel_values"]
-        scores = mean_probabilities(crop_logits(self.model, pixel_values).numpy(), self.model.config)
-        outputs = {"scores": scores, "about": model_inputs["about"]}
-        if heatmaps:
-            outputs["heatmaps"] = np.concatenate(
-                [
-                    self._heat_maps(pixel_values[row : row + 1], self._most_probable(scores[row], tasks, top_k))
-                    for row in range(len(scores))
-                ]
-            )
-        return outputs
-
-    def _heat_maps(self, pixel_values: torch.Tensor, labels: dict[str, list[TaskLabel]]) -> np.ndarray:
-        """(1, num_labels, h, w) with the maps of the given labels, one picture at a time for the sake of memory."""
-        columns = [label.column for task in labels.values() for label in task]
-        maps = heat_maps(self.model, pixel_values, columns)
-        all_maps = np.zeros((1, self.model.config.num_labels, *maps.shape[2:]), maps.dtype)
-        all_maps[:, columns] = maps
-        return all_maps
+        pixel_values, config = model_inputs["pixel_values"], self.model.config
+        if not heatmaps:
+            scores = mean_probabilities(crop_logits(self.model, pixel_values).numpy(), config)
+            return {"scores": scores, "about": model_inputs["about"]}
+        explained = ExplainedPass(self.model, pixel_values)
+        scores = mean_probabilities(explained.logits.numpy(), config)
+        columns = [
+            [label.column for labels in self._most_probable(row, tasks, top_k).values() for label in labels]
+            for row in scores
+        ]
+        maps = explained.heat_maps(columns)
+        # Pictures of a batch may have other labels, and go on as one array
+        all_maps = np.zeros((len(scores), config.num_labels, *maps[0].shape[1:]), np.float32)
+        for row, chosen in enumerate(columns):
+            all_maps[row, chosen] = maps[row]
+        return {"scores": scores, "about": model_inputs["about"], "heatmaps": all_maps}
 
     def postprocess(
         self, model_outputs: dict[str, Any], tasks: Sequence[str] | None = None, top_k: int | None = None

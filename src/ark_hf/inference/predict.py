@@ -22,6 +22,7 @@ from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from .heatmaps import ExplainedPass
 
 # What transformers raises for files that are absent, damaged, or hold JSON of another kind
 LOADING_ERRORS = (
@@ -192,7 +193,8 @@ def predict_files(
     processor: ArkImageProcessor,
     paths: Sequence[Path | str],
     batch_size: int = 16,
-    on_image: Callable[[RadiographInput, np.ndarray], None] | None = None,
+    on_image: Callable[[RadiographInput, np.ndarray, dict[int, np.ndarray]], None] | None = None,
+    explained: Callable[[np.ndarray], Sequence[int]] | None = None,
 ) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
     Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_input`] reads.
@@ -200,7 +202,9 @@ def predict_files(
     If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`].
 
     Args:
-        on_image: Is given each image that can be read, and its probabilities, before they are yielded.
+        on_image: Is given each image that can be read, its probabilities and its heat maps, before they are yielded.
+        explained: Says of an image's probabilities which labels, by number, get a heat map, at least one; see
+            [`ExplainedPass`]. The processor must not crop. Unless given there are none.
 
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
@@ -218,13 +222,20 @@ def predict_files(
         if images:
             pixels = [image.pixels for image in images]
             pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
-            probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
+            maps: list[dict[int, np.ndarray]] = [{} for _ in images]
+            if explained is None:
+                probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
+            else:
+                forward = ExplainedPass(model, pixel_values)
+                probabilities = mean_probabilities(forward.logits.numpy(), model.config)
+                labels = [explained(each) for each in probabilities]
+                maps = [dict(zip(*pair, strict=True)) for pair in zip(labels, forward.heat_maps(labels), strict=True)]
         for path, result in zip(batch, results, strict=True):
             if isinstance(result, str):
                 yield path, result
                 continue
             if on_image is not None:
-                on_image(images[result], probabilities[result])
+                on_image(images[result], probabilities[result], maps[result])
             yield path, probabilities[result]
 
 
