@@ -10,6 +10,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from PIL import Image
 
 from ark_hf.cli.main import main
+from ark_hf.data import image_statistics
+from ark_hf.data.image_statistics import dataset_statistics
+from ark_hf.data.open_dataset import open_dataset
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
 from tests.hub.conftest import COUNTS, SHARD, rewrite, sent_objects
@@ -21,7 +24,8 @@ from tests.hub_stand_in import OWNER, STRANGER
 def test_all_files_of_a_phantom_site_may_go(sites):
     files = check_dataset_folder(sites["phantom_city"])
     shards = [f"data/{split}-00000-of-00001.parquet" for split in sorted(COUNTS)]
-    assert sorted(files) == sorted(["README.md", "build_report.json", "image_hashes.parquet", *shards])
+    beside = ["README.md", "build_report.json", "image_hashes.parquet", "image_statistics.parquet"]
+    assert sorted(files) == sorted([*beside, *shards])
 
 
 def test_patients_are_refused_unless_allowed(patients):
@@ -133,8 +137,22 @@ def test_an_interrupted_push_is_not_seen_and_resumes(hub, sites, no_waiting, sta
     assert len(sent_objects(first)) == 2 and set(hub.dataset(name).files) == {".gitattributes"}
     with hub.recording() as second:
         push_dataset(folder, name)
-    assert len(sent_objects(second)) == 2 and not set(sent_objects(first)) & set(sent_objects(second))
-    assert len(hub.dataset(name).files) == 7
+    assert len(sent_objects(second)) == 3 and not set(sent_objects(first)) & set(sent_objects(second))
+    assert len(hub.dataset(name).files) == 8
+
+
+def test_statistics_are_read_from_the_hub_and_never_outlive_their_pictures(hub, city, monkeypatch):
+    push_dataset(city, "someone/measured")
+    with monkeypatch.context() as blind:
+        blind.setattr(image_statistics, "image_statistics", None)
+        found = dataset_statistics(open_dataset("someone/measured"), "train")
+    assert found.tolist() == dataset_statistics(open_dataset(city), "train").tolist()
+    for name in ("image_statistics.parquet", "image_hashes.parquet"):  # of a dataset that an earlier version built
+        (city / name).unlink()
+    assert push_dataset(city, "someone/measured").removed == 2
+    assert {"image_statistics.parquet", "image_hashes.parquet"}.isdisjoint(hub.dataset("someone/measured").files)
+    again = open_dataset("someone/measured")
+    assert dataset_statistics(again, "train").tolist() == found.tolist()
 
 
 def test_files_that_are_gone_are_removed_and_only_new_ones_sent(hub, city):
@@ -148,7 +166,7 @@ def test_files_that_are_gone_are_removed_and_only_new_ones_sent(hub, city):
     card.write_text(f"---\n{yaml.safe_dump(values)}---\n# Smaller\n")
     (city / "data/test-00000-of-00001.parquet").unlink()
     with hub.recording() as requests:
-        assert push_dataset(city, "someone/shrinking")[2:] == (3, 1)
+        assert push_dataset(city, "someone/shrinking")[2:] == (4, 1)
     assert not sent_objects(requests)
     assert "data/test-00000-of-00001.parquet" not in hub.dataset("someone/shrinking").files
     assert split_names("someone/shrinking") == ["train", "validation"]
@@ -272,7 +290,7 @@ def test_push_from_the_command_line(hub, sites, capsys):
     total = sum(path.stat().st_size for path in sites["phantom_coast"].rglob("*") if path.is_file())
     assert SHARD in printed and f"{total:,}  bytes in all would go to the private repository someone/coast." in printed
     assert main(["push", folder, "someone/coast"]) == 0
-    assert "/datasets/someone/coast: 6 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
+    assert "/datasets/someone/coast: 7 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
     assert main(["push", folder, "stranger/coast"]) == 2
     assert (
         capsys.readouterr().err.splitlines()[-1].startswith(f"ark-hf push: error: Cannot push {folder} to stranger/")

@@ -68,6 +68,11 @@ def pass_order(rows: Sized, seed: int, cycle: int, task: str) -> np.ndarray:
     return rows.shuffled(generator) if isinstance(rows, StreamedRows) else generator.permutation(len(rows))
 
 
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_num_workers(device: torch.device) -> int:
     """
     Loader processes where none are asked for.
@@ -76,8 +81,7 @@ def default_num_workers(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which launchers of several processes set
+    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which launchers of several processes set
     return min(max(share - 1, 0), 8)
 
 

@@ -83,17 +83,23 @@ def read_build_facts(name_or_path: str | Path) -> dict[str, Any]:
 
     Empty if there is no such report, as of datasets that `ark-hf data build` did not make.
     """
-    path = Path(name_or_path) / BUILD_REPORT
-    if not Path(name_or_path).exists():
-        name, revision = _split_revision(name_or_path)
-        try:
-            path = Path(hf_hub_download(name, BUILD_REPORT, repo_type="dataset", revision=revision))
-        except HUB_ERRORS:
-            return {}
+    path = dataset_file(name_or_path, BUILD_REPORT)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
+        return {} if path is None else dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def dataset_file(name_or_path: str | Path, name: str) -> Path | None:
+    """A file that a builder left beside the dataset's card; None if there is none, or it cannot be reached."""
+    if Path(name_or_path).exists():
+        path = Path(name_or_path, name)
+        return path if path.is_file() else None
+    repository, revision = _split_revision(name_or_path)
+    try:
+        return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
+    except HUB_ERRORS:
+        return None
 
 
 def _split_revision(name_or_path: str | Path) -> tuple[str, str | None]:

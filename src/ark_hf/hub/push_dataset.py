@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, HfApi, hf_hub_download
 
 from ..data.build.cards import OPEN_LICENSES, PHANTOM_TAG, PLACE
 from ..data.build.duplicates import HASH_FILE
+from ..data.image_statistics import STATISTICS_FILE
 from ..data.rows import OPTIONAL_COLUMNS
 from ..data.task_dataset import BUILD_REPORT, CARD_KEY, SPLITS, read_task
 from .push import CARD_FILE, MACHINE_PATH, Push, Repository, check_text, explained, name_files, open_repository, send
@@ -47,7 +48,12 @@ def push_dataset(folder: Path, repo_id: str, public: bool = False, allow_patient
         if public and not _is_open(card) and (earlier is None or _is_open(earlier)):
             api.update_repo_settings(there.id, repo_type="dataset", gated="manual")
         files |= {CARD_FILE: str(card).replace(PLACE, there.id).encode()}
-        return send(api, there, files, f"{task}, {len(files)} files", SHARD.fullmatch)
+        return send(api, there, files, f"{task}, {len(files)} files", _tells_of_pictures)
+
+
+def _tells_of_pictures(name: str) -> bool:
+    """Whether a file would tell of pictures that are there no longer."""
+    return SHARD.fullmatch(name) is not None or name in (HASH_FILE, STATISTICS_FILE)
 
 
 def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict[str, Path]:
@@ -74,7 +80,7 @@ def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict
     shards = [name for name in files if SHARD.fullmatch(name)]
     if not shards:
         raise ValueError(f"{folder} has no data/*.parquet; build the dataset with `ark-hf data build`.")
-    others = sorted(set(files) - {*shards, CARD_FILE, BUILD_REPORT, HASH_FILE})
+    others = sorted(set(files) - {*shards, CARD_FILE, BUILD_REPORT, HASH_FILE, STATISTICS_FILE})
     if others:
         raise ValueError(
             f"{folder} holds files that are no part of a task dataset: {name_files(others)}. Move them elsewhere."

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from ...files import replace_folder, write_json, write_text
 from ...models.ark.configuration_ark import ArkTask
+from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
@@ -40,7 +41,7 @@ from .workers import PROCESS_NAME, build_shards
 
 __all__ = ["build_dataset", "check_output", "encode_png", "task_features", "write_task_dataset"]
 
-FORMAT = 1  # to be raised when the same rows come to be stored otherwise
+FORMAT = 2  # to be raised when the same rows come to be stored otherwise
 MIN_SIZE = 32
 SHOWN_PROBLEMS = 10
 
@@ -54,7 +55,8 @@ def build_dataset(
     allow_patient_overlap: bool = False,
 ) -> dict[str, Any]:
     """
-    Builds a task dataset: `data/SPLIT-*.parquet`, card, `build_report.json` and `image_hashes.parquet`.
+    Builds a task dataset: `data/SPLIT-*.parquet`, card, `build_report.json`, `image_hashes.parquet` and
+    `image_statistics.parquet`.
 
     Everything that can be checked without reading images is checked first. The folder appears whole, at the end; until
     then, what is done is kept for the same call to continue.
@@ -99,13 +101,14 @@ def build_dataset(
         _finish_shards(builder, shards, release.task.name, num_workers)
 
         kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        hashes = [HASH_SCHEMA.empty_table()]
+        hashes, statistics = [HASH_SCHEMA.empty_table()], [STATISTICS_SCHEMA.empty_table()]
         sizes: Counter[str] = Counter()
         for shard in shards:
             record = builder.read_record(shard)
             sizes[shard.name.partition("-")[0]] += record.size
             problems += [Problem(shard.rows[number].where, reason) for number, reason in record.problems]
             hashes.append(_collect(shard, record, kept))
+            statistics.append(_statistics_table(shard, record, hashes[-1]))
         complaints.check_problems(problems)
         if not any(kept.values()) or not kept["train"] and any(row.split == "train" for row in rows):
             raise ValueError(f"{release.task.name}: no image {'of split train ' * any(kept.values())}can be read.")
@@ -127,6 +130,7 @@ def build_dataset(
         }
         dataset = work / "dataset"
         pq.write_table(table, dataset / HASH_FILE)
+        pq.write_table(pa.concat_tables(statistics), dataset / STATISTICS_FILE)
         write_json(dataset / BUILD_REPORT, report)
         write_text(dataset / "README.md", dataset_card(release.task, features, report))
         if output_dir.exists():
@@ -288,6 +292,18 @@ def _collect(shard: Shard, record: ShardRecord, kept: dict[str, list[Row]]) -> p
         "perceptual_hash": [bytes.fromhex(look) for _, look in record.hashes],
     }
     return pa.table(columns, schema=HASH_SCHEMA)
+
+
+def _statistics_table(shard: Shard, record: ShardRecord, places: pa.Table) -> pa.Table:
+    """The statistics of a shard's pictures, in the places of their hashes; none where nothing has statistics."""
+    values = [
+        (shard.rows[number].metadata["image_id"], *numbers)
+        for number, numbers in zip(record.kept, record.statistics, strict=True)
+        if numbers
+    ]
+    if not values:
+        return STATISTICS_SCHEMA.empty_table()
+    return pa.table([places["split"], places["row"], *map(list, zip(*values, strict=True))], schema=STATISTICS_SCHEMA)
 
 
 def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
+from ...metrics.shortcut import image_statistics
 from ..rows import Row
 from .duplicates import hash_picture
 from .shards import Stored
@@ -44,7 +45,8 @@ class PictureStore:
     def __call__(self, row: Row) -> Stored:
         """Raises `UnreadableImageError`."""
         plane = shrink(self.read_image(row), self.size)
-        return Stored({"image": encode_png(plane), "labels": row.labels}, hash_picture(plane))
+        columns = {"image": encode_png(plane), "labels": row.labels}
+        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist())
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:

@@ -35,10 +35,12 @@ class Stored:
     Args:
         columns: Everything but its metadata, which are stored as they are.
         hashes: SHA-256 and perceptual hash, by which equal and like pictures are found: see [`hash_picture`].
+        statistics: What [`image_statistics`] gives for the picture; empty for what is none.
     """
 
     columns: dict[str, Any]
     hashes: tuple[str, str]
+    statistics: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -50,7 +52,7 @@ class ShardRecord:
         sources: Size and time of change of each row's file, None where there is none.
         kept: Numbers in the shard of the rows that it holds, in order.
         problems: Numbers of the others, each with the reason.
-        hashes: Of each kept row, see [`Stored`].
+        hashes, statistics: Of each kept row, see [`Stored`].
         size: Bytes of the file; 0: there is none, for no row could be used.
     """
 
@@ -58,6 +60,7 @@ class ShardRecord:
     kept: list[int] = field(default_factory=list)
     problems: list[tuple[int, str]] = field(default_factory=list)
     hashes: list[tuple[str, str]] = field(default_factory=list)
+    statistics: list[list[float]] = field(default_factory=list)
     size: int = 0
 
 
@@ -91,6 +94,7 @@ class ShardBuilder:
                 else:
                     record.kept.append(number)
                     record.hashes.append(stored.hashes)
+                    record.statistics.append(stored.statistics)
                     yield {**stored.columns, **row.metadata}
                 count_image()
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from datasets import Dataset
-from tqdm.auto import tqdm
 
+from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.task_dataset import read_task, split_names
 from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels, number_clusters
-from ...metrics.shortcut import image_statistics, shortcut_baseline
+from ...metrics.shortcut import shortcut_baseline
 from ...models.ark.configuration_ark import ArkTask
 from ..scoring import evaluated_columns
 from .few_shot import ShotResult, few_shot_curve
@@ -95,7 +94,7 @@ def probe_task(
     bootstrap: dict[str, Any] = {"clusters": test_patients, "num_bootstrap": num_bootstrap, "seed": seed}
     probe = fit_probe(embeddings["train"], labels, patients, len(names), seed=seed)
     table, mean = evaluate_labels(test, probe.predict(embeddings["test"]), names, evaluated, **bootstrap)
-    statistics = [_statistics(data.splits[split], f"{data.name}, {split}") for split in SPLITS_OF_A_PROBE]
+    statistics = [dataset_statistics(data, split) for split in SPLITS_OF_A_PROBE]
     baseline = shortcut_baseline(statistics[0], train, statistics[1])
     baseline_labels, baseline_mean = evaluate_labels(test, baseline, names, evaluated, **bootstrap)
     report = ProbeReport(
@@ -184,8 +183,3 @@ def write_neighbours(path: Path, data: TaskDataset, embeddings: Embeddings, neig
 
 def _named(columns: np.ndarray, task: ArkTask) -> str:
     return "; ".join(label for label, value in zip(task.labels, columns, strict=True) if value == 1)
-
-
-def _statistics(rows: Dataset, description: str) -> np.ndarray:
-    progress = tqdm(rows, desc=f"{description}: image statistics", unit="image", leave=False)
-    return np.stack([image_statistics(row["image"]) for row in progress])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset
 from ...inference.zeroshot import LabelMatch, Transfer
 from ...metrics.auroc import (
@@ -22,7 +22,7 @@ from ...metrics.auroc import (
 from ...metrics.curves import LabelCurves, label_curves
 from ...metrics.label_groups import group_labels, group_results
 from ...metrics.operating_point import OperatingPointResult, operating_point_table
-from ...metrics.shortcut import image_statistics, shortcut_baseline
+from ...metrics.shortcut import shortcut_baseline
 from ...metrics.significance import PairedResult, compare_models, delong_interval
 from ...metrics.subgroups import SubgroupResult, subgroup_results
 from ...models.ark.configuration_ark import ArkTask
@@ -149,7 +149,7 @@ def report_task(
     table = label_results(labels, probabilities, task.labels, replicates, patients)
     baseline_table, baseline_mean = None, None
     if "train" in data.splits:
-        statistics = [_statistics(data, split) for split in ("train", scored.split)]
+        statistics = [dataset_statistics(data, split) for split in ("train", scored.split)]
         baseline = shortcut_baseline(statistics[0], data.targets("train"), statistics[1])
         baseline[:, np.isnan(probabilities).all(axis=0)] = np.nan
         baseline_table, baseline_mean = evaluate_labels(labels, baseline, task.labels, evaluated, **bootstrap)
@@ -285,8 +285,3 @@ def _group_labels(data: TaskDataset) -> dict[str, list[str]] | None:
     positive, known = (labels == 1).sum(axis=0).tolist(), (~np.isnan(labels)).sum(axis=0).tolist()
     names = data.task.labels
     return group_labels(dict(zip(names, positive, strict=True)), dict(zip(names, known, strict=True)))
-
-
-def _statistics(data: TaskDataset, split: str) -> np.ndarray:
-    rows = tqdm(data.splits[split], desc="image statistics", leave=False)
-    return np.stack([image_statistics(row["image"]) for row in rows])
