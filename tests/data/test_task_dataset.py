@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import typing
 
 import datasets
 import numpy as np
@@ -22,8 +23,9 @@ from ark_hf.data.task_dataset import (
     split_names,
 )
 from ark_hf.models.ark.configuration_ark import ArkTask
-from ark_hf.training.ark.recipe import UNCERTAIN_POLICIES
+from ark_hf.training.settings import Uncertain
 
+UNCERTAIN_POLICIES = typing.get_args(Uncertain)
 FINDINGS = ArkTask("findings", ["Edema", "Mass"])
 KINDS = ArkTask("kinds", ["normal", "bacterial", "viral"], "single_label_classification")
 PATIENT = "Sentinel"

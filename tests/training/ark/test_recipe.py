@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import typing
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,14 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ark_hf.training.ark.recipe import (
-    CHOICES,
     QUIRKS,
-    UNCERTAIN_POLICIES,
     PretrainingArguments,
     TaskSpec,
     parse_tasks,
     read_recipe,
 )
+from ark_hf.training.settings import Uncertain
+
+CHOICES = {
+    name: typing.get_args(annotation)
+    for name, annotation in typing.get_type_hints(PretrainingArguments).items()
+    if typing.get_origin(annotation) is typing.Literal
+}
+UNCERTAIN_POLICIES = typing.get_args(Uncertain)
 
 RECIPE = """
 output_dir: runs/ark6
@@ -34,7 +41,7 @@ tasks:
 
 
 def arguments(**settings) -> PretrainingArguments:
-    return PretrainingArguments(output_dir="run", **settings)
+    return PretrainingArguments(**{"output_dir": "run"} | settings)
 
 
 def written(folder: Path, content: str | bytes, name: str = "recipe.yaml") -> Path:
@@ -156,7 +163,7 @@ def test_wrong_task_is_named_with_what_is_allowed(entry, message):
         ({"dataset": " "}, "dataset is blank"),
         ({"dataset": "a", "name": 5}, "task 'a': name must be str, got 5"),
         ({"dataset": "a", "name": "tb", "columns": ["TB"]}, r"task 'a': columns must be dict, got \['TB'\]"),
-        ({"dataset": "a", "name": "tb", "columns": "TB"}, "task 'a': columns must be dict, got 'TB'"),
+        ({"dataset": "a", "name": "tb", "columns": "TB"}, "task 'a': columns must be a JSON object, got 'TB'"),
     ],
 )
 def test_task_field_of_a_wrong_type_is_named(entry, message):
@@ -191,6 +198,9 @@ def test_dataset_is_a_folder_under_data_root_or_else_a_hub_id(tmp_path):
         ("ema_momentum", 0, 0.0),
         ("reproduce", ["bce_everywhere"], ["bce_everywhere"]),
         ("reproduce", [*QUIRKS][2:], [*QUIRKS][2:]),
+        ("reproduce", ("bce_everywhere",), ["bce_everywhere"]),
+        ("mixed_precision", False, "no"),  # what YAML reads in a bare `no`
+        ("output_dir", Path("runs/mine"), "runs/mine"),
     ],
 )
 def test_value_becomes_the_type_of_its_setting(name, value, expected):
@@ -215,7 +225,7 @@ def test_value_becomes_the_type_of_its_setting(name, value, expected):
         ("backbone", None, "str"),
         ("gradient_checkpointing", "yes", "bool"),
         ("gradient_checkpointing", 1, "bool"),
-        ("backbone_kwargs", [1], "dict or str"),
+        ("backbone_kwargs", [1], "dict"),
         ("reproduce", {"bce_everywhere": True}, "list"),
     ],
 )
@@ -281,7 +291,7 @@ def test_value_that_would_fail_later_is_refused_by_name(name, value):
 def test_unknown_quirk_is_named_with_the_nearest_or_those_there_are(wrong, nearest):
     with pytest.raises(ValueError) as caught:
         arguments(reproduce=["zero_idle_grads", wrong])
-    hint = f"available are {tuple(QUIRKS)}." if nearest is None else f"did you mean `{nearest}`?"
+    hint = f"allowed are {[*QUIRKS]}." if nearest is None else f"did you mean `{nearest}`?"
     assert str(caught.value) == f"reproduce names {wrong!r}; {hint}"
 
 

@@ -1,27 +1,12 @@
 """The recipe of a pretraining run: a YAML or JSON file of `PretrainingArguments` fields and a list of tasks."""
 
-import difflib
-import json
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
+from ..settings import Uncertain, coerce_fields, nearest, read_settings, reject_unknown_keys
 
-UNCERTAIN_POLICIES = ("ignore", "ones", "zeros", "lsr_ones", "lsr_zeros")
-CHOICES = {
-    "strategy": ("cyclic", "concurrent", "single_head"),
-    "projector_type": ("linear", "mlp"),
-    "optim": ("sgd", "adamw"),
-    "lr_scheduler_type": ("cosine", "constant"),
-    "ema_mode": ("epoch", "iteration"),
-    "teacher_view": ("resize", "student"),
-    "mixed_precision": ("no", "fp16", "bf16"),
-}
 # What the releases do otherwise; each is off unless `reproduce` names it
 QUIRKS = {
     "lr_by_val_loss": "the learning rate is a cosine of 200 epochs, read each cycle at the student's last validation "
@@ -48,19 +33,14 @@ class TaskSpec:
 
     dataset: str
     name: str | None = None
-    uncertain: str = "ignore"
+    uncertain: Uncertain = "ignore"
     columns: dict[str, Any] | None = None
     train: bool = True
 
     def __post_init__(self):
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            setattr(self, name, _coerce(f"task {self.dataset!r}: {name}", annotation, getattr(self, name)))
+        coerce_fields(self, f"task {self.dataset!r}: ")
         if not self.dataset.strip():
             raise ValueError(f"task {self.dataset!r}: dataset is blank; name a folder or a Hub dataset.")
-        if self.uncertain not in UNCERTAIN_POLICIES:
-            raise ValueError(
-                f"task {self.dataset!r}: uncertain is {self.uncertain!r}; use one of {UNCERTAIN_POLICIES}."
-            )
         if self.columns is not None and self.name is None:
             raise ValueError(f"task {self.dataset!r}: a dataset read through `columns` needs a `name`.")
 
@@ -83,7 +63,7 @@ class PretrainingArguments:
             "the same samples, but they are shuffled among those near them only."
         ),
     )
-    strategy: str = field(
+    strategy: Literal["cyclic", "concurrent", "single_head"] = field(
         default="cyclic",
         metadata=_help(
             "cyclic (Ark: one task after another, a head each), or a baseline of as many images and steps: concurrent "
@@ -99,7 +79,7 @@ class PretrainingArguments:
         ),
     )
     backbone: str = field(default="swin_base_patch4_window7_224", metadata=_help("timm name of the encoder."))
-    backbone_kwargs: dict | str | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
+    backbone_kwargs: dict[str, Any] | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
     image_size: int | None = field(
         default=None,
         metadata=_help(
@@ -110,18 +90,18 @@ class PretrainingArguments:
         default=None, metadata=_help("Side to which the student's image is resized before cropping; 8/7 image_size.")
     )
     projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings; null for no projector."))
-    projector_type: str = field(default="linear", metadata=_help("linear or mlp."))
+    projector_type: Literal["linear", "mlp"] = field(default="linear", metadata=_help("linear or mlp."))
     drop_path_rate: float = field(default=0.1, metadata=_help("Largest stochastic depth rate of the encoder."))
     cycles: int = field(default=200, metadata=_help("Cycles; each is one pass over every task."))
     batch_size: int = field(
-        default=200, metadata=_help("Images an optimiser step, over all processes and accumulation steps.")
+        default=200, metadata=_help("Images per optimiser step, over all processes and accumulation steps.")
     )
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
-    optim: str = field(default="sgd", metadata=_help("sgd (Nesterov, momentum 0.9) or adamw."))
+    optim: Literal["sgd", "adamw"] = field(default="sgd", metadata=_help("sgd (Nesterov, momentum 0.9) or adamw."))
     learning_rate: float = field(default=0.3, metadata=_help("Highest learning rate."))
     weight_decay: float = field(default=0.0, metadata=_help("Not applied to biases and norms."))
     max_grad_norm: float | None = field(default=None, metadata=_help("Clip gradients to this norm; null for never."))
-    lr_scheduler_type: str = field(
+    lr_scheduler_type: Literal["cosine", "constant"] = field(
         default="cosine",
         metadata=_help("cosine (to 0 over the run) or constant; without effect if reproduce names lr_by_val_loss."),
     )
@@ -131,7 +111,7 @@ class PretrainingArguments:
             "Linear warm-up: steps, or below 1 a share of the run; with lr_by_val_loss epochs, or a share of its 200."
         ),
     )
-    ema_mode: str = field(
+    ema_mode: Literal["epoch", "iteration"] = field(
         default="epoch", metadata=_help("Update the teacher after each pass (epoch) or step (iteration).")
     )
     ema_momentum: float = field(
@@ -140,11 +120,11 @@ class PretrainingArguments:
     consistency: float = field(
         default=0.5, metadata=_help("Weight of the consistency loss at the end; it starts at 0.")
     )
-    teacher_view: str = field(
+    teacher_view: Literal["resize", "student"] = field(
         default="resize", metadata=_help("resize: the whole image (Ark+); student: the student's crop (MICCAI 2023).")
     )
     min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
-    mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16."))
+    mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
     gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
     channels_last: bool = field(
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
@@ -176,13 +156,7 @@ class PretrainingArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.reproduce, str):
-            raise ValueError(f"reproduce must be a list: write `reproduce: [{self.reproduce}]`.")
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            setattr(self, name, _coerce(name, annotation, getattr(self, name)))
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {allowed}.")
+        coerce_fields(self)
         for name in (
             "cycles", "batch_size", "gradient_accumulation_steps", "image_size", "resize_size", "projector_dim",
             "eval_batch_size", "save_steps", "save_total_limit", "logging_steps", "learning_rate", "max_grad_norm",
@@ -200,10 +174,8 @@ class PretrainingArguments:
         if not 0 < self.min_crop_scale <= 1:
             raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
         for quirk in self.reproduce:
-            if quirk not in tuple(QUIRKS):
-                near = difflib.get_close_matches(str(quirk), QUIRKS, n=1)
-                hint = f"did you mean `{near[0]}`?" if near else f"available are {tuple(QUIRKS)}."
-                raise ValueError(f"reproduce names {quirk!r}; {hint}")
+            if quirk not in QUIRKS:
+                raise ValueError(f"reproduce names {quirk!r}; {nearest(quirk, QUIRKS)}")
             if self.reproduce.count(quirk) > 1:
                 raise ValueError(f"reproduce names {quirk!r} twice.")
         if self.strategy != "cyclic" and (self.streaming or self.reproduce):
@@ -221,36 +193,6 @@ class PretrainingArguments:
         return asdict(self)
 
 
-def _coerce(name: str, annotation: Any, value: Any) -> Any:
-    """A YAML or command-line value as the field's type: 1e-3 is a string to YAML, 1 an int where a float is meant."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kinds = [kind for kind in (typing.get_args(annotation) if union else (annotation,)) if kind is not type(None)]
-    if value is None and union:
-        return None
-    given = value
-    if dict in kinds and isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} must be a JSON object, got {given!r}.")
-    for kind in kinds:
-        kind = typing.get_origin(kind) or kind
-        if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except (ValueError, OverflowError):
-                break
-            if not math.isfinite(number):
-                raise ValueError(f"{name} must be a finite number, got {value!r}.")
-            return number
-        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-            return value
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise ValueError(f"{name} must be {names}, got {value!r}.")
-
-
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """
     The fields of a YAML or JSON recipe, `tasks` among them.
@@ -258,17 +200,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no UTF-8 or no date; depth
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must map settings to values, such as `cycles: 10`.")
-    allowed = [each.name for each in fields(PretrainingArguments)] + ["tasks"]
-    reject_unknown_keys(values, allowed, str(path))
-    return dict(values)
+    return read_settings(path, [each.name for each in fields(PretrainingArguments)] + ["tasks"])
 
 
 def parse_tasks(entries: Any, where: str) -> list[TaskSpec]:
@@ -287,12 +219,3 @@ def parse_tasks(entries: Any, where: str) -> list[TaskSpec]:
         reject_unknown_keys(entry, [each.name for each in fields(TaskSpec)], f"{where}, task {number}")
         specs.append(TaskSpec(**entry))
     return specs
-
-
-def reject_unknown_keys(values: Mapping, allowed: list[str], where: str) -> None:
-    """Raises `ValueError` naming the first unknown key and the nearest allowed one."""
-    for key in values:
-        if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.3)
-            hint = f"did you mean `{near[0]}`?" if near else f"allowed are {allowed}."
-            raise ValueError(f"{where}: unknown key `{key}`; {hint}")

@@ -1,8 +1,9 @@
 """The options of fine-tuning; this module loads no torch."""
 
-import json
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from ..settings import Uncertain, coerce_fields
 
 ClassWeighting = Literal["none", "balanced", "effective"]
 
@@ -36,7 +37,7 @@ class FinetuningArguments:
             "task; otherwise each column holds 0, 1, -1 (uncertain) or nothing for the label of its name."
         ),
     )
-    uncertain: Literal["ignore", "ones", "zeros", "lsr_ones", "lsr_zeros"] = field(
+    uncertain: Uncertain = field(
         default="ignore", metadata=_help("What an uncertain label (-1) counts as in training.")
     )
     percent: float | None = field(
@@ -53,7 +54,7 @@ class FinetuningArguments:
         default="swin_base_patch4_window7_224",
         metadata=_help("timm name of the encoder. An ark-cxr brings its own; so for the next three."),
     )
-    backbone_kwargs: dict | str | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
+    backbone_kwargs: dict[str, Any] | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
     projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings."))
     projector_type: Literal["linear", "mlp"] = field(default="linear", metadata=_help("linear or mlp."))
     image_size: int | None = field(
@@ -67,7 +68,9 @@ class FinetuningArguments:
     )
     epochs: float = field(default=20.0, metadata=_help("Passes over the training images."))
     max_steps: int | None = field(default=None, metadata=_help("Optimiser steps; replaces --epochs."))
-    batch_size: int = field(default=32, metadata=_help("Images an optimiser step on each device."))
+    batch_size: int = field(
+        default=32, metadata=_help("Images per optimiser step, over all processes and accumulation steps.")
+    )
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
     learning_rate: float = field(default=3e-4, metadata=_help("Highest learning rate of AdamW: a cosine to 0."))
     layer_decay: float = field(
@@ -129,11 +132,9 @@ class FinetuningArguments:
     bootstrap: int = field(default=1000, metadata=_help("Resamples of patients behind each interval."))
 
     def __post_init__(self):
-        if isinstance(self.backbone_kwargs, str):
-            try:
-                self.backbone_kwargs = json.loads(self.backbone_kwargs)
-            except ValueError:
-                raise ValueError(f"backbone_kwargs must be a JSON object, got {self.backbone_kwargs!r}.") from None
+        if type(self.freeze) is int:  # as YAML reads a number of stages
+            self.freeze = str(self.freeze)
+        coerce_fields(self)
         for name in (
             "per_class", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size", "projector_dim",
             "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate",

@@ -1,0 +1,114 @@
+"""What a recipe or a command line says, as the fields of a dataclass: one reading for both; no torch is loaded."""
+
+import difflib
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Uncertain = Literal["ignore", "ones", "zeros", "lsr_ones", "lsr_zeros"]
+
+
+def kind_of(annotation: Any) -> tuple[Any, bool]:
+    """A field's type without None, and whether it may be None."""
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return annotation, False
+    (kind,) = [each for each in typing.get_args(annotation) if each is not types.NoneType]
+    return kind, True
+
+
+def coerce(name: str, annotation: Any, value: Any) -> Any:
+    """
+    A value as the field's type: 1e-3 is a string to YAML, 1 an int where a float is meant, `no` false.
+
+    Raises:
+        ValueError: It is none; the message calls it `name` and says what is allowed.
+    """
+    kind, may_be_none = kind_of(annotation)
+    if value is None and may_be_none:
+        return None
+    arguments, kind = typing.get_args(kind), typing.get_origin(kind) or kind
+    if kind is Literal:
+        value = "no" if value is False and "no" in arguments else value
+        if value not in arguments:
+            raise ValueError(f"{name} is {value!r}; use one of {arguments}.")
+        return value
+    if kind is list:
+        if isinstance(value, str | int | float):
+            raise ValueError(f"{name} must be a list: write `{name}: [{value}]`.")
+        if isinstance(value, list | tuple):
+            return [coerce(name, arguments[0], each) for each in value]
+    if kind is dict and isinstance(value, str):
+        return _json_object(name, value)
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return _finite(name, value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{name} must be {kind.__name__}, got {value!r}.")
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, got {text!r}.")
+    return value
+
+
+def _finite(name: str, value: int | float | str) -> float:
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name} must be float, got {value!r}.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, got {value!r}.")
+    return number
+
+
+def coerce_fields(settings: Any, where: str = "") -> None:
+    """What the `__post_init__` of settings does first: every field as its type, or a `ValueError` that names it."""
+    for name, annotation in typing.get_type_hints(type(settings)).items():
+        setattr(settings, name, coerce(f"{where}{name}", annotation, getattr(settings, name)))
+
+
+def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:
+    """
+    What a YAML or JSON file maps the names in `allowed` to.
+
+    Raises:
+        ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no UTF-8 or no date; depth
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path} must map settings to values, such as `seed: 10`.")
+    reject_unknown_keys(values, allowed, str(path))
+    return dict(values)
+
+
+def reject_unknown_keys(values: Mapping, allowed: Sequence[str], where: str) -> None:
+    """Raises `ValueError` naming the first unknown key and the nearest allowed one."""
+    for key in values:
+        if key not in allowed:
+            raise ValueError(f"{where}: unknown key `{key}`; {nearest(str(key), allowed)}")
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """For the end of a message: the allowed word that a mistyped one was meant to be, or all of them."""
+    names = list(allowed)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"allowed are {names}."

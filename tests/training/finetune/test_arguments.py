@@ -1,0 +1,43 @@
+"""The options of fine-tuning: read as a recipe's are, and every slip named before any training time is spent."""
+
+import pytest
+
+from ark_hf.training.finetune.arguments import FinetuningArguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", "1e-4", 1e-4),  # a string to YAML 1.1
+        ("epochs", 3, 3.0),
+        ("projector_dim", None, None),
+        ("backbone_kwargs", '{"depths": [1]}', {"depths": [1]}),
+        ("freeze", 2, "2"),
+        ("mixed_precision", False, "no"),  # what YAML reads in a bare `no`
+        ("seeds", (0, 1), [0, 1]),
+    ],
+)
+def test_value_becomes_the_type_of_its_setting(name, value, expected):
+    result = getattr(FinetuningArguments("run", **{name: value}), name)
+    assert result == expected and type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seeds", 3, "seeds must be a list: write `seeds: [3]`."),
+        ("seeds", [0, "one"], "seeds must be int, got 'one'."),
+        ("label_columns", "label", "label_columns must be a list: write `label_columns: [label]`."),
+        ("test", "no", "test must be bool, got 'no'."),
+        ("batch_size", "32", "batch_size must be int, got '32'."),
+        ("backbone_kwargs", "[1]", "backbone_kwargs must be a JSON object, got '[1]'."),
+        ("loss", "focl", "loss is 'focl'; use one of ('cross_entropy', 'focal')."),
+        ("learning_rate", "fast", "learning_rate must be float, got 'fast'."),
+        ("learning_rate", float("nan"), "learning_rate must be a finite number, got nan."),
+        ("freeze", True, "freeze must be str, got True."),
+    ],
+)
+def test_value_of_a_wrong_type_is_named_with_the_right_one(name, value, message):
+    with pytest.raises(ValueError) as caught:
+        FinetuningArguments("run", **{name: value})
+    assert str(caught.value) == message
