@@ -28,10 +28,10 @@ evaluation/probing
 training training/ark
 training/finetune
 hub
-serve
-demo.py
+serving
+demonstration.py
 auto.py __init__.py
-cli
+cli __main__.py
 """
 PLACES = {path: number for number, line in enumerate(LAYERS.splitlines()) for path in line.split()}
 MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py")

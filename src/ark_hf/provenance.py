@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,14 @@ KINDS = {
     "fine-tuning": ("head", "train_images", "steps", "best_step", "seed"),
     "conversion": ("source", "summary"),
 }
+
+
+def package_version() -> str:
+    """Version of this package as it is installed; a source tree that is not installed has none."""
+    try:
+        return version("ark-hf")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 def shown_name(name_or_path: str | Path) -> str:
@@ -42,7 +50,7 @@ def write_provenance(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
             the name of what it started from; `start_provenance`, the same facts of that; `settings`; `data`, of each
             dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`.
     """
-    versions = {name: version(name) for name in ("ark-hf", "torch", "transformers", "timm")}
+    versions = {"ark-hf": package_version(), **{name: version(name) for name in ("torch", "transformers", "timm")}}
     write_json(folder / PROVENANCE_FILE, {"kind": kind, **facts, "versions": versions})
 
 

@@ -1,11 +1,10 @@
 """`ark-hf finetune` from the command line: its table, its mistakes in one line, and its model on the Hub."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForImageClassification
 from transformers.utils import logging
 
@@ -41,19 +40,6 @@ def run(site, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
     assert main(["finetune", "none", site, "--output_dir", str(folder), "--seeds", "0", "1", *TINY_MODEL]) == 0
     return folder
-
-
-def test_help_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['ark-hf', 'finetune', '--help']\n"
-        "from ark_hf.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules, 'torch was loaded'"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "--layer_decay" in shown.stdout and "--protocol {sex}" in shown.stdout
 
 
 def test_the_printed_table_is_that_of_the_results(site, run, capsys):
@@ -98,10 +84,60 @@ def test_mistakes_are_explained_in_one_line(site, tmp_path, capsys, options, mes
     assert error.startswith("ark-hf finetune: error: ") and message in error
 
 
+def test_a_recipe_says_the_same_and_options_win_over_it(site, run, tmp_path, capsys):
+    words = iter(TINY_MODEL)
+    options = {name.removeprefix("--"): yaml.safe_load(value) for name, value in zip(words, words, strict=True)}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**options, "model": "none", "dataset": site, "seeds": [0], "freeze": 9}))
+    before = (run / "results.md").read_text()
+    arguments = ["finetune", str(recipe), "--output_dir", str(run), "--seeds", "0", "1"]
+    assert main([*arguments, "--freeze", "none"]) == 0  # finished already: other settings would be refused
+    assert capsys.readouterr().out.startswith(before)
+    assert main(arguments) == 2
+    assert "freeze was 'none', now '9'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("modle: none", [], "recipe.yaml: unknown key `modle`; did you mean `model`?"),
+        ("learnin_rate: 1", [], "recipe.yaml: unknown key `learnin_rate`; did you mean `learning_rate`?"),
+        ("model: none\ndataset: d", [], "recipe.yaml lacks `output_dir`; set it there or pass --output_dir."),
+        ("dataset: d\noutput_dir: r", [], "recipe.yaml lacks `model`; set it there or pass --model."),
+        ("{model: none, dataset: d, output_dir: r, seeds: 1}", [], "seeds must be a list: write `seeds: [1]`."),
+        (
+            "{model: none, dataset: d, output_dir: r}",
+            ["more"],
+            "recipe.yaml names model and dataset itself: leave out more.",
+        ),
+        (None, [], "Cannot read the recipe recipe.yaml: No such file or directory."),
+    ],
+)
+def test_mistakes_in_a_recipe_are_explained_in_one_line(tmp_path, monkeypatch, capsys, content, words, message):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "recipe.yaml").write_text(content)
+    assert main(["finetune", "recipe.yaml", *words]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("ark-hf finetune: error: ") and message in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected a recipe (.yaml, .yml, .json), or a model and a dataset, got none."),
+        (["none"], "expected a recipe (.yaml, .yml, .json), or a model and a dataset, got none."),
+        (["none", "d", "e"], "expected a recipe (.yaml, .yml, .json), or a model and a dataset, got none d e."),
+        (["none", "d", "--model", "x"], "--model is for recipes: without one, MODEL and DATASET say it already."),
+        (["none", "d"], "--output_dir is missing."),
+    ],
+)
+def test_model_and_dataset_are_named_once(capsys, words, message):
+    assert main(["finetune", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_other_mistakes(site, run, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["finetune", "none", site, "--output_dir", "x", "--layer_decai", "0.5"])
-    assert "--layer_decai" in capsys.readouterr().err
     assert main(["finetune", "none", site, "--output_dir", str(run), *TINY_MODEL, "--layer_decay", "0.5"]) == 2
     assert "layer_decay was 1.0, now 0.5" in capsys.readouterr().err
     assert main(["finetune", str(tmp_path / "no.pth"), site, "--output_dir", str(tmp_path / "x"), *TINY_MODEL]) == 2

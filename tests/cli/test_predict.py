@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ark_hf.cli.main import MAX_WARNINGS, main
+from ark_hf.cli.main import main
+from ark_hf.cli.predict import MAX_WARNINGS
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification

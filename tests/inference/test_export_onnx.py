@@ -198,18 +198,6 @@ def test_the_verb_prints_the_differences_and_nothing_of_the_exporter(resnet):
     assert second == f"The ONNX model is in {resnet.folder / 'model.onnx'} ({megabytes:.1f} MB)."
 
 
-def test_help_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['ark-hf', 'export', '--help']\n"
-        "from ark_hf.cli.export import export\n"
-        "try:\n    export(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "assert 'torch' not in sys.modules, 'torch was loaded'"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "usage: ark-hf export" in result.stdout and "--opset" in result.stdout
-
-
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 

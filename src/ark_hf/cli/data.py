@@ -1,13 +1,12 @@
-"""`ark-hf data`: builds task datasets from releases on disk."""
+"""The verb `data`: builds task datasets from releases on disk, and reports on them."""
 
-import argparse
 import sys
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .arguments import check_at_least, parse, quiet
+from .arguments import check_at_least, choose, parse, quiet
 
 if TYPE_CHECKING:
     from ..data.sources.catalog import CatalogEntry
@@ -123,21 +122,21 @@ class ReportArguments:
 
 
 def data(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="ark-hf data", description="Task datasets.")
-    actions = "; ".join(f"{name}: {text}" for name, (_, text) in ACTIONS.items())
-    parser.add_argument("action", choices=ACTIONS, help=actions)
-    return ACTIONS[parser.parse_args(argv[:1]).action][0](argv[1:])
+    """Build task datasets, and look into them."""
+    action = choose(
+        "ark-hf data", "action", "Task datasets.", {name: text for name, (_, text) in ACTIONS.items()}, argv
+    )
+    return 0 if action is None else ACTIONS[action][0](argv[1:])
 
 
 def build(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="ark-hf data build", description="Builds a task dataset from a release.")
     from ..data.sources.catalog import read_catalog
 
     releases = {name: (partial(build_release, entry), entry.title) for name, entry in read_catalog().items()}
     sources = SOURCES | releases
-    texts = "; ".join(f"{name}: {text}" for name, (_, text) in sources.items())
-    parser.add_argument("source", choices=sources, help=texts)
-    return sources[parser.parse_args(argv[:1]).source][0](argv[1:])
+    texts = {name: text for name, (_, text) in sources.items()}
+    source = choose("ark-hf data build", "source", "Builds a task dataset from a release.", texts, argv)
+    return 0 if source is None else sources[source][0](argv[1:])
 
 
 def build_generic(argv: list[str]) -> int:

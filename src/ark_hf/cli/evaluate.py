@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .arguments import check_at_least, parse, quiet
+from .arguments import CROPS_HELP, Crops, check_at_least, parse, quiet
 
 if TYPE_CHECKING:  # `ark-hf evaluate --help` does without torch
     from ..data.open_dataset import TaskDataset
@@ -17,12 +17,6 @@ if TYPE_CHECKING:  # `ark-hf evaluate --help` does without torch
     from ..models.ark.image_processing_ark import ArkImageProcessor
     from ..models.ark.modeling_ark import ArkForImageClassification
 
-Crops = Literal["whole", "center", "ten"]
-CROPS_HELP = (
-    "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
-    "model's size, or to the saved processor's size if that is larger; ten: probabilities averaged over its centre, "
-    "its corners and their mirror images, the originals' test (ten times the work and memory)."
-)
 Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
 
 
@@ -111,6 +105,7 @@ class EvaluateArguments:
 
 
 def evaluate(argv: list[str]) -> int:
+    """Test a model on task datasets."""
     args, given = parse(
         EvaluateArguments,
         "evaluate",

@@ -17,6 +17,7 @@ class ExportArguments:
 
 
 def export(argv: list[str]) -> int:
+    """Write a model as ONNX, to predict without torch."""
     args, given = parse(
         ExportArguments,
         "export",

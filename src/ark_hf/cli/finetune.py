@@ -1,15 +1,29 @@
 """The verb `finetune`: one task from a model, from other weights or from scratch, and the sex protocol."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..training.finetune.arguments import FinetuningArguments
-from .arguments import check_at_least, parse, quiet
+from ..training.settings import read_settings
+from .arguments import build, check_at_least, quiet, read_options
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass
 class FinetuneCommand(FinetuningArguments):
+    model: str = field(
+        kw_only=True,
+        metadata={
+            "help": "Folder or Hub id of an ark-cxr, `none` (from scratch), `imagenet` (timm's weights), or a weights "
+            "file of the encoder."
+        },
+    )
+    dataset: str = field(
+        kw_only=True,
+        metadata={"help": "Folder or Hub id of a task dataset, or with --label_columns of any image dataset."},
+    )
     protocol: Literal["sex"] | None = field(
         default=None,
         metadata={
@@ -42,17 +56,26 @@ class FinetuneCommand(FinetuningArguments):
 
 
 def finetune(argv: list[str]) -> int:
-    args, given = parse(
+    """Train one task from a model, other weights or scratch."""
+    given, words = read_options(
         FinetuneCommand,
         "finetune",
         argv,
-        "Trains one task with transformers' Trainer and scores its test split once.",
-        model={
-            "help": "Folder or Hub id of an ark-cxr, `none` (from scratch), `imagenet` (timm's weights), or a weights "
-            "file of the encoder."
+        "Trains one task with transformers' Trainer and scores its test split once. Options given here replace the "
+        "recipe's.",
+        recipe={
+            "nargs": "*",
+            "default": [],
+            "metavar": "{RECIPE | MODEL DATASET}",
+            "help": f"A file ({', '.join(RECIPE_SUFFIXES)}) of the options below; or the options model and dataset "
+            "without a file.",
         },
-        dataset={"help": "Folder or Hub id of a task dataset, or with --label_columns of any image dataset."},
     )
+    values, recipe = _read(words.recipe)
+    twice = sorted(given.keys() & values.keys()) if recipe is None else []
+    if twice:
+        raise ValueError(f"--{twice[0]} is for recipes: without one, MODEL and DATASET say it already.")
+    args = build(FinetuneCommand, values | given, recipe)
     quiet()
     from accelerate import PartialState
 
@@ -61,9 +84,9 @@ def finetune(argv: list[str]) -> int:
     from ..training.finetune.sex_protocol import protocol_text, sex_protocol
 
     if args.protocol == "sex":
-        text = protocol_text(sex_protocol(given.model, given.dataset, args, args.max_images))
+        text = protocol_text(sex_protocol(args.model, args.dataset, args, args.max_images))
     else:
-        results = run(given.model, given.dataset, args)
+        results = run(args.model, args.dataset, args)
         folders = [str(Path(args.output_dir, f"seed-{seed}", "ark-cxr")) for seed in args.seeds]
         where = f"The {'models are' if len(folders) > 1 else 'model is'} in {', '.join(folders)}."
         text = f"{results_text(results)}\n{where}"
@@ -71,6 +94,19 @@ def finetune(argv: list[str]) -> int:
     if args.push_to_hub is not None and PartialState().is_main_process:
         _push(Path(args.output_dir, f"seed-{best_seed(results)['seed']}"), args.push_to_hub)
     return 0
+
+
+def _read(words: list[str]) -> tuple[dict[str, Any], str | None]:
+    """The options in the recipe, and its path; or model and dataset, and None."""
+    if words and words[0].endswith(RECIPE_SUFFIXES):
+        if words[1:]:
+            raise ValueError(f"{words[0]} names model and dataset itself: leave out {' '.join(words[1:])}.")
+        return read_settings(words[0], [each.name for each in fields(FinetuneCommand)]), words[0]
+    if len(words) == 2:
+        return {"model": words[0], "dataset": words[1]}, None
+    raise ValueError(
+        f"expected a recipe ({', '.join(RECIPE_SUFFIXES)}), or a model and a dataset, got {' '.join(words) or 'none'}."
+    )
 
 
 def _push(seed_folder: Path, repo: str) -> None:

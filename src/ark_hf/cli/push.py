@@ -55,6 +55,7 @@ class PushArguments:
 
 
 def push(argv: list[str]) -> int:
+    """Send a model or a task dataset to the Hugging Face Hub."""
     args, given = parse(
         PushArguments,
         "push",

@@ -1,8 +1,6 @@
 """The verb `serve`: the page on which a model reads a radiograph."""
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 
 from .arguments import parse, quiet
 
@@ -21,6 +19,7 @@ class ServeArguments:
 
 
 def serve(argv: list[str]) -> int:
+    """A page on this machine that shows what a model makes of a radiograph."""
     args, given = parse(
         ServeArguments,
         "serve",
@@ -29,20 +28,8 @@ def serve(argv: list[str]) -> int:
         "reasons for doubt and heat maps. It keeps nothing and asks no other host. Research use only.",
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
-    if find_spec("gradio") is None:
-        raise ValueError("The page needs gradio: pip install gradio")
     quiet()
-    from ..inference.pipeline import ChestXrayClassificationPipeline
-    from ..inference.predict import load_ark
-    from ..serve.page import build_page, start_page
+    from ..serving.serve import serve as run
 
-    model, processor = load_ark(given.model)
-    pipe = ChestXrayClassificationPipeline(model=model, image_processor=processor)
-    folder = Path(given.model)
-    page = build_page(pipe, folder.resolve().name if folder.exists() else given.model)
-    address = start_page(page, args.host, args.port)
-    print(f"The page is at {address}. Ctrl+C stops it.", flush=True)
-    if args.host not in ("127.0.0.1", "localhost"):
-        print("Everybody who reaches this machine may use it, and pictures travel to it unencrypted.", flush=True)
-    page.block_thread()
+    run(given.model, **vars(args))
     return 0

@@ -3,19 +3,45 @@
 from pathlib import Path
 
 from ..files import check_new_folder, replace_folder, write_text
-from ..models.ark.convert_ark_checkpoint import Conversion
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.convert_ark_checkpoint import Conversion, convert_checkpoint, read_tasks
 from ..provenance import write_provenance
 from .model_card import model_card
 from .push import CARD_FILE
 
 
-def save_conversion(conversion: Conversion, output_dir: Path) -> None:
+def convert(
+    checkpoint: str | Path,
+    out: str | Path = "ark-cxr",
+    key: str | None = None,
+    tasks: str | Path | list[ArkTask] | None = None,
+    image_size: int | None = None,
+) -> Conversion:
+    """
+    Converts an original checkpoint and saves the model: [`convert_checkpoint`] and [`save_conversion`].
+
+    Args:
+        out: New folder of the model.
+        tasks: The heads, or a YAML list of their names and labels; known for the released models.
+
+    Raises:
+        ValueError: The file cannot be read or is of no known kind, or `out` exists and is not empty.
+    """
+    check_new_folder(Path(out))
+    heads = read_tasks(tasks) if isinstance(tasks, str | Path) else tasks
+    conversion = convert_checkpoint(checkpoint, key, heads, image_size)
+    save_conversion(conversion, Path(out))
+    return conversion
+
+
+def save_conversion(conversion: Conversion, output_dir: str | Path) -> None:
     """
     Writes a converted model with its processor and a first card, the folder whole or not at all.
 
     Raises:
         ValueError: `output_dir` exists and is not empty.
     """
+    output_dir = Path(output_dir)
     check_new_folder(output_dir)
 
     def write(folder: Path) -> None:

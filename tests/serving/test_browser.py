@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
-from ark_hf.serve import page as serve
+from ark_hf.serving import page as serve
 from tests.data.images.test_dicom import make_dicom, save
-from tests.serve.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png  # noqa: F401
+from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png  # noqa: F401
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 DESK = {"viewport": {"width": 1280, "height": 800}}

@@ -26,7 +26,7 @@ IMAGE_SIZE = 96
 NUM_PICTURES = 8
 
 
-def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
+def demo(output_dir: str | Path = "runs/demo", model_dir: str | Path = "ark-cxr", seed: int = 0) -> float:
     """
     Trains on the phantom sites, puts the teacher into `model_dir`, and reports its AUROC on the held-out phantoms.
 
@@ -38,6 +38,7 @@ def run_demo(output_dir: Path, model_dir: Path, seed: int = 0) -> float:
     Raises:
         ValueError: `model_dir` holds something that is not a model of this demo.
     """
+    output_dir, model_dir = Path(output_dir), Path(model_dir)
     _check_replaceable(model_dir)
     sites = output_dir / "phantom"
     if sites.is_dir():  # written whole or not at all

@@ -1,0 +1,43 @@
+"""The verb `convert`: an original checkpoint as a model of this package."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .arguments import check_at_least, parse, quiet
+
+
+@dataclass
+class ConvertArguments:
+    out: str = field(default="ark-cxr", metadata={"help": "New folder of the converted model."})
+    key: Literal["teacher", "student"] | None = field(
+        default=None,
+        metadata={"help": "Which model of a training checkpoint; the teacher, if there is one, unless said."},
+    )
+    tasks: str | None = field(
+        default=None,
+        metadata={"help": "YAML list of the heads' names and labels, in order; known for the released models."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the input in pixels; the file's own unless set, 224 for a ConvNeXt."}
+    )
+
+    def __post_init__(self):
+        if self.image_size is not None:
+            check_at_least(1, image_size=self.image_size)
+
+
+def convert(argv: list[str]) -> int:
+    """Turn an original checkpoint into a model of this package."""
+    args, given = parse(
+        ConvertArguments,
+        "convert",
+        argv,
+        "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package.",
+        checkpoint={"help": "The file. It is read without running any code in it."},
+    )
+    quiet()
+    from ..hub.save import convert as run
+
+    conversion = run(given.checkpoint, **vars(args))
+    print(f"{conversion.summary()}\nThe model is in {args.out}.")
+    return 0

@@ -1,0 +1,68 @@
+"""The verb `embed`: embeddings of task datasets into a store."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .arguments import check_at_least, parse, quiet
+
+DATASETS_HELP = "Folders or Hub ids of task datasets."
+
+
+@dataclass
+class EmbedArguments:
+    store: str = field(
+        default="embeddings",
+        metadata={"help": "Folder of the embeddings of all models; the same command continues a killed run."},
+    )
+    splits: list[str] = field(
+        default_factory=list, metadata={"help": "Of train, validation, test; all that there are unless set."}
+    )
+    layer: Literal["embeddings", "pooler_output"] = field(
+        default="embeddings",
+        metadata={
+            "help": "embeddings: what the heads read, after the projector (1376 numbers in the papers); "
+            "pooler_output: what the encoder gives before it."
+        },
+    )
+    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that read images; the package's own choice unless set."}
+    )
+
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+        if self.num_workers is not None:
+            check_at_least(0, num_workers=self.num_workers)
+
+
+def embed(argv: list[str]) -> int:
+    """Embeddings of task datasets, computed once."""
+    args, given = parse(
+        EmbedArguments,
+        "embed",
+        argv,
+        "Computes the embeddings of task datasets that the store lacks. They are kept by picture and model: the same "
+        "picture in two datasets is computed once, another head changes nothing, another weight everything.",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        datasets={"nargs": "+", "help": DATASETS_HELP},
+    )
+    quiet()
+    from ..data.loading import default_num_workers
+    from ..data.task_dataset import load_task_dataset, read_task, split_names
+    from ..inference.embeddings import embed_rows, open_store
+    from ..inference.predict import load_ark
+    from ..models.ark.modeling_ark import ArkModel
+
+    tasks = {dataset: read_task(dataset) for dataset in given.datasets}
+    model, processor = load_ark(given.model, ArkModel)
+    store = open_store(Path(args.store), model, processor, args.layer, given.model)
+    num_workers = default_num_workers(model.device) if args.num_workers is None else args.num_workers
+    for dataset, task in tasks.items():
+        for split in args.splits or split_names(dataset):
+            rows = load_task_dataset(dataset, split)
+            description = f"{Path(dataset).name}, {split}"
+            _, computed = embed_rows(model, processor, rows, task, store, args.batch_size, num_workers, description)
+            print(f"{description}: {len(rows):,} images, {computed:,} embeddings computed.")
+    print(f"The embeddings are in {store.folder}.")
+    return 0

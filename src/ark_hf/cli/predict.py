@@ -1,0 +1,68 @@
+"""The verb `predict`: probabilities of every label for image files."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .arguments import CROPS_HELP, Crops, check_at_least, parse, quiet
+
+MAX_WARNINGS = 20  # lines that are printed
+
+
+@dataclass
+class PredictArguments:
+    out: str = field(
+        default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
+    crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
+    second_opinion: bool = field(
+        default=False,
+        metadata={
+            "help": "Say on which findings the heads disagree: one row an image and finding that two heads know, in "
+            "NAME.second_opinion.csv beside --out."
+        },
+    )
+    heatmaps: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for pictures of what speaks for a label, ROW_NAME_NUMBER_TASK_LABEL.png, with rows "
+            "numbered from 1 and labels from 0: for each label that is called positive, and for the most probable of "
+            "a task without."
+        },
+    )
+
+    def __post_init__(self):
+        check_at_least(1, batch_size=self.batch_size)
+
+
+def predict(argv: list[str]) -> int:
+    """Probabilities for image files."""
+    args, given = parse(
+        PredictArguments,
+        "predict",
+        argv,
+        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM, MetaImage; 8 to 16 bits).",
+        model={"help": "Folder or Hub id of an ark-cxr."},
+        paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
+    )
+    quiet()
+    from ..inference.predictions import predict as run
+
+    written = run(given.model, given.paths, **vars(args))
+    if written.images:
+        print(f"{written.images} images are in {args.out}.")
+        if written.second_opinion is not None:
+            print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
+        if args.heatmaps is not None:
+            print(f"Heat maps are in {args.heatmaps}.")
+    else:
+        kept = "left as it was" if Path(args.out).exists() else "not written"
+        print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
+    if written.unreadable is not None:
+        print(f"Files that cannot be read are listed in {written.unreadable}.", file=sys.stderr)
+    for line in written.warnings[:MAX_WARNINGS]:
+        print(f"Warning: {line}", file=sys.stderr)
+    if len(written.warnings) > MAX_WARNINGS:
+        print(f"... and {len(written.warnings) - MAX_WARNINGS} more images with warnings.", file=sys.stderr)
+    return 0 if written.images else 1

@@ -1,0 +1,109 @@
+"""Predictions of image files as tables and pictures: what `ark-hf predict` does."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..data.images.image_files import IMAGE_SUFFIXES, image_files_in, is_address
+from ..data.images.inputs import RadiographInput
+from ..labels import read_synonyms
+from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
+from .overlays import called_labels, check_whole_picture, save_overlays
+from .predict import load_ark, predict_files, with_crops, write_predictions
+from .task_labels import label_names
+
+
+@dataclass
+class Predictions:
+    """
+    What [`predict`] wrote: `images` rows in `out`, nothing if there are none; `unreadable`, the list of the files that
+    could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it. None
+    where there is no such file. `warnings` are reasons to doubt an image, a line each.
+    """
+
+    out: Path
+    images: int
+    unreadable: Path | None
+    second_opinion: Path | None = None
+    disagreements: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def predict(
+    model: str,
+    paths: Sequence[str | Path],
+    out: str | Path = "predictions.csv",
+    batch_size: int = 16,
+    crops: str = "whole",
+    second_opinion: bool = False,
+    heatmaps: str | Path | None = None,
+) -> Predictions:
+    """
+    Writes the probabilities of every label for radiographs: one row an image, one column a task/label.
+
+    Args:
+        model: Folder or Hub id of an ark-cxr.
+        paths: Files, http(s) addresses, or folders that are searched for images.
+        out: The CSV file. Files that cannot be read go to `NAME.unreadable.csv` beside it.
+        batch_size: Images a forward pass.
+        crops: "whole", "center" or "ten", see [`with_crops`].
+        second_opinion: Write on which findings the heads disagree, to `NAME.second_opinion.csv` beside `out`.
+        heatmaps: Folder for pictures of what speaks for the labels that are called positive, see [`save_overlays`].
+
+    Raises:
+        ValueError: The model cannot be loaded, a path does not exist, or the model cannot do what is asked for.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"out {out} is a folder; name a CSV file, such as {out / 'predictions.csv'}.")
+    if heatmaps is not None and Path(heatmaps).is_file():
+        raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
+    files = _image_files(paths)
+    network, processor = load_ark(model)
+    processor = with_crops(processor, network.config.image_size, crops)
+    if heatmaps is not None:
+        check_whole_picture(processor)
+    findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
+    warnings: list[str] = []
+    rows = itertools.count(1)
+
+    def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
+        row = next(rows)
+        if image.warnings:
+            warnings.append(f"{image.name}: {'; '.join(image.warnings)}")
+        if heatmaps is not None:
+            save_overlays(network.config, image, maps, Path(heatmaps), row)
+
+    explained = None if heatmaps is None else partial(called_labels, network.config)
+    results = predict_files(network, processor, files, batch_size, look_at, explained)
+    opinions = out.with_name(f"{out.stem}.second_opinion.csv")
+    if findings is not None:
+        results = writing_second_opinions(opinions, findings[0], results)
+    images, unreadable = write_predictions(out, label_names(network.config), results)
+    written = Predictions(out, images, unreadable, warnings=warnings)
+    if findings is not None and images:
+        written.second_opinion, written.disagreements = opinions, second_opinion_text(opinions, *findings)
+    return written
+
+
+def _image_files(paths: Sequence[str | Path]) -> list[Path | str]:
+    files: list[Path | str] = []
+    for path in paths:
+        if Path(path).is_dir():
+            files += image_files_in(Path(path))
+        elif is_address(path):
+            files.append(path)
+        elif Path(path).exists():
+            files.append(Path(path))
+        else:
+            raise ValueError(f"{path} does not exist.")
+    if not files:
+        named = ", ".join(map(str, paths))
+        raise ValueError(
+            f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)}, nor DICOM files without, in {named}."
+        )
+    return files

@@ -1,0 +1,34 @@
+"""The page of one model from its name: what `ark-hf serve` does."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..inference.pipeline import ChestXrayClassificationPipeline
+from ..inference.predict import load_ark
+
+
+def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """
+    Serves the page on which a model reads a radiograph, and returns when it is stopped.
+
+    Args:
+        model: Folder or Hub id of an ark-cxr.
+        host: Address to listen on: this machine alone unless set.
+        port: Port to listen on.
+
+    Raises:
+        ValueError: gradio is not installed, the model cannot be loaded, or the port is taken.
+    """
+    if find_spec("gradio") is None:
+        raise ValueError("The page needs gradio: pip install gradio")
+    from .page import build_page, start_page  # needs gradio
+
+    network, processor = load_ark(model)
+    pipe = ChestXrayClassificationPipeline(model=network, image_processor=processor)
+    folder = Path(model)
+    page = build_page(pipe, folder.resolve().name if folder.exists() else model)
+    address = start_page(page, host, port)
+    print(f"The page is at {address}. Ctrl+C stops it.", flush=True)
+    if host not in ("127.0.0.1", "localhost"):
+        print("Everybody who reaches this machine may use it, and pictures travel to it unencrypted.", flush=True)
+    page.block_thread()
