@@ -1,37 +1,193 @@
-"""Ark, an open foundation model for chest radiographs, as a Hugging Face-native package."""
+"""
+Ark, an open foundation model for chest radiographs, as a Hugging Face-native package.
+
+All names in `__all__` are public; each is loaded when it is first used. Modules of the package are not.
+"""
 
 import importlib
 import multiprocessing
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
+# Where each public name is: a module, and after a colon what it is called there, if that is something else
 _EXPORTS = {
-    "ArkTask": ".models.ark.configuration_ark",
     "ArkConfig": ".models.ark.configuration_ark",
-    "ArkModel": ".models.ark.modeling_ark",
+    "ArkTask": ".models.ark.configuration_ark",
     "ArkForImageClassification": ".models.ark.modeling_ark",
+    "ArkModel": ".models.ark.modeling_ark",
     "ArkImageProcessor": ".models.ark.image_processing_ark",
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
+    "RELEASED_TASKS": ".models.ark.convert_ark_checkpoint",
+    "convert_checkpoint": ".models.ark.convert_ark_checkpoint",
+    "normalise_label": ".labels:normalise",
+    "read_synonyms": ".labels",
+    "auroc": ".metrics.auroc",
+    "bootstrap_aurocs": ".metrics.auroc",
+    "evaluate_labels": ".metrics.auroc",
+    "one_vs_rest": ".metrics.auroc",
+    "image_statistics": ".metrics.shortcut",
+    "shortcut_baseline": ".metrics.shortcut",
+    "compare_seeds": ".metrics.significance",
+    "read_input": ".data.images.inputs",
+    "read_radiograph": ".data.images.radiograph",
+    "InferenceSamples": ".data.loading",
+    "load_task_dataset": ".data.task_dataset",
+    "read_task": ".data.task_dataset",
+    "resolve_labels": ".data.task_dataset",
+    "rows_per_class": ".data.subsets",
+    "Release": ".data.sources.rows",
+    "Row": ".data.sources.rows",
+    "GenericSource": ".data.sources.generic",
+    "read_generic": ".data.sources.generic",
+    "HubSource": ".data.sources.hub_source",
+    "read_hub": ".data.sources.hub_source",
+    "read_release": ".data.sources.releases",
+    "PHANTOM_SITES": ".data.sources.phantom:SITES",
+    "PhantomSite": ".data.sources.phantom",
+    "describe_phantom_image": ".data.sources.phantom",
+    "draw_phantom_image": ".data.sources.phantom",
+    "build_dataset": ".data.build.build",
+    "build_phantom_sites": ".data.build.build",
+    "phantom_release": ".data.build.build",
+    "describe_datasets": ".data.report.numbers",
+    "write_data_report": ".data.report.page",
+    "load_ark": ".inference.predict",
+    "mean_probabilities": ".inference.predict",
+    "predict_files": ".inference.predict",
+    "predict_logits": ".inference.predict",
+    "write_predictions": ".inference.predict",
+    "predict": ".inference.predictions",
+    "ChestXrayClassificationPipeline": ".inference.pipeline",
+    "heat_maps": ".inference.heatmaps",
+    "overlay": ".inference.overlays",
+    "match_dataset": ".inference.zeroshot",
+    "match_label": ".inference.zeroshot",
+    "zero_shot_scores": ".inference.zeroshot",
+    "embed_rows": ".inference.embeddings",
+    "open_store": ".inference.embeddings",
+    "export_onnx": ".inference.export_onnx",
+    "fit_probe": ".evaluation.probing.probe",
     "PretrainingArguments": ".training.ark.recipe",
+    "TaskSpec": ".training.ark.recipe",
+    "parse_tasks": ".training.ark.recipe",
+    "read_recipe": ".training.ark.recipe",
+    "load_tasks": ".training.ark.tasks",
     "CyclicPretrainer": ".training.ark.pretrainer",
+    "pretrain": ".training.ark.pretrain",
     "FinetuningArguments": ".training.finetune.arguments",
     "finetune": ".training.finetune.run",
-    "load_task_dataset": ".data.task_dataset",
-    "read_radiograph": ".data.images.radiograph",
-    "read_input": ".data.images.inputs",
-    "ChestXrayClassificationPipeline": ".inference.pipeline",
+    "sex_protocol": ".training.finetune.sex_protocol",
+    "convert": ".hub.save",
+    "save_conversion": ".hub.save",
+    "push_model": ".hub.push_model",
+    "push_dataset": ".hub.push_dataset",
+    "build_page": ".serving.page",
+    "start_page": ".serving.page",
+    "serve": ".serving.serve",
+    "demo": ".demonstration",
 }
-__all__ = list(_EXPORTS)
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the two lists
+    from .data.build.build import build_dataset as build_dataset
+    from .data.build.build import build_phantom_sites as build_phantom_sites
+    from .data.build.build import phantom_release as phantom_release
+    from .data.images.inputs import read_input as read_input
+    from .data.images.radiograph import read_radiograph as read_radiograph
+    from .data.loading import InferenceSamples as InferenceSamples
+    from .data.report.numbers import describe_datasets as describe_datasets
+    from .data.report.page import write_data_report as write_data_report
+    from .data.sources.generic import GenericSource as GenericSource
+    from .data.sources.generic import read_generic as read_generic
+    from .data.sources.hub_source import HubSource as HubSource
+    from .data.sources.hub_source import read_hub as read_hub
+    from .data.sources.phantom import SITES as PHANTOM_SITES  # noqa: F401
+    from .data.sources.phantom import PhantomSite as PhantomSite
+    from .data.sources.phantom import describe_phantom_image as describe_phantom_image
+    from .data.sources.phantom import draw_phantom_image as draw_phantom_image
+    from .data.sources.releases import read_release as read_release
+    from .data.sources.rows import Release as Release
+    from .data.sources.rows import Row as Row
+    from .data.subsets import rows_per_class as rows_per_class
+    from .data.task_dataset import load_task_dataset as load_task_dataset
+    from .data.task_dataset import read_task as read_task
+    from .data.task_dataset import resolve_labels as resolve_labels
+    from .demonstration import demo as demo
+    from .evaluation.probing.probe import fit_probe as fit_probe
+    from .hub.push_dataset import push_dataset as push_dataset
+    from .hub.push_model import push_model as push_model
+    from .hub.save import convert as convert
+    from .hub.save import save_conversion as save_conversion
+    from .inference.embeddings import embed_rows as embed_rows
+    from .inference.embeddings import open_store as open_store
+    from .inference.export_onnx import export_onnx as export_onnx
+    from .inference.heatmaps import heat_maps as heat_maps
+    from .inference.overlays import overlay as overlay
+    from .inference.pipeline import ChestXrayClassificationPipeline as ChestXrayClassificationPipeline
+    from .inference.predict import load_ark as load_ark
+    from .inference.predict import mean_probabilities as mean_probabilities
+    from .inference.predict import predict_files as predict_files
+    from .inference.predict import predict_logits as predict_logits
+    from .inference.predict import write_predictions as write_predictions
+    from .inference.predictions import predict as predict
+    from .inference.zeroshot import match_dataset as match_dataset
+    from .inference.zeroshot import match_label as match_label
+    from .inference.zeroshot import zero_shot_scores as zero_shot_scores
+    from .labels import normalise as normalise_label  # noqa: F401
+    from .labels import read_synonyms as read_synonyms
+    from .metrics.auroc import auroc as auroc
+    from .metrics.auroc import bootstrap_aurocs as bootstrap_aurocs
+    from .metrics.auroc import evaluate_labels as evaluate_labels
+    from .metrics.auroc import one_vs_rest as one_vs_rest
+    from .metrics.shortcut import image_statistics as image_statistics
+    from .metrics.shortcut import shortcut_baseline as shortcut_baseline
+    from .metrics.significance import compare_seeds as compare_seeds
+    from .models.ark.configuration_ark import ArkConfig as ArkConfig
+    from .models.ark.configuration_ark import ArkTask as ArkTask
+    from .models.ark.convert_ark_checkpoint import RELEASED_TASKS as RELEASED_TASKS
+    from .models.ark.convert_ark_checkpoint import convert_checkpoint as convert_checkpoint
+    from .models.ark.image_processing_ark import ArkImageProcessor as ArkImageProcessor
+    from .models.ark.image_processing_ark import ArkImageProcessorPil as ArkImageProcessorPil
+    from .models.ark.modeling_ark import ArkForImageClassification as ArkForImageClassification
+    from .models.ark.modeling_ark import ArkModel as ArkModel
+    from .serving.page import build_page as build_page
+    from .serving.page import start_page as start_page
+    from .serving.serve import serve as serve
+    from .training.ark.pretrain import pretrain as pretrain
+    from .training.ark.pretrainer import CyclicPretrainer as CyclicPretrainer
+    from .training.ark.recipe import PretrainingArguments as PretrainingArguments
+    from .training.ark.recipe import TaskSpec as TaskSpec
+    from .training.ark.recipe import parse_tasks as parse_tasks
+    from .training.ark.recipe import read_recipe as read_recipe
+    from .training.ark.tasks import load_tasks as load_tasks
+    from .training.finetune.arguments import FinetuningArguments as FinetuningArguments
+    from .training.finetune.run import finetune as finetune
+    from .training.finetune.sex_protocol import sex_protocol as sex_protocol
+
+    __version__: str
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module(".provenance", __name__).package_version()
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
+    module, _, original = _EXPORTS[name].partition(":")
+    return getattr(importlib.import_module(module, __name__), original or name)
 
 
-# The console script answers `--help` without loading torch; the verbs that need the models import them themselves.
-# The processes that build a dataset never need them.
-_is_console_script = os.path.basename(sys.argv[0] if sys.argv else "") == "ark-hf"
-if not _is_console_script and multiprocessing.current_process().name != "ark-hf build":
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_command() -> bool:
+    """Whether this process is `ark-hf`, or `python -m ark_hf`: of that, argv has only -m until the module is found."""
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return program == "ark-hf" or (program == "-m" and {"ark_hf", "ark_hf.cli"} & {*sys.orig_argv} != set())
+
+
+# The command answers `--help` without loading torch; the verbs that need the models import them themselves. The
+# processes that build a dataset never need them.
+if not _is_command() and multiprocessing.current_process().name != "ark-hf build":
     from . import auto as _auto  # noqa: F401
