@@ -59,8 +59,7 @@ def main() -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    from ark_hf.data.build.build import build_dataset
-    from ark_hf.data.sources.phantom_sites import phantom_release
+    from ark_hf import build_dataset, phantom_release
 
     validation = args.images // 25
     counts = {"train": args.images - validation, "validation": validation}
@@ -70,9 +69,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace, streaming: bool = False) -> None:
-    from ark_hf.training.ark.pretrainer import CyclicPretrainer
-    from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
-    from ark_hf.training.ark.tasks import load_tasks
+    from ark_hf import CyclicPretrainer, PretrainingArguments, TaskSpec, load_tasks
 
     output_dir = args.folder / ("streamed" if streaming else "loaded")
     settings = PretrainingArguments(output_dir=str(output_dir), streaming=streaming, **TINY)

@@ -72,7 +72,7 @@ def in_own_process(part: str, args: argparse.Namespace) -> dict:
 
 
 def bootstrap(args: argparse.Namespace) -> dict:
-    from ark_hf.metrics.auroc import evaluate_labels
+    from ark_hf import evaluate_labels
 
     labels, scores, patients = predictions(args)
     names = [str(number) for number in range(args.labels)]
@@ -85,7 +85,7 @@ def bootstrap(args: argparse.Namespace) -> dict:
 def reference_bootstrap(args: argparse.Namespace) -> dict:
     from sklearn.metrics import roc_auc_score
 
-    from ark_hf.metrics.auroc import bootstrap_aurocs
+    from ark_hf import bootstrap_aurocs
 
     labels, scores, patients = predictions(args)
     images = np.split(np.arange(args.images), np.flatnonzero(np.diff(patients)) + 1)
@@ -109,8 +109,7 @@ def reference_bootstrap(args: argparse.Namespace) -> dict:
 
 
 def probe(args: argparse.Namespace) -> dict:
-    from ark_hf.evaluation.probing.probe import fit_probe
-    from ark_hf.metrics.auroc import auroc
+    from ark_hf import auroc, fit_probe
 
     generator = np.random.default_rng(0)
     embeddings = correlated(generator, 2 * args.embeddings, args.width)

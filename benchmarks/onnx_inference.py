@@ -55,11 +55,7 @@ def main() -> None:
 
 
 def measure(name: str, batch_sizes: list[int], turns: int) -> list[dict]:
-    from ark_hf.inference.export_onnx import MODEL_FILE, export_onnx
-    from ark_hf.models.ark.configuration_ark import ArkConfig
-    from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
-    from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
-    from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+    from ark_hf import RELEASED_TASKS, ArkConfig, ArkForImageClassification, ArkImageProcessor, export_onnx
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -71,7 +67,7 @@ def measure(name: str, batch_sizes: list[int], turns: int) -> list[dict]:
         started = time.perf_counter()
         differences = export_onnx(model, ArkImageProcessor(size=config.image_size), Path(folder) / "onnx")
         print(f"{name}: exported and checked in {time.perf_counter() - started:.0f} s", flush=True)
-        path = Path(folder) / "onnx" / MODEL_FILE
+        path = Path(folder) / "onnx" / "model.onnx"
         megabytes = path.stat().st_size / 1e6
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

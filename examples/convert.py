@@ -5,13 +5,9 @@ An original checkpoint as a model of this package: what `ark-hf convert` does.
 """
 
 import sys
-from pathlib import Path
 
-from ark_hf.hub.save import save_conversion
-from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
+import ark_hf
 
 if __name__ == "__main__":
     checkpoint, output_dir = sys.argv[1:3]
-    conversion = convert_checkpoint(checkpoint)
-    print(conversion.summary())
-    save_conversion(conversion, Path(output_dir))
+    print(ark_hf.convert(checkpoint, output_dir).summary())

@@ -19,9 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ark_hf import load_task_dataset
-from ark_hf.data.task_dataset import read_task, resolve_labels
-from ark_hf.metrics.auroc import auroc, one_vs_rest
+from ark_hf import auroc, load_task_dataset, one_vs_rest, read_task, resolve_labels
 
 
 @dataclass

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import pipeline
 
 import ark_hf
-from ark_hf.inference.overlays import overlay
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
@@ -23,7 +22,7 @@ if __name__ == "__main__":
     pixels = ark_hf.read_input(path).pixels
     shown = []
     for task, (label,) in tasks.items():
-        shown.append(np.asarray(overlay(pixels, label["heatmap"])))
+        shown.append(np.asarray(ark_hf.overlay(pixels, label["heatmap"])))
         name = f"{task}/{label['label']}"
         print(f"{name:40} {label['score']:.3f}")
     Image.fromarray(np.hstack(shown)).save(out)  # in the order in which they are printed

@@ -6,12 +6,19 @@ Score a finding of a dataset that the model was not trained on: what `ark-hf eva
 
 import sys
 
-from ark_hf.data.loading import InferenceSamples
-from ark_hf.data.task_dataset import load_task_dataset, read_task
-from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
-from ark_hf.inference.zeroshot import match_label, zero_shot_scores
-from ark_hf.labels import read_synonyms
-from ark_hf.metrics.auroc import auroc
+
+from ark_hf import (
+    InferenceSamples,
+    auroc,
+    load_ark,
+    load_task_dataset,
+    match_label,
+    mean_probabilities,
+    predict_logits,
+    read_synonyms,
+    read_task,
+    zero_shot_scores,
+)
 
 if __name__ == "__main__":
     name, dataset, finding = sys.argv[1:4]

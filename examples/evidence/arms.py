@@ -7,19 +7,6 @@ import numpy as np
 import torch
 
 import ark_hf
-from ark_hf.data.loading import InferenceSamples
-from ark_hf.data.sources.phantom import SITES
-from ark_hf.data.subsets import rows_per_class
-from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.evaluation.probing.probe import fit_probe
-from ark_hf.inference.embeddings import embed_rows, open_store
-from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
-from ark_hf.inference.zeroshot import match_dataset, zero_shot_scores
-from ark_hf.labels import normalise, read_synonyms
-from ark_hf.training.ark.recipe import TaskSpec
-from ark_hf.training.ark.tasks import load_tasks
-from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.run import finetune
 
 CYCLES = 20
 UNSEEN = "phantom_lake"
@@ -40,13 +27,13 @@ TRAINING: dict[str, Any] = {
 # By arm: the sites, and what differs from TRAINING. "only" has as many steps on its site as Ark has on all of them
 # together, "passes" as many passes over the site's images as Ark has.
 PRETRAINED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "ark": (tuple(SITES), {}),
-    "no_consistency": (tuple(SITES), {"consistency": 0.0}),
-    "concurrent": (tuple(SITES), {"strategy": "concurrent"}),
-    "single_head": (tuple(SITES), {"strategy": "single_head"}),
-    "without_unseen": (tuple(site for site in SITES if site != UNSEEN), {}),
-    **{f"only_{site}": ((site,), {"cycles": CYCLES * len(SITES)}) for site in SITES},
-    **{f"passes_{site}": ((site,), {}) for site in SITES},
+    "ark": (tuple(ark_hf.PHANTOM_SITES), {}),
+    "no_consistency": (tuple(ark_hf.PHANTOM_SITES), {"consistency": 0.0}),
+    "concurrent": (tuple(ark_hf.PHANTOM_SITES), {"strategy": "concurrent"}),
+    "single_head": (tuple(ark_hf.PHANTOM_SITES), {"strategy": "single_head"}),
+    "without_unseen": (tuple(site for site in ark_hf.PHANTOM_SITES if site != UNSEEN), {}),
+    **{f"only_{site}": ((site,), {"cycles": CYCLES * len(ark_hf.PHANTOM_SITES)}) for site in ark_hf.PHANTOM_SITES},
+    **{f"passes_{site}": ((site,), {}) for site in ark_hf.PHANTOM_SITES},
 }
 # Of these, what fine-tuning and training from scratch have too
 SHARED_SETTINGS = ("backbone", "image_size", "projector_dim", "drop_path_rate", "min_crop_scale")
@@ -64,8 +51,8 @@ def pretrain(arm: str, seed: int, sites: dict[str, Path], runs: Path) -> None:
     torch.set_num_threads(1)
     names, settings = PRETRAINED[arm]
     args = ark_hf.PretrainingArguments(output_dir=str(folder), seed=seed, **{"cycles": CYCLES, **TRAINING, **settings})
-    specs = [TaskSpec(str(sites[name]), uncertain="lsr_ones") for name in names]
-    ark_hf.CyclicPretrainer(args, load_tasks(specs, ".")).train()
+    specs = [ark_hf.TaskSpec(str(sites[name]), uncertain="lsr_ones") for name in names]
+    ark_hf.pretrain(args, specs)
     tested = [UNSEEN] if arm == "without_unseen" else names
     np.savez(folder / "scores.npz", **{name: probabilities(folder / "ark-cxr", sites[name]) for name in tested})
 
@@ -75,19 +62,21 @@ def probabilities(model_folder: Path, site: Path) -> np.ndarray:
     Test probabilities of a site's labels, float64 (images, labels): from its own head, from the columns of those names
     in a merged head, or else from the heads that know them by a synonym.
     """
-    model, processor = load_ark(str(model_folder))
-    task, tasks = read_task(site), {each.name: each for each in model.config.tasks}
-    samples = InferenceSamples(load_task_dataset(site, "test"), task, processor)
+    model, processor = ark_hf.load_ark(str(model_folder))
+    task, tasks = ark_hf.read_task(site), {each.name: each for each in model.config.tasks}
+    samples = ark_hf.InferenceSamples(ark_hf.load_task_dataset(site, "test"), task, processor)
     if task.name in tasks:
-        return mean_probabilities(predict_logits([model], samples, 64)[0], task)
-    logits, _ = predict_logits([model], samples, 64, all_heads=True)
-    every = mean_probabilities(logits, model.config)
+        return ark_hf.mean_probabilities(ark_hf.predict_logits([model], samples, 64)[0], task)
+    logits, _ = ark_hf.predict_logits([model], samples, 64, all_heads=True)
+    every = ark_hf.mean_probabilities(logits, model.config)
     if "merged" in tasks:
-        columns = [normalise(label) for label in tasks["merged"].labels]
-        return every[:, [columns.index(normalise(label)) for label in task.labels]]
+        columns = [ark_hf.normalise_label(label) for label in tasks["merged"].labels]
+        return every[:, [columns.index(ark_hf.normalise_label(label)) for label in task.labels]]
     unmatched = np.full(len(every), np.nan)
-    matches = match_dataset(task, model.config.tasks, read_synonyms())
-    scores = [zero_shot_scores(every, found, model.config.tasks) if found else unmatched for found in matches.values()]
+    matches = ark_hf.match_dataset(task, model.config.tasks, ark_hf.read_synonyms())
+    scores = [
+        ark_hf.zero_shot_scores(every, found, model.config.tasks) if found else unmatched for found in matches.values()
+    ]
     return np.stack(scores, axis=1)
 
 
@@ -95,7 +84,7 @@ def tune(method: str, shots: int, rate: float, seed: int, sites: dict[str, Path]
     """Fine-tunes a teacher that never saw the site, or trains from scratch, on few images; the validation AUROC."""
     torch.set_num_threads(1)
     start = "none" if method == "scratch" else str(runs / "pretrained" / f"without_unseen-{seed}" / "ark-cxr")
-    args = FinetuningArguments(
+    args = ark_hf.FinetuningArguments(
         str(tuned_folder(runs, method, shots, rate, seed)),
         **{
             key: TRAINING[key]
@@ -109,7 +98,7 @@ def tune(method: str, shots: int, rate: float, seed: int, sites: dict[str, Path]
         test=test,
         bootstrap=0,
     )
-    return finetune(start, str(sites[UNSEEN]), args)["seeds"][0]["validation"]["mean_auroc"]
+    return ark_hf.finetune(start, str(sites[UNSEEN]), args)["seeds"][0]["validation"]["mean_auroc"]
 
 
 def tuned_folder(runs: Path, method: str, shots: int, rate: float, seed: int) -> Path:
@@ -123,17 +112,19 @@ def probe(seed: int, sites: dict[str, Path], runs: Path) -> None:
         return
     torch.set_num_threads(1)
     folder = runs / "pretrained" / f"without_unseen-{seed}" / "ark-cxr"
-    model, processor = load_ark(str(folder), ark_hf.ArkModel)
-    store = open_store(runs / "embeddings", model, processor, "pooler_output", folder)
-    task = read_task(sites[UNSEEN])
-    rows = {split: load_task_dataset(sites[UNSEEN], split) for split in ("train", "test")}
-    features = {split: store.load(embed_rows(model, processor, each, task, store)[0]) for split, each in rows.items()}
-    labels = np.stack([resolve_labels(each, task) for each in rows["train"]["labels"]])
+    model, processor = ark_hf.load_ark(str(folder), ark_hf.ArkModel)
+    store = ark_hf.open_store(runs / "embeddings", model, processor, "pooler_output", folder)
+    task = ark_hf.read_task(sites[UNSEEN])
+    rows = {split: ark_hf.load_task_dataset(sites[UNSEEN], split) for split in ("train", "test")}
+    features = {
+        split: store.load(ark_hf.embed_rows(model, processor, each, task, store)[0]) for split, each in rows.items()
+    }
+    labels = np.stack([ark_hf.resolve_labels(each, task) for each in rows["train"]["labels"]])
     patients = np.array(rows["train"]["patient_id"][:])
     scores = {}
     for shots in SHOTS:
-        chosen = rows_per_class(labels, shots, seed)
-        fitted = fit_probe(features["train"][chosen], labels[chosen], patients[chosen].tolist())
+        chosen = ark_hf.rows_per_class(labels, shots, seed)
+        fitted = ark_hf.fit_probe(features["train"][chosen], labels[chosen], patients[chosen].tolist())
         scores[str(shots)] = fitted.predict(features["test"])
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **scores)

@@ -12,11 +12,7 @@ import planted_bias
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sites import BIASED_COUNTS, COUNTS
 
-from ark_hf.data.sources.phantom import SITES
-from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.files import write_json, write_text
-from ark_hf.metrics.auroc import one_vs_rest
-from ark_hf.metrics.significance import compare_seeds
+from ark_hf import PHANTOM_SITES, compare_seeds, load_task_dataset, one_vs_rest, read_task, resolve_labels
 
 # By claim: how it is said, the arm that it is made of and the one that it is made against
 CLAIMS = {
@@ -62,7 +58,7 @@ def test_labels(site: Path) -> tuple[np.ndarray, list[str], list[str]]:
 
 def stack_labels(built: dict[str, Path]) -> tuple[np.ndarray, list[str]]:
     """The test labels of all sites as one table, unknown where a site does not have a label; and the patients."""
-    tables = [test_labels(built[site]) for site in SITES]
+    tables = [test_labels(built[site]) for site in PHANTOM_SITES]
     return stack([table for table, _, _ in tables], np.nan), [patient for _, each, _ in tables for patient in each]
 
 
@@ -78,7 +74,7 @@ def stack(tables: list[np.ndarray], empty: float) -> np.ndarray:
 
 def stack_scores(runs: Path, arm: str, seeds: tuple[int, ...]) -> np.ndarray:
     """An arm's test probabilities (seeds, images, labels) in the table of [`stack_labels`]."""
-    models = {site: f"{arm}_{site}" if arm in SINGLE_SITE else arm for site in SITES}
+    models = {site: f"{arm}_{site}" if arm in SINGLE_SITE else arm for site in PHANTOM_SITES}
     return np.stack(
         [stack([pretrained_scores(runs, model, seed)[site] for site, model in models.items()], 0.0) for seed in seeds]
     )
@@ -140,11 +136,11 @@ def zero_shot(
 def write(results: dict[str, Any], folder: Path) -> None:
     """results.json, README.md and the figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "results.json", results)
+    (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     draw_claims(results["claims"], folder / "claims.png")
     draw_few_shot(results["few_shot"]["shots"], folder / "few_shot.png")
     planted_bias.draw(results["planted_bias"], folder / "planted_bias.png")
-    write_text(folder / "README.md", render(results))
+    (folder / "README.md").write_text(render(results), encoding="utf-8")
 
 
 def render(results: dict[str, Any]) -> str:

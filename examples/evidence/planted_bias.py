@@ -9,8 +9,7 @@ import torch
 from arms import RATES, SHARED_SETTINGS, TRAINING
 from sites import BIASED
 
-from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.sex_protocol import sex_protocol
+from ark_hf import FinetuningArguments, sex_protocol
 
 STARTS = ("scratch", "teacher")
 SEXES = {"male": "men", "female": "women"}

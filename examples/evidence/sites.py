@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ark_hf.data.build.build import build_dataset
-from ark_hf.data.rows import Release, Row
-from ark_hf.data.sources.phantom import SITES, PhantomSite, describe_phantom_image, draw_phantom_image
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
-from ark_hf.files import replace_folder
-from ark_hf.models.ark.configuration_ark import ArkTask
+from ark_hf import (
+    PHANTOM_SITES,
+    ArkTask,
+    PhantomSite,
+    Release,
+    Row,
+    build_dataset,
+    build_phantom_sites,
+    describe_phantom_image,
+    draw_phantom_image,
+)
 
 SIZE = 96
 COUNTS = {"train": 200, "validation": 60, "test": 300}
@@ -23,8 +28,8 @@ def build_sites(folder: Path) -> dict[str, Path]:
     if not (folder / "sites").is_dir():
         build_phantom_sites(folder / "sites", COUNTS, size=SIZE)
     if not (folder / BIASED.name).is_dir():
-        replace_folder(folder / BIASED.name, lambda new: build_dataset(_biased_release(), new / "built", SIZE, 1))
-    return {name: folder / "sites" / name for name in SITES} | {BIASED.name: folder / BIASED.name / "built"}
+        build_dataset(_biased_release(), folder / BIASED.name, SIZE, num_workers=1)
+    return {name: folder / "sites" / name for name in PHANTOM_SITES} | {BIASED.name: folder / BIASED.name}
 
 
 def _biased_release() -> Release:

@@ -9,8 +9,7 @@ The same as one `ark-hf data build generic --raw RAW_ROOT/... --out DATA_ROOT/..
 import sys
 from pathlib import Path
 
-from ark_hf.data.build.build import build_dataset
-from ark_hf.data.sources.generic import GenericSource, read_generic
+from ark_hf import GenericSource, build_dataset, read_generic
 
 NIH_FINDINGS = [
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

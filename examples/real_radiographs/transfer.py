@@ -12,6 +12,7 @@ transfer.md in the run folder.
 
 import functools
 import itertools
+import json
 import multiprocessing
 import os
 import sys
@@ -24,15 +25,6 @@ import numpy as np
 import torch
 
 import ark_hf
-from ark_hf.data.task_dataset import load_task_dataset, read_task, resolve_labels
-from ark_hf.files import write_json, write_text
-from ark_hf.metrics.auroc import one_vs_rest
-from ark_hf.metrics.shortcut import image_statistics, shortcut_baseline
-from ark_hf.metrics.significance import compare_seeds
-from ark_hf.training.ark.recipe import parse_tasks, read_recipe
-from ark_hf.training.ark.tasks import load_tasks
-from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.run import finetune
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 TARGETS = ("kermany", "nih_multilabel", "nih64")
@@ -50,15 +42,15 @@ def pretrain(target: str, data_root: Path, weights: Path, runs: Path) -> None:
     """The teacher of all sets but the target."""
     torch.set_num_threads(1)
     recipe = {
-        **read_recipe(RECIPE),
+        **ark_hf.read_recipe(RECIPE),
         **PRETRAINING,
         "init": str(weights),
         "output_dir": str(runs / f"without_{target}"),
     }
     tasks = [task for task in recipe.pop("tasks") if task["dataset"] != target]
-    specs = parse_tasks(tasks, str(RECIPE))
+    specs = ark_hf.parse_tasks(tasks, str(RECIPE))
     args = ark_hf.PretrainingArguments(**recipe)
-    ark_hf.CyclicPretrainer(args, load_tasks(specs, str(data_root))).train()
+    ark_hf.CyclicPretrainer(args, ark_hf.load_tasks(specs, str(data_root))).train()
 
 
 def tune(
@@ -67,7 +59,7 @@ def tune(
     """One run of fine-tuning; its mean AUROC on the validation split."""
     torch.set_num_threads(1)
     start = {"scratch": "none", "imagenet": str(weights), "teacher": str(runs / f"without_{target}" / "ark-cxr")}[arm]
-    args = FinetuningArguments(
+    args = ark_hf.FinetuningArguments(
         str(run_folder(runs, arm, target, rate, seed)),
         backbone="tf_efficientnet_lite0",
         projector_dim=1376,
@@ -77,7 +69,7 @@ def tune(
         test=test,
         **FINETUNING,
     )
-    return finetune(start, str(data_root / target), args)["seeds"][0]["validation"]["mean_auroc"]
+    return ark_hf.finetune(start, str(data_root / target), args)["seeds"][0]["validation"]["mean_auroc"]
 
 
 def run_folder(runs: Path, arm: str, target: str, rate: float, seed: int) -> Path:
@@ -86,7 +78,7 @@ def run_folder(runs: Path, arm: str, target: str, rate: float, seed: int) -> Pat
 
 def compare(target: str, rates: dict[str, float], data_root: Path, runs: Path) -> dict[str, Any]:
     """Test AUROCs of the arms, and the differences between them, over the seeds."""
-    patients = load_task_dataset(data_root / target, "test")["patient_id"][:]
+    patients = ark_hf.load_task_dataset(data_root / target, "test")["patient_id"][:]
     scores = {}
     for arm in TESTED:
         folders = [run_folder(runs, arm, target, rates[arm], seed) / f"seed-{seed}" for seed in SEEDS]
@@ -98,7 +90,7 @@ def compare(target: str, rates: dict[str, float], data_root: Path, runs: Path) -
     pairs = {}
     for a, b in (("scratch", "teacher"), ("shortcut", "teacher")):
         columns = labels[:, evaluated], scores[a][..., evaluated], scores[b][..., evaluated]
-        pairs[f"{b} - {a}"] = asdict(compare_seeds(*columns, patients))
+        pairs[f"{b} - {a}"] = asdict(ark_hf.compare_seeds(*columns, patients))
     return {
         "images": len(labels),
         "labels": [names[column] for column in evaluated],
@@ -109,13 +101,13 @@ def compare(target: str, rates: dict[str, float], data_root: Path, runs: Path) -
 
 def shortcut_scores(folder: Path) -> np.ndarray:
     """What ten global image numbers say of the test images, (images, labels)."""
-    task, statistics, labels = read_task(folder), {}, {}
+    task, statistics, labels = ark_hf.read_task(folder), {}, {}
     for split in ("train", "test"):
-        rows = load_task_dataset(folder, split)
-        statistics[split] = np.stack([image_statistics(row["image"]) for row in rows])
-        targets = np.stack([resolve_labels(row, task) for row in rows["labels"]])
-        labels[split] = one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
-    return shortcut_baseline(statistics["train"], labels["train"], statistics["test"])
+        rows = ark_hf.load_task_dataset(folder, split)
+        statistics[split] = np.stack([ark_hf.image_statistics(row["image"]) for row in rows])
+        targets = np.stack([ark_hf.resolve_labels(row, task) for row in rows["labels"]])
+        labels[split] = ark_hf.one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
+    return ark_hf.shortcut_baseline(statistics["train"], labels["train"], statistics["test"])
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -151,6 +143,6 @@ if __name__ == "__main__":
     }
     for target, result in results.items():
         result["search"] = {f"{arm} {rate:g}": validation[arm, target, rate] for arm in ARMS for rate in RATES}
-    write_json(runs / "transfer.json", results)
-    write_text(runs / "transfer.md", table(results))
+    (runs / "transfer.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (runs / "transfer.md").write_text(table(results), encoding="utf-8")
     print(table(results))

@@ -4,8 +4,7 @@ import os
 
 from transformers import pipeline
 
-import ark_hf  # noqa: F401  registers the pipeline
-from ark_hf.serve.page import build_page, start_page
+from ark_hf import build_page, start_page  # registers the pipeline, too
 
 MODEL = os.environ.get("MODEL", "someone/ark-cxr")
 
