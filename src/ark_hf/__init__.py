@@ -64,6 +64,7 @@ _EXPORTS = {
     "match_dataset": ".inference.zeroshot",
     "match_label": ".inference.zeroshot",
     "zero_shot_scores": ".inference.zeroshot",
+    "embed": ".inference.embeddings",
     "embed_rows": ".inference.embeddings",
     "open_store": ".inference.embeddings",
     "export_onnx": ".inference.export_onnx",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .hub.push_model import push_model as push_model
     from .hub.save import convert as convert
     from .hub.save import save_conversion as save_conversion
+    from .inference.embeddings import embed as embed
     from .inference.embeddings import embed_rows as embed_rows
     from .inference.embeddings import open_store as open_store
     from .inference.export_onnx import export_onnx as export_onnx

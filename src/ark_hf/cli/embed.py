@@ -1,7 +1,6 @@
 """The verb `embed`: embeddings of task datasets into a store."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from .arguments import check_at_least, parse, quiet
@@ -48,21 +47,10 @@ def embed(argv: list[str]) -> int:
         datasets={"nargs": "+", "help": DATASETS_HELP},
     )
     quiet()
-    from ..data.loading import default_num_workers
-    from ..data.task_dataset import load_task_dataset, read_task, split_names
-    from ..inference.embeddings import embed_rows, open_store
-    from ..inference.predict import load_ark
-    from ..models.ark.modeling_ark import ArkModel
+    from ..inference.embeddings import embed as run
 
-    tasks = {dataset: read_task(dataset) for dataset in given.datasets}
-    model, processor = load_ark(given.model, ArkModel)
-    store = open_store(Path(args.store), model, processor, args.layer, given.model)
-    num_workers = default_num_workers(model.device) if args.num_workers is None else args.num_workers
-    for dataset, task in tasks.items():
-        for split in args.splits or split_names(dataset):
-            rows = load_task_dataset(dataset, split)
-            description = f"{Path(dataset).name}, {split}"
-            _, computed = embed_rows(model, processor, rows, task, store, args.batch_size, num_workers, description)
-            print(f"{description}: {len(rows):,} images, {computed:,} embeddings computed.")
+    store, done = run(given.model, given.datasets, **vars(args))
+    for each in done:
+        print(f"{each.dataset}, {each.split}: {len(each.keys):,} images, {each.computed:,} embeddings computed.")
     print(f"The embeddings are in {store.folder}.")
     return 0

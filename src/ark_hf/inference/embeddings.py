@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,11 +16,14 @@ import torch
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from ..data.loading import RowSamples, iterate
+from ..data.loading import RowSamples, default_num_workers, iterate
+from ..data.task_dataset import load_task_dataset, read_task, split_names
 from ..files import write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
+from ..provenance import shown_name
+from .predict import load_ark
 
 # What decides how a picture becomes an embedding, beside the weights
 _MODEL_SETTINGS = (
@@ -158,6 +162,57 @@ def open_store(
     }
     facts = {"model": Path(name).name, "backbone": model.config.backbone}
     return EmbeddingStore(folder, hash_model(model, processor), layer, widths[layer], facts)
+
+
+@dataclass
+class Embedded:
+    """One split of a dataset: the key of each row's picture in the store, and how many embeddings were computed."""
+
+    dataset: str
+    split: str
+    keys: list[bytes]
+    computed: int
+
+
+def embed(
+    model: str,
+    datasets: Sequence[str],
+    store: str | Path = "embeddings",
+    splits: Sequence[str] = (),
+    layer: str = "embeddings",
+    batch_size: int = 32,
+    num_workers: int | None = None,
+) -> tuple[EmbeddingStore, list[Embedded]]:
+    """
+    Computes the embeddings of task datasets that a store lacks.
+
+    Args:
+        model: Folder or Hub id of an ark-cxr.
+        datasets: Folders or Hub ids of task datasets.
+        store: Folder of the embeddings of all models.
+        splits: Of train, validation, test; all that there are unless set.
+        layer: "embeddings", what the heads read, or "pooler_output", what the encoder gives.
+        batch_size: Images a forward pass.
+        num_workers: Processes that read images; the package's own choice unless set.
+
+    Returns:
+        The model's place in the store, and what was done: `store.load(done[0].keys)` are the embeddings of the first
+        split, float32 (rows, width).
+
+    Raises:
+        ValueError: The model or a dataset cannot be read, or `store` is something else.
+    """
+    tasks = {dataset: read_task(dataset) for dataset in datasets}
+    network, processor = load_ark(model, ArkModel)
+    place = open_store(Path(store), network, processor, layer, model)
+    workers = default_num_workers(network.device) if num_workers is None else num_workers
+    done = []
+    for dataset, task in tasks.items():
+        for split in splits or split_names(dataset):
+            rows, name = load_task_dataset(dataset, split), shown_name(dataset)
+            keys, computed = embed_rows(network, processor, rows, task, place, batch_size, workers, f"{name}, {split}")
+            done.append(Embedded(name, split, keys, computed))
+    return place, done
 
 
 @torch.no_grad()
