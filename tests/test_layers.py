@@ -25,6 +25,7 @@ inference
 evaluation
 evaluation/report
 evaluation/probing
+evaluation/evaluate.py
 training training/ark
 training/finetune
 hub

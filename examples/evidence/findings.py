@@ -12,7 +12,7 @@ import planted_bias
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sites import BIASED_COUNTS, COUNTS
 
-from ark_hf import PHANTOM_SITES, compare_seeds, load_task_dataset, one_vs_rest, read_task, resolve_labels
+from ark_hf import PHANTOM_SITES, compare_seeds, open_dataset
 
 # By claim: how it is said, the arm that it is made of and the one that it is made against
 CLAIMS = {
@@ -50,10 +50,8 @@ def collect(
 
 def test_labels(site: Path) -> tuple[np.ndarray, list[str], list[str]]:
     """Test labels (images, labels) in 0, 1, NaN; the patients; the labels' names."""
-    task, rows = read_task(site), load_task_dataset(site, "test")
-    targets = np.stack([resolve_labels(each, task) for each in rows["labels"]])
-    targets = one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
-    return targets.astype(float), rows["patient_id"][:], task.labels
+    data = open_dataset(site, ["test"])
+    return data.targets("test"), data.patients("test"), data.task.labels
 
 
 def stack_labels(built: dict[str, Path]) -> tuple[np.ndarray, list[str]]:

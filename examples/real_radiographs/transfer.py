@@ -101,13 +101,11 @@ def compare(target: str, rates: dict[str, float], data_root: Path, runs: Path) -
 
 def shortcut_scores(folder: Path) -> np.ndarray:
     """What ten global image numbers say of the test images, (images, labels)."""
-    task, statistics, labels = ark_hf.read_task(folder), {}, {}
-    for split in ("train", "test"):
-        rows = ark_hf.load_task_dataset(folder, split)
-        statistics[split] = np.stack([ark_hf.image_statistics(row["image"]) for row in rows])
-        targets = np.stack([ark_hf.resolve_labels(row, task) for row in rows["labels"]])
-        labels[split] = ark_hf.one_vs_rest(targets, len(task.labels)) if targets.ndim == 1 else targets
-    return ark_hf.shortcut_baseline(statistics["train"], labels["train"], statistics["test"])
+    data = ark_hf.open_dataset(folder, ["train", "test"])
+    train, test = (
+        np.stack([ark_hf.image_statistics(row["image"]) for row in data.splits[split]]) for split in ("train", "test")
+    )
+    return ark_hf.shortcut_baseline(train, data.targets("train"), test)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

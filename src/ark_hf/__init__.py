@@ -32,6 +32,8 @@ _EXPORTS = {
     "read_input": ".data.images.inputs",
     "read_radiograph": ".data.images.radiograph",
     "InferenceSamples": ".data.loading",
+    "TaskDataset": ".data.open_dataset",
+    "open_dataset": ".data.open_dataset",
     "load_task_dataset": ".data.task_dataset",
     "read_task": ".data.task_dataset",
     "resolve_labels": ".data.task_dataset",
@@ -68,7 +70,12 @@ _EXPORTS = {
     "embed_rows": ".inference.embeddings",
     "open_store": ".inference.embeddings",
     "export_onnx": ".inference.export_onnx",
+    "EvaluationArguments": ".evaluation.arguments",
+    "calibrate": ".evaluation.evaluate",
+    "compare": ".evaluation.evaluate",
+    "evaluate": ".evaluation.evaluate",
     "fit_probe": ".evaluation.probing.probe",
+    "probe": ".evaluation.probing.probes",
     "PretrainingArguments": ".training.ark.recipe",
     "TaskSpec": ".training.ark.recipe",
     "parse_tasks": ".training.ark.recipe",
@@ -97,6 +104,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.images.inputs import read_input as read_input
     from .data.images.radiograph import read_radiograph as read_radiograph
     from .data.loading import InferenceSamples as InferenceSamples
+    from .data.open_dataset import TaskDataset as TaskDataset
+    from .data.open_dataset import open_dataset as open_dataset
     from .data.report.numbers import describe_datasets as describe_datasets
     from .data.report.page import write_data_report as write_data_report
     from .data.sources.generic import GenericSource as GenericSource
@@ -115,7 +124,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.task_dataset import read_task as read_task
     from .data.task_dataset import resolve_labels as resolve_labels
     from .demonstration import demo as demo
+    from .evaluation.arguments import EvaluationArguments as EvaluationArguments
+    from .evaluation.evaluate import calibrate as calibrate
+    from .evaluation.evaluate import compare as compare
+    from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.probing.probe import fit_probe as fit_probe
+    from .evaluation.probing.probes import probe as probe
     from .hub.push_dataset import push_dataset as push_dataset
     from .hub.push_model import push_model as push_model
     from .hub.save import convert as convert

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+import ark_hf
 from ark_hf.cli.main import main
 from ark_hf.data import loading
 from ark_hf.data.loading import grey_plane
@@ -151,6 +152,20 @@ def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_pa
     page = (tmp_path / "after" / "report.html").read_text()
     Page(page)
     assert "orange: before the temperature" in page and "ECE before" in page
+
+
+def test_python_says_the_same(root, tmp_path):
+    ours, theirs = str(root / "ours"), str(root / "theirs")
+    sites = [str(root / "sites" / name) for name in NAMES]
+    options = ["--against", theirs, "--calibrate", str(tmp_path / "calibrated")]
+    printed = run(root, tmp_path / "out", *options)["tasks"]
+    fitted = ark_hf.calibrate(ours, sites, tmp_path / "new")
+    assert [each.temperature for each in fitted] == [each["fitted"]["temperature"] for each in printed]
+    city, coast = ark_hf.compare(str(tmp_path / "new"), theirs, sites, ark_hf.EvaluationArguments(bootstrap=20))
+    assert coast.results is None
+    for found, result in zip(city.results, printed[0]["comparison"]["results"], strict=True):
+        assert (found.label, found.num_known) == (result["label"], result["num_known"])
+        assert found.difference == pytest.approx(result["difference"], abs=1e-6)
 
 
 def test_operating_points_of_a_sensitivity(root, tmp_path, capsys):

@@ -8,12 +8,6 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 from ..training.settings import coerce, kind_of, nearest
 
 Arguments = TypeVar("Arguments")
-Crops = Literal["whole", "center", "ten"]
-CROPS_HELP = (
-    "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
-    "model's size, or to the saved processor's size if that is larger; ten: probabilities averaged over its centre, "
-    "its corners and their mirror images, the originals' test (ten times the work and memory)."
-)
 
 
 def parse(

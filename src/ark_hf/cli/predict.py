@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import CROPS_HELP, Crops, check_at_least, parse, quiet
+from ..evaluation.arguments import CROPS_HELP, Crops
+from .arguments import check_at_least, parse, quiet
 
 MAX_WARNINGS = 20  # lines that are printed
 

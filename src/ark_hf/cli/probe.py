@@ -1,8 +1,7 @@
 """The verb `probe`: what a linear model reads from the embeddings of task datasets."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .arguments import check_at_least, parse, quiet
 from .embed import DATASETS_HELP
@@ -54,54 +53,12 @@ def probe(argv: list[str]) -> int:
         model={"help": "Folder or Hub id of an ark-cxr."},
         datasets={"nargs": "+", "help": f"{DATASETS_HELP} Each needs the splits train and test."},
     )
-    names = [Path(dataset).name for dataset in given.datasets]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"Two datasets are called {twice[0]}; probe them one by one.")
     quiet()
-    from ..data.loading import default_num_workers
-    from ..evaluation.probing.probe_report import probe_text, write_probe_report
-    from ..evaluation.probing.probe_task import (
-        load_probe_data,
-        probe_attributes,
-        probe_sources,
-        probe_task,
-        write_neighbours,
-    )
-    from ..inference.embeddings import embed_rows, open_store
-    from ..inference.predict import load_ark
-    from ..models.ark.modeling_ark import ArkModel
+    from ..evaluation.probing.probes import probe as run
 
-    loaded = [load_probe_data(dataset) for dataset in given.datasets]
-    model, processor = load_ark(given.model, ArkModel)
-    out = Path(args.out)
-    store = open_store(Path(args.store or out / "embeddings"), model, processor, args.layer, given.model)
-    embeddings: list[dict[str, Any]] = []
-    for data in loaded:
-        embeddings.append({})
-        for split, rows in data.splits.items():
-            num_workers = default_num_workers(model.device)
-            keys, _ = embed_rows(
-                model, processor, rows, data.task, store, args.batch_size, num_workers, f"{data.name}, {split}"
-            )
-            embeddings[-1][split] = store.load(keys)
-
-    probed = list(zip(loaded, embeddings, strict=True))
-    reports = [
-        probe_task(data, found, args.few_shot, args.neighbours, args.bootstrap, args.seed) for data, found in probed
-    ]
-    sources = None
-    if args.shortcuts:
-        for report, (data, found) in zip(reports, probed, strict=True):
-            report.shortcuts = probe_attributes(data, found, args.bootstrap, args.seed)
-        if len(loaded) > 1:
-            sources = probe_sources(probed, args.bootstrap, args.seed)
-    print(probe_text(reports, sources))
-    facts = {"model": Path(given.model).name, **store.facts}
-    print(f"The report is in {write_probe_report(reports, sources, out, facts)}.")
-    if args.neighbours is not None:
-        for data, found in probed:
-            path = out / f"neighbours_{data.name}.csv"
-            write_neighbours(path, data, found, args.neighbours)
-            print(f"The nearest train images of {data.name}'s test images are in {path}.")
+    found = run(given.model, given.datasets, **vars(args))
+    print(found.text)
+    print(f"The report is in {found.page}.")
+    for name, path in found.neighbours.items():
+        print(f"The nearest train images of {name}'s test images are in {path}.")
     return 0

@@ -1,0 +1,234 @@
+"""A model on task datasets, by group, against another model, and calibrated: what `ark-hf evaluate` does."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..data.open_dataset import TaskDataset
+from ..inference.predict import load_ark, with_crops
+from ..inference.zeroshot import PUBLISHED_TRANSFERS
+from ..labels import read_synonyms
+from ..metrics.operating_point import Rule
+from ..metrics.significance import PairedResult
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification
+from ..provenance import weights_sha256
+from .arguments import EvaluationArguments
+from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
+from .report.page import write_report
+from .report.task_report import (
+    Comparison,
+    LabelCalibration,
+    TaskReport,
+    compare_sites,
+    compare_task,
+    describe_calibration,
+    report_task,
+)
+from .report.text import report_text
+from .scoring import ScoredTask, ZeroShot, load_evaluation_data, load_zero_shot_data, read_groups, score_task
+
+Network: TypeAlias = tuple[ArkForImageClassification, ArkImageProcessor]
+Opened: TypeAlias = tuple[TaskDataset, ZeroShot | None]
+
+
+@dataclass
+class Evaluation:
+    """What a test found: a report a dataset, the same as text, and the page, if the arguments name a folder for it."""
+
+    reports: list[TaskReport]
+    text: str
+    page: Path | None = None
+
+
+def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | None = None) -> Evaluation:
+    """
+    Tests a model on task datasets: AUROC per label with patient-clustered intervals, beside the shortcut baseline.
+
+    Args:
+        model: Folder or Hub id of an ark-cxr.
+        datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET".
+        args: The settings.
+
+    Raises:
+        ValueError: Model, datasets and settings do not fit each other, or one of them cannot be read.
+    """
+    args = args or EvaluationArguments()
+    wanted = [_head_and_dataset(dataset) for dataset in datasets]
+    if args.is_zero_shot and any(head is not None for head, _ in wanted):
+        raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
+    name, other_name = _distinct_names(model, args.against)
+    facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
+    network = _load(model, args.crops)
+    opened = [_open(args, network[0], head, dataset) for head, dataset in wanted]
+    groups = _read_groups(opened, args)
+    against = None if args.against is None else _load_against(args, wanted, opened)
+    if args.calibrate is not None:
+        _check_calibration([data for data, _ in opened])
+    scores = [_score(network, each, args) for each in opened]
+    before: list[list[LabelCalibration] | None] = [None] * len(wanted)
+    fitted: list[CalibrationResult | None] = [None] * len(wanted)
+    if args.calibrate is not None:
+        before = [describe_calibration(scored, data.task) for scored, (data, _) in zip(scores, opened, strict=True)]
+        results = _calibrate(network, [data for data, _ in opened], args)
+        fitted = [*results]
+        tasks = {task.name: task for task in network[0].config.tasks or []}
+        opened = [(replace(data, task=tasks[data.task.name]), None) for data, _ in opened]
+        scores = [
+            calibrated_scores(scored, data.task, result.temperature)
+            for scored, (data, _), result in zip(scores, opened, results, strict=True)
+        ]
+        facts |= {"model": Path(args.calibrate).name, "calibrated_from": name}
+
+    reports = []
+    for number, ((data, _), scored) in enumerate(zip(opened, scores, strict=True)):
+        report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
+        report.calibration_before, report.fitted = before[number], fitted[number]
+        if against is not None:
+            report.comparison = Comparison(facts["model"], other_name, _compare(against, number, scored, args))
+        reports.append(report)
+    evaluation = Evaluation(reports, report_text(reports))
+    if args.out is not None:
+        tested = [(data, scored) for (data, _), scored in zip(opened, scores, strict=True)]
+        sites = compare_sites(tested, args.bootstrap, args.seed)
+        facts["weights_sha256"] = weights_sha256(args.calibrate or model)
+        evaluation.page = write_report(reports, Path(args.out), facts, sites)
+    return evaluation
+
+
+def compare(
+    model: str, other: str, datasets: Sequence[str], args: EvaluationArguments | None = None
+) -> list[Comparison]:
+    """
+    Tests two models on the same images: of each dataset the paired differences, `model` minus `other`, label by label.
+
+    Arguments and errors as in [`evaluate`], whose reports hold the same with `args.against`.
+    """
+    reports = evaluate(model, datasets, replace(args or EvaluationArguments(), against=other)).reports
+    return [report.comparison for report in reports if report.comparison is not None]
+
+
+def calibrate(
+    model: str, datasets: Sequence[str], out: str | Path, sensitivity: float | None = None, batch_size: int = 32
+) -> list[CalibrationResult]:
+    """
+    Calibrates a model on the validation splits of task datasets and saves it as a new one.
+
+    A temperature is fitted for each head and folded into its weights, and operating points are chosen.
+
+    Args:
+        model: Folder or Hub id of an ark-cxr.
+        datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET"; one a head.
+        out: New folder of the calibrated model.
+        sensitivity: The share of positives that each operating point finds; Youden's points unless set.
+        batch_size: Images a forward pass.
+
+    Raises:
+        ValueError: Model and datasets do not fit each other, one has no validation split, or `out` is not empty.
+    """
+    args = EvaluationArguments(calibrate=str(out), sensitivity=sensitivity, batch_size=batch_size)
+    network = _load(model, args.crops)
+    opened = [_open(args, network[0], *_head_and_dataset(dataset))[0] for dataset in datasets]
+    _check_calibration(opened)
+    return _calibrate(network, opened, args)
+
+
+def _check_calibration(datasets: Sequence[TaskDataset]) -> None:
+    heads = [data.task.name for data in datasets]
+    repeated = sorted({head for head in heads if heads.count(head) > 1})
+    if repeated:
+        raise ValueError(f"--calibrate takes one dataset per head; there are several for {repeated}.")
+    for data in datasets:
+        if "validation" not in data.splits:
+            there = list(data.splits)
+            raise ValueError(f"{data.source}: --calibrate needs a validation split, and it has only {there}.")
+
+
+def _calibrate(
+    network: Network, datasets: Sequence[TaskDataset], args: EvaluationArguments
+) -> list[CalibrationResult]:
+    """Calibrates, in place, the head of each dataset on its validation split, and writes the model."""
+    rule: Rule = "youden" if args.sensitivity is None else "sensitivity"
+    results = [
+        calibrate_task(*network, data.splits["validation"], data.task, rule, args.sensitivity, args.batch_size)
+        for data in datasets
+    ]
+    save_calibrated(*network, results, Path(str(args.calibrate)))
+    return results
+
+
+def _head_and_dataset(text: str) -> tuple[str | None, str]:
+    head, separator, dataset = text.partition("=")
+    return (head, dataset) if separator and not Path(text).exists() else (None, text)
+
+
+def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
+    """What reports call the two models: as little of their paths as tells them apart."""
+    if other is None:
+        return Path(model).name, ""
+    for length in (1, 2):
+        names = ["/".join(Path(each).parts[-length:]) for each in (model, other)]
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return Path(model).name, f"{Path(other).name} (other)"
+
+
+def _load(model: str, crops: str) -> Network:
+    network, processor = load_ark(model)
+    return network, with_crops(processor, network.config.image_size, crops)
+
+
+def _open(args: EvaluationArguments, model: ArkForImageClassification, head: str | None, dataset: str) -> Opened:
+    if not args.is_zero_shot:
+        return load_evaluation_data(model, dataset, args.split, head), None
+    transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
+    synonyms, heads = read_synonyms(args.synonyms), args.heads or None
+    return load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
+
+
+def _score(network: Network, opened: Opened, args: EvaluationArguments) -> ScoredTask:
+    data, zero_shot = opened
+    return score_task(*network, data, args.split, args.batch_size, zero_shot)
+
+
+def _read_groups(opened: Sequence[Opened], args: EvaluationArguments) -> list[dict[str, list[str]]]:
+    groups = [read_groups(data, args.split, args.subgroups) for data, _ in opened]
+    for attribute in args.subgroups:
+        lacking = [data for (data, _), found in zip(opened, groups, strict=True) if attribute not in found]
+        if len(lacking) == len(opened):
+            columns = sorted({name for data, _ in opened for name in data.columns(args.split)} - {"image", "labels"})
+            raise ValueError(f"--subgroups {attribute}: no dataset has such a column; they have {columns}.")
+        for data in lacking:
+            warnings.warn(f"{data.source} has no column {attribute!r}: no groups by it there.", stacklevel=3)
+    return groups
+
+
+def _load_against(
+    args: EvaluationArguments, wanted: Sequence[tuple[str | None, str]], opened: Sequence[Opened]
+) -> tuple[Network, list[Opened | None]]:
+    """The model of `args.against`, and each dataset as opened for it; None where it has no head for it."""
+    network = _load(str(args.against), args.crops)
+    heads = [task.name for task in network[0].config.tasks or []]
+    tested = [data.task.name for data, _ in opened]
+    if not args.is_zero_shot and not set(heads) & set(tested):
+        raise ValueError(f"--against {args.against}: its heads {heads} are none of those tested, {tested}.")
+    return network, [
+        _open(args, network[0], head, dataset) if args.is_zero_shot or task in heads else None
+        for (head, dataset), task in zip(wanted, tested, strict=True)
+    ]
+
+
+def _compare(
+    against: tuple[Network, list[Opened | None]], number: int, scored: ScoredTask, args: EvaluationArguments
+) -> list[PairedResult] | None:
+    """The model whose scores these are minus the other one on dataset `number`."""
+    network, theirs = against[0], against[1][number]
+    if theirs is None:
+        return None
+    try:
+        other = _score(network, theirs, args)
+    except ValueError as error:
+        raise ValueError(f"--against {args.against}: {error}") from None
+    return compare_task(theirs[0].task, scored, other, args.bootstrap, args.seed)
