@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
+from ark_hf.data import task_dataset
 from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import (
@@ -388,3 +389,23 @@ def test_a_rebuilt_dataset_leaves_no_copy_of_the_old_one(tmp_path, monkeypatch):
     assert load_task_dataset("one", "train")[0]["labels"] == [1]
     assert copies() == 2
     assert old[0]["labels"] == [0]  # who has it open can still read it
+
+
+@pytest.mark.parametrize("name", ["data", "data@v1"])
+def test_a_dataset_that_vanishes_while_it_is_loaded_takes_nothing_else_along(findings, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    keepsake, other = tmp_path / "keepsake" / "file", tmp_path / "cache" / "ark_hf" / "other" / "state" / "file"
+    for file in (keepsake, other):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    folder, forget = tmp_path / name, task_dataset._forget_earlier_states
+    shutil.copytree(findings, folder)
+
+    def vanish_first(*args):
+        shutil.rmtree(folder)
+        forget(*args)
+
+    monkeypatch.setattr(task_dataset, "_forget_earlier_states", vanish_first)
+    assert len(load_task_dataset(folder, "train")) == 3
+    assert keepsake.exists() and other.exists() and not folder.exists()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -118,18 +119,26 @@ def _cache_dir(name_or_path: str | Path) -> str | None:
     folder = Path(name_or_path)
     if not folder.is_dir():
         name, revision = _split_revision(name_or_path)
-        return None if revision is None else str(Path(config.HF_DATASETS_CACHE) / "ark_hf" / f"revision-{revision}")
+        if revision is None:
+            return None
+        return str(Path(config.HF_DATASETS_CACHE, "ark_hf", f"revision-{quote(revision, safe='')}"))  # "a/b" is one
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digests = [hashlib.sha256(part.encode()).hexdigest()[:16] for part in (str(folder.resolve()), repr(state))]
     return str(Path(config.HF_DATASETS_CACHE, "ark_hf", *digests))
 
 
-def _forget_earlier_states(folder: str | Path) -> None:
-    """Deletes what `datasets` has copied of a local folder before its files changed: nothing would read it again."""
-    cache = Path(_cache_dir(folder) or "")
-    for other in cache.parent.iterdir():
-        if other != cache:
+def _forget_earlier_states(cache: str | None) -> None:
+    """
+    Deletes what `datasets` has copied of a local folder before its files changed: nothing would read it again.
+
+    Args:
+        cache: [`_cache_dir`] of the folder, as it was when it was loaded: by now the folder may have vanished.
+    """
+    if cache is None or Path(cache).parents[1] != Path(config.HF_DATASETS_CACHE, "ark_hf"):  # of the Hub
+        return
+    for other in Path(cache).parent.iterdir():
+        if other != Path(cache):
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -175,14 +184,13 @@ def load_task_dataset(
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
     name, revision = _split_revision(name_or_path)
+    cache_dir = _cache_dir(name_or_path)
     try:
-        dataset = load_dataset(
-            name, split=split, revision=revision, streaming=streaming, cache_dir=_cache_dir(name_or_path)
-        )
+        dataset = load_dataset(name, split=split, revision=revision, streaming=streaming, cache_dir=cache_dir)
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
-    if not streaming and Path(name_or_path).is_dir():
-        _forget_earlier_states(name_or_path)
+    if not streaming:
+        _forget_earlier_states(cache_dir)
     if columns is not None:
         dataset = _rename_columns(dataset, columns, name_or_path)
     check_has_image_and_labels(dataset.column_names, split, name_or_path)
