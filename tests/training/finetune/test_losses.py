@@ -107,3 +107,12 @@ def test_a_class_that_is_not_there_weighs_nothing(weighting):
     one_sided = class_weights(np.array([[1.0, 1], [1, 0]]), MULTI, weighting)
     assert one_sided[0, 0] == 0 and one_sided.isfinite().all()
     assert class_weights(np.eye(3), SINGLE, "none") is None
+
+
+@pytest.mark.parametrize("weighting", ["balanced", "effective"])
+def test_a_label_that_no_image_of_train_knows_gives_no_nan(weighting):
+    weights = class_weights(np.array([[1.0, np.nan], [0, np.nan]]), MULTI, weighting)
+    assert torch.equal(weights, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    logits = torch.zeros(2, 2, requires_grad=True)
+    loss_of(logits, torch.tensor([[1.0, -100], [0, -100]]), class_weights=weights).backward()
+    assert torch.allclose(logits.grad, torch.tensor([[-0.25, 0], [0.25, 0]]))

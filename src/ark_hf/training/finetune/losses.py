@@ -93,4 +93,5 @@ def _weights(counts: np.ndarray, weighting: str, beta: float) -> np.ndarray:
     if weighting == "balanced":
         return np.where(there, (counts * there).sum(axis=0) / (len(counts) * counts), 0.0)
     weights = np.where(there, (1 - beta) / (1 - beta**counts), 0.0)
-    return weights * len(counts) / weights.sum(axis=0)
+    total = weights.sum(axis=0)  # 0 of a label that no image knows
+    return weights * len(counts) / np.where(total > 0, total, 1.0)
