@@ -1,6 +1,7 @@
 """What a builder knows of a dataset before it reads any image: its task, its rows, and what is wrong with them."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,3 +68,23 @@ class Release:
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
+
+
+def hashed_split(seed: str | int, key: str, shares: Mapping[str, float]) -> str:
+    """
+    The split of a patient (or of an image whose patient is not known), where the source has none.
+
+    A function of its arguments alone, never of who else is there: the same on every machine, in every order, for a
+    part of the source as for the whole, and when others are added. So shares are met on average only, and nothing can
+    promise a small source that each split gets someone: whatever would, must move patients when others come.
+
+    Args:
+        shares: Of the splits but "train", which takes the rest.
+    """
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
+    for split, share in shares.items():
+        edge += share
+        if place < edge:
+            return split
+    return "train"

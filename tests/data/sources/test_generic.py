@@ -15,7 +15,7 @@ from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
 from ark_hf.data.images.radiograph import read_radiograph
 from ark_hf.data.rows import Release, Row
-from ark_hf.data.sources.generic import GenericSource, read_generic
+from ark_hf.data.sources.generic import GenericSource, derive_splits, read_generic
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
 
@@ -163,9 +163,9 @@ def test_a_table_without_splits_is_split_by_patient(folder):
     by_patient = {(row.metadata["patient_id"], row.split) for row in release.rows}
     assert len(by_patient) == 50
     assert [sum(row.split == split for row in release.rows) for split in ("train", "validation", "test")] == [
-        70,
-        10,
-        20,
+        68,
+        4,
+        28,
     ]
     assert "derived by a hash of the patient: 10% for validation, 20% for test" in release.facts["splits"]
     again = read(folder, rows[::-1])
@@ -175,8 +175,39 @@ def test_a_table_without_splits_is_split_by_patient(folder):
     for row in rows:
         del row["patient_id"]
     assert "images of one may stand in two splits" in read(folder, rows).facts["splits"]
-    few = read(folder, rows[:4])
-    assert sorted(row.split for row in few.rows) == ["test", "train", "train", "validation"]
+
+
+def unsplit(count: int) -> Release:
+    """Of as many patients, one image each."""
+    patients = [f"p{number}" for number in range(count)]
+    rows = [Row("", Path(name), "", [1.0], {"patient_id": name, "image_id": name}) for name in patients]
+    return Release(ArkTask("lungs", ["Mass"]), rows)
+
+
+def test_more_patients_move_none_to_another_split():
+    before, after = unsplit(1000), unsplit(1100)
+    for release in (before, after):
+        derive_splits(release)
+    moved = [old for old, new in zip(before.rows, after.rows, strict=False) if old.split != new.split]
+    assert not moved, f"{len(moved)} of 1,000 patients, {sum(row.split == 'train' for row in moved)} from train"
+
+
+def test_shares_are_those_of_many_patients():
+    release = unsplit(20_000)
+    derive_splits(release)
+    shares = [sum(row.split == split for row in release.rows) / 20_000 for split in ("train", "validation", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+
+
+def test_a_small_source_says_which_splits_stay_empty():
+    release = unsplit(4)
+    derive_splits(release)
+    assert [row.split for row in release.rows] == ["train"] * 4  # for ever
+    told = " None of the 4 patients fell to validation and test: give splits of your own."
+    assert release.facts["splits"].endswith(told)
+    release = unsplit(100)
+    derive_splits(release)
+    assert "fell to" not in release.facts["splits"]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +350,7 @@ def test_folders_are_the_classes(tmp_path):
     assert release.task == ArkTask("kids", ["NORMAL", "PNEUMONIA"], "single_label_classification")
     assert all(row.labels == (row.path.parent.name == "PNEUMONIA") for row in release.rows)
     assert len(release.rows) == 40 and not release.problems
-    assert [sum(row.split == split for row in release.rows) for split in ("train", "validation", "test")] == [28, 4, 8]
+    assert [sum(row.split == split for row in release.rows) for split in ("train", "validation", "test")] == [27, 5, 8]
     assert "derived by a hash of the image" in release.facts["splits"]
 
 

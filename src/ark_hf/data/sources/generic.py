@@ -1,6 +1,5 @@
 """Any folder of radiographs as a release: with a table of labels, or with a folder for each class."""
 
-import hashlib
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from ...labels import normalise
 from ...models.ark.configuration_ark import ArkTask
-from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .raw_folder import RawFolder
 from .tables import Table
 
@@ -219,18 +218,16 @@ class LabelReader:
 def derive_splits(release: Release) -> None:
     """Gives all rows a split, by patient where patients are known, and says so among the facts."""
     keys = [row.metadata["patient_id"] or row.metadata["image_id"] for row in release.rows]
-    order = sorted(set(keys), key=lambda key: hashlib.sha256(f"{release.task.name}/{key}".encode()).digest())
-    split_of: dict[str, str] = {}
-    start = 0
-    for split, share in SHARES.items():
-        count = round(share * len(order)) or min(1, len(order) // 3)
-        split_of |= dict.fromkeys(order[start : start + count], split)
-        start += count
     for row, key in zip(release.rows, keys, strict=True):
-        row.split = split_of.get(key, "train")
+        row.split = hashed_split(release.task.name, key, SHARES)
     shares = ", ".join(f"{share:.0%} for {split}" for split, share in SHARES.items())
     patients = "patient" if all(row.metadata["patient_id"] for row in release.rows) else "image"
     release.facts["splits"] = f"The source has none; derived by a hash of the {patients}: {shares}."
+    empty = [split for split in ("train", *SHARES) if all(row.split != split for row in release.rows)]
+    if empty:
+        release.facts["splits"] += (
+            f" None of the {len(set(keys)):,} {patients}s fell to {' and '.join(empty)}: give splits of your own."
+        )
     if patients == "image":
         release.facts["splits"] += (
             " Not all patients are known, so images of one may stand in two splits: do not trust results before that "

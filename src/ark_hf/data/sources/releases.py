@@ -1,6 +1,5 @@
 """The official releases on disk as [`Release`]s, ready to be built: what the catalog knows, applied to a folder."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.ark.configuration_ark import ArkTask
-from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .catalog import CatalogEntry, read_catalog
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder, image_suffix
@@ -58,7 +57,7 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
             release.problems.append(Problem(record.where, str(error)))
             continue
         key = record.patient_id or record.image.removesuffix(image_suffix(record.image))
-        split = record.split or derived_split(entry, key)
+        split = record.split or hashed_split(entry.seed, key, entry.shares)
         if options.get("splits") == "test":
             split = "test"
         metadata = {column: getattr(record, column) for column in OPTIONAL_COLUMNS}
@@ -99,22 +98,6 @@ def _list_key(entry: CatalogEntry, path: str) -> str:
     """What an image is called both in the release's tables and in lists, whose paths and suffixes are their own."""
     path = path.removesuffix(image_suffix(path))
     return "/".join(path.split("/")[-entry.path_parts :])
-
-
-def derived_split(entry: CatalogEntry, key: str) -> str:
-    """
-    The split of a patient (or of an image whose patient is not known), where the release has none.
-
-    A function of the entry's seed and the key alone: the same on every machine, in every order, and for a part of the
-    release as for the whole.
-    """
-    digest = hashlib.sha256(f"{entry.seed}/{key}".encode()).digest()
-    place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for split, share in entry.shares.items():
-        edge += share
-        if place < edge:
-            return split
-    return "train"
 
 
 def differing_counts(entry: CatalogEntry, release: Release, options: Mapping[str, str]) -> list[str]:
