@@ -102,3 +102,12 @@ def test_means_are_plain_over_tasks_and_leave_undefined_ones_out():
     assert result["mean_auroc"] == pytest.approx((1 + 0.5) / 2)
     nowhere = figures(own_criterion)
     assert math.isnan(nowhere["mean_loss"]) and math.isnan(nowhere["mean_auroc"]) and nowhere["tasks"] == {}
+
+
+def test_the_mean_is_over_the_labels_that_the_task_evaluates():
+    """As in fine-tuning: the best weights are those of the best mean of `eval_labels`."""
+    task = ArkTask("findings", ["a", "b", "c"], eval_labels=["b"])
+    logits = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]], np.float32)
+    result = figures(own_criterion, Samples(task, logits, np.array([[1, 1, 1], [0, 0, 0]], np.float32)))
+    assert result["tasks"]["findings"]["auroc"] == {"a": 0, "b": 1, "c": 0}
+    assert result["mean_auroc"] == result["tasks"]["findings"]["mean_auroc"] == 1

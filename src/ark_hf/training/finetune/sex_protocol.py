@@ -17,11 +17,11 @@ from ...files import write_json, write_text
 from ...inference.predict import load_ark
 from ...metrics.auroc import bootstrap_aurocs, percentile_interval, row_means
 from ...provenance import shown_name
+from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import load_finetuning_data
 from .report import interval, number, seed_interval
 from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, run_facts, save_predictions, train_seed
-from .trainer import label_aurocs
 
 SEXES = {"male": "M", "female": "F"}
 ARMS = ("male", "female", "mixed")

@@ -1,7 +1,6 @@
 """The stock `Trainer` as fine-tuning uses it: reproducible views, masked losses, the best mean validation AUROC."""
 
 import functools
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from ...data.open_dataset import TaskDataset
 from ...data.views import resize_side
 from ...evaluation.scoring import evaluated_columns
 from ...inference.predict import mean_probabilities
-from ...metrics.auroc import auroc, one_vs_rest
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .layerwise import freeze_encoder, parameter_groups
 from .lora import add_adapters
@@ -192,22 +191,6 @@ def has_two_classes(data: TaskDataset) -> bool:
         return False
     targets = data.targets("validation")[:, evaluated_columns(data.task)]
     return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any())
-
-
-def label_aurocs(scores: np.ndarray, targets: np.ndarray, task: ArkTask) -> dict[str, Any]:
-    """
-    `auroc` by label and their mean over the evaluated labels, `mean_auroc`; NaN where a label has one class only.
-
-    Args:
-        scores: (rows, labels) probabilities.
-        targets: float (rows, labels), NaN unknown, or int (rows,), -100 unknown.
-    """
-    if targets.ndim == 1:
-        targets = one_vs_rest(targets, len(task.labels))
-    aurocs = [auroc(targets[:, column], scores[:, column]) for column in range(len(task.labels))]
-    defined = [aurocs[column] for column in evaluated_columns(task) if not math.isnan(aurocs[column])]
-    mean = float(np.mean(defined)) if defined else math.nan
-    return {"mean_auroc": mean, "auroc": dict(zip(task.labels, aurocs, strict=True))}
 
 
 def _mean_auroc(prediction: EvalPrediction, task: ArkTask) -> dict[str, float]:
