@@ -376,8 +376,13 @@ def test_a_folder_s_images_are_found_by_suffix_or_as_dicom_without_one(tmp_path)
     for name in ("._a.jpg", ".hidden/b.png", "notes.txt", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
+    shutil.copy(dicom, tmp_path / "DICOMDIR")  # the index of a CD
     found = [path.name for path in image_files_in(tmp_path)]
     assert found == sorted(["1.2.840.10008.5", "IM000001", "a.JPG", "scan.DCM"])
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "study").symlink_to(tmp_path / "study")
+    (tmp_path / "links" / "up").symlink_to(tmp_path / "links")
+    assert [path.name for path in image_files_in(tmp_path / "links")] == found
 
 
 def test_a_picture_written_as_text_is_not_repeated():

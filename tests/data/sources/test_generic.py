@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
+from ark_hf.data.images.image_files import image_files_in
 from ark_hf.data.images.radiograph import read_radiograph
 from ark_hf.data.rows import Release, Row
 from ark_hf.data.sources.generic import GenericSource, derive_splits, read_generic
@@ -416,6 +417,25 @@ def test_readme_commands_build(tmp_path, capsys):
     assert "2 rows or images left out" in (out := capsys.readouterr().out) and "Splits: The source has none" in out
     assert main([*command, "--num_workers", "0"]) == 2
     assert "--num_workers must be at least 1" in capsys.readouterr().err
+
+
+def test_dicom_files_without_a_suffix_are_built_as_predict_reads_them(tmp_path):
+    """As PACS exports and CDs hold them, with an index beside them that is a DICOM file without pixels."""
+    for number in range(6):
+        path = (
+            tmp_path / "raw" / ("NORMAL", "VIRAL")[number % 2] / (f"IM{number}", f"1.2.840.{number}")[number % 3 > 0]
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_dicom(path, number)
+    shutil.copy(path, tmp_path / "raw" / "DICOMDIR")
+    files = image_files_in(tmp_path / "raw")
+    release = read_generic(GenericSource(tmp_path / "raw", "kids"))
+    assert sorted(row.path for row in release.rows) == files and len(files) == 6 and not release.problems
+    report = build_dataset(release, tmp_path / "out", num_workers=1)
+    assert sum(report["rows"].values()) == 6
+    write_rows(tmp_path / "raw", [{"image": "IM0", "split": "train", "TB": 1}])
+    (row,) = read(tmp_path / "raw", labels=["TB"]).rows
+    assert row.path == tmp_path / "raw" / "NORMAL" / "IM0"
 
 
 def test_real_radiographs_build_with_the_counts_of_their_readme(shared, tmp_path):

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from ark_hf.data.sources.raw_folder import MissingFileError, RawFolder, image_suffix
+from ark_hf.data.images.image_files import image_suffix
+from ark_hf.data.sources.raw_folder import MissingFileError, RawFolder
 
 
 def make(root, *paths: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 # The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
 MAX_PIXELS = 2**26
 # Which files of a folder are images; a file that is named itself is read whatever its name is.
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd")
 
 
 class UnreadableImageError(ValueError):
@@ -17,21 +17,49 @@ class UnreadableImageError(ValueError):
 
 
 def image_files_in(folder: Path) -> list[Path]:
+    """The image files below a folder, see [`is_image_file`] and [`walk`]; sorted."""
+    found = (folder / parent / name for parent, names in walk(folder) for name in names)
+    return sorted(path for path in found if is_image_file(path))
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """
-    The files below a folder that are images by their suffixes, or DICOM files without one, as archives and CDs have
-    them; sorted, and without hidden ones.
+    Folders below `root`, itself being "", and the files in each, in a fixed order. Hidden ones are left out; links are
+    followed, to each folder once.
     """
-    return sorted(
-        each
-        for each in folder.rglob("*")
-        if not any(part.startswith(".") for part in each.relative_to(folder).parts)
-        and not each.is_dir()
-        and (each.suffix.lower() in IMAGE_SUFFIXES or _is_unnamed_dicom(each))
-    )
+    linked = set()
+    for path, folders, files in os.walk(root, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            folder = os.path.join(path, name)
+            if name.startswith((".", "__MACOSX")):
+                continue
+            if os.path.islink(folder):
+                target = os.path.realpath(folder)
+                if target in linked or f"{os.path.realpath(path)}{os.sep}".startswith(f"{target}{os.sep}"):
+                    continue
+                linked.add(target)
+            kept.append(name)
+        folders[:] = kept
+        relative = os.path.relpath(path, root).replace(os.sep, "/")
+        yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is an image by its suffix, or a DICOM file without one, as archives and CDs have them."""
+    return bool(image_suffix(path.name)) or _is_unnamed_dicom(path)
+
+
+def image_suffix(name: str) -> str:
+    """The suffix of an image's file name, "" if it has none."""
+    suffix = name[name.rfind(".") :] if "." in name else ""
+    return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
 
 
 def _is_unnamed_dicom(path: Path) -> bool:
     if path.suffix and not path.suffix[1:].isdecimal():  # 1.2.840.10008.5 has no suffix
+        return False
+    if path.name.upper() == "DICOMDIR":  # the index of a CD
         return False
     try:
         with path.open("rb") as file:

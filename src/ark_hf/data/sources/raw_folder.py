@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..images.image_files import image_suffix, is_image_file, walk
 from .tables import Table, stream_lines
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd")
 PACKED_SUFFIXES = ("", ".gz", ".zip")
 
 
@@ -37,17 +37,20 @@ class RawFolder:
         self._parents_of: dict[str, list[str]] = {}
         self._tables: dict[str, list[str]] = {}
         self._images: dict[str, list[str]] = {}
-        for folder, names in _walk(root):
+        for folder, names in walk(root):
+            if "mask" in folder.lower():
+                continue
             parent, _, name = folder.rpartition("/")
             self._parents_of.setdefault(name, []).append(parent)
             for name in names:
                 path = f"{folder}/{name}" if folder else name
-                suffix = image_suffix(name)
-                if suffix and ignored and not ignored.isdisjoint(folder.split("/")):
+                is_image = is_image_file(root / path)
+                if is_image and ignored and not ignored.isdisjoint(folder.split("/")):
                     continue
-                if suffix:
+                if is_image:
+                    suffix = image_suffix(name)
                     self._path_of.setdefault(path.removesuffix(suffix), path)
-                    self._images.setdefault(name[: -len(suffix)], []).append(path)
+                    self._images.setdefault(name.removesuffix(suffix), []).append(path)
                 else:
                     self._tables.setdefault(name.lower(), []).append(path)
 
@@ -145,29 +148,3 @@ class RawFolder:
             if paths:
                 return paths
         return []
-
-
-def image_suffix(name: str) -> str:
-    """The suffix of an image's file name, "" if it has none."""
-    suffix = name[name.rfind(".") :] if "." in name else ""
-    return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders below `root`, itself being "", and the files in each, in a fixed order; linked folders once each."""
-    linked = set()
-    for path, folders, files in os.walk(root, followlinks=True):
-        kept = []
-        for name in sorted(folders):
-            folder = os.path.join(path, name)
-            if name.startswith((".", "__MACOSX")) or "mask" in name.lower():
-                continue
-            if os.path.islink(folder):
-                target = os.path.realpath(folder)
-                if target in linked or f"{os.path.realpath(path)}{os.sep}".startswith(f"{target}{os.sep}"):
-                    continue
-                linked.add(target)
-            kept.append(name)
-        folders[:] = kept
-        relative = os.path.relpath(path, root).replace(os.sep, "/")
-        yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ...labels import normalise
+from ..images.image_files import image_suffix
 from ..rows import Problem
 from .catalog import CatalogEntry
 from .original_lists import VALUES, read_original_list
-from .raw_folder import RawFolder, image_suffix
+from .raw_folder import RawFolder
 from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value, read_view
 from .tables import Record, Table
 

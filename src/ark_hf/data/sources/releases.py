@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ...models.ark.configuration_ark import ArkTask
+from ..images.image_files import image_suffix
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .catalog import CatalogEntry, read_catalog
 from .original_lists import find_lists, read_original_list
-from .raw_folder import MissingFileError, RawFolder, image_suffix
+from .raw_folder import MissingFileError, RawFolder
 from .release_readers import READERS
 from .released_images import ReleasedImage, ReleasedImages
 
