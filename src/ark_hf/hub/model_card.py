@@ -17,11 +17,11 @@ from ..evaluation.report.page import things_to_look_at
 from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import Table, auroc_cells, task_tables
 from ..evaluation.report.task_report import TaskReport
-from ..evaluation.report.text import markdown_table, matched_labels
+from ..evaluation.report.text import matched_labels, table_lines
 from ..inference.task_labels import UNNAMED_TASK, label_names
 from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..pages.html import format_number
+from ..pages.formats import format_defined, format_interval, format_number, markdown_cell
 from ..provenance import read_provenance, weights_sha256
 from .push import CARD_FILE
 
@@ -349,12 +349,12 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
     if not seeds or len(seeds["runs"]) < 2:
         return ""
     rows = [
-        [str(run["seed"]), format_number(run["validation"]) or "undefined", format_number(run["test"]) or "not scored"]
+        [str(run["seed"]), format_defined(run["validation"]), format_number(run["test"]) or "not scored"]
         for run in seeds["runs"]
     ]
     means = [seeds[split] for split in ("validation", "test")]
     cells = [
-        f"{format_number(mean['mean'])} ({format_number(mean['ci_low'])} to {format_number(mean['ci_high'])})"
+        f"{format_number(mean['mean'])} ({format_interval(mean['ci_low'], mean['ci_high'])})"
         if mean and mean["mean"] is not None
         else ""
         for mean in means
@@ -374,7 +374,7 @@ def _table(table: Table) -> str:
     """As Markdown, in which names from labels and datasets stay text."""
     rows = [[_escape(cell) for cell in row] for row in table.rows]
     header = [_escape(cell) for cell in table.header]
-    return "\n".join(markdown_table(replace(table, header=header, rows=rows, note=_escape(table.note))))
+    return "\n".join(table_lines(replace(table, header=header, rows=rows, note=_escape(table.note))))
 
 
 def _escape(text: str) -> str:
@@ -383,4 +383,4 @@ def _escape(text: str) -> str:
 
 def _cell(text: Any) -> str:
     """In one line, and with nothing that would end a table's cell or start a tag."""
-    return _escape(" ".join(str(text).split())).replace("|", "\\|")
+    return markdown_cell(_escape(str(text)))

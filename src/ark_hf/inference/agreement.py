@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from ..labels import Synonyms
 from ..models.ark.configuration_ark import ArkTask
+from ..pages.formats import markdown_table
 
 DEFAULT_THRESHOLD = 0.5
 COLUMNS = ["image", "finding", "agree", "mean", "lowest", "lowest_label", "highest", "highest_label", "calls"]
@@ -200,9 +201,10 @@ def _disagreements(images: list[list[dict[str, Any]]]) -> list[str]:
     return [
         f"Findings on which the heads disagree, {where}:",
         "",
-        "| image | finding | opinions |",
-        "|---|---|---|",
-        *(f"| {Path(row['image']).name} | {row['finding']} | {row['calls']} |" for row in differing),
+        *markdown_table(
+            ["image", "finding", "opinions"],
+            [[Path(row["image"]).name, row["finding"], row["calls"]] for row in differing],
+        ),
     ]
 
 

@@ -1,7 +1,6 @@
 """What the HTML reports share: one self-contained page, without a script or anything from elsewhere."""
 
 import html
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 STYLE = """
@@ -90,14 +89,3 @@ def html_table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 def escape(text: str) -> str:
     return html.escape(str(text))
-
-
-def format_number(value: float | None, scale: float = 1, digits: int = 3) -> str:
-    """Empty for None and NaN."""
-    return "" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
-
-
-def format_interval(low: float | None, high: float | None, scale: float = 1, digits: int = 3) -> str:
-    """Empty unless both bounds are known."""
-    bounds = format_number(low, scale, digits), format_number(high, scale, digits)
-    return " to ".join(bounds) if all(bounds) else ""

@@ -10,11 +10,10 @@ import numpy as np
 from ...files import write_json, write_text
 from ...metrics.shortcut import SHORTCUT_STATISTICS
 from ...pages.figures import interval_plot
+from ...pages.formats import format_interval, format_number
 from ...pages.html import (
     document,
     escape,
-    format_interval,
-    format_number,
     html_figures,
     html_table,
     look_at,

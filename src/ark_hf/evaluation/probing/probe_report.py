@@ -9,6 +9,7 @@ import numpy as np
 
 from ...files import write_json, write_text
 from ...metrics.auroc import LabelResult, MeanResult
+from ...pages.formats import format_defined, format_interval, markdown_table
 from .few_shot import ShotResult, draw_curve
 from .probe_task import ProbeReport
 from .retrieval import RetrievalResult
@@ -62,21 +63,17 @@ def _probe_table(report: ProbeReport) -> str:
     lines = [
         f"## {report.dataset}, {report.task} (test: {report.num_test} images{patients}; train: {report.num_train})",
         "",
-        "| label | positives | AUROC | 95 % interval | shortcut baseline | 95 % interval | regularisation |",
-        "|---|---|---|---|---|---|---|",
     ]
+    header = ["label", "positives", "AUROC", "95 % interval", "shortcut baseline", "95 % interval", "regularisation"]
+    rows = []
     single = len(report.choices) < len(report.labels)
     for number, (result, baseline) in enumerate(zip(report.labels, report.baseline_labels, strict=True)):
         strength = report.choices[0 if single else number].strength
-        lines.append(
-            f"| {result.label} | {result.num_positive}/{result.num_known} | {_cells(result)} | {_cells(baseline)} | "
-            f"{'none' if np.isnan(strength) else f'{strength:.2g}'} |"
-        )
-    mean = report.mean
-    lines.append(
-        f"| **mean of {mean.num_defined} of {mean.num_labels}** | | {_cells(mean)} "
-        f"| {_cells(report.baseline_mean)} | |"
-    )
+        counts = f"{result.num_positive}/{result.num_known}"
+        shown = "none" if np.isnan(strength) else f"{strength:.2g}"
+        rows.append([result.label, counts, *_cells(result), *_cells(baseline), shown])
+    rows.append([_mean_name(report.mean), "", *_cells(report.mean), *_cells(report.baseline_mean), ""])
+    lines += markdown_table(header, rows)
     unit = "images" if report.num_test_patients is None else "patients"
     lines += ["", f"Intervals: percentile bootstrap over {unit}. Positives and known images are those of test."]
     named = [report.task] if single else [result.label for result in report.labels]
@@ -91,53 +88,37 @@ def _probe_table(report: ProbeReport) -> str:
 
 
 def _few_shot_table(curve: Sequence[ShotResult]) -> str:
-    lines = [
-        "### Few-shot",
-        "",
-        "| training images | in all | probes | mean AUROC | 95 % interval of the mean |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for shot in curve:
         if shot.aurocs:
-            lines.append(
-                f"| {shot.name} | {shot.num_rows:.0f} | {len(shot.aurocs)} "
-                f"| {_number(shot.mean)} | {_interval(shot)} |"
-            )
+            mean = [format_defined(shot.mean), format_interval(shot.ci_low, shot.ci_high)]
+            rows.append([shot.name, f"{shot.num_rows:.0f}", len(shot.aurocs), *mean])
         else:
-            lines.append(f"| {shot.name} | | none: {shot.note} | | |")
-    return "\n".join([*lines, "", "Intervals: Student's t over the random subsets. ![Curve](few_shot.png)"])
+            rows.append([shot.name, "", f"none: {shot.note}", "", ""])
+    header = ["training images", "in all", "probes", "mean AUROC", "95 % interval of the mean"]
+    note = "Intervals: Student's t over the random subsets. ![Curve](few_shot.png)"
+    return "\n".join(["### Few-shot", "", *markdown_table(header, rows), "", note])
 
 
 def _retrieval_table(results: Sequence[RetrievalResult], neighbours: int) -> str:
-    lines = [
-        f"### Neighbours: precision at {neighbours}",
-        "",
-        "| label | test images with it | precision | chance |",
-        "|---|---|---|---|",
+    rows = [
+        [each.label, each.num_queries, format_defined(each.precision), format_defined(each.chance)] for each in results
     ]
-    lines += [
-        f"| {each.label} | {each.num_queries} | {_number(each.precision)} | {_number(each.chance)} |"
-        for each in results
-    ]
-    return "\n".join(lines)
+    header = ["label", "test images with it", "precision", "chance"]
+    return "\n".join([f"### Neighbours: precision at {neighbours}", "", *markdown_table(header, rows)])
 
 
 def _shortcut_table(result: ShortcutResult) -> str:
     if result.note is not None:
         return f"{result.attribute}: undefined, {result.note}."
-    lines = [f"| {result.attribute} | test images | AUROC | 95 % interval |", "|---|---|---|---|"]
-    lines += [f"| {each.label} | {each.num_positive}/{each.num_known} | {_cells(each)} |" for each in result.classes]
-    mean = result.mean
-    return "\n".join([*lines, f"| **mean of {mean.num_defined} of {mean.num_labels}** | | {_cells(mean)} |"])
+    rows = [[each.label, f"{each.num_positive}/{each.num_known}", *_cells(each)] for each in result.classes]
+    rows.append([_mean_name(result.mean), "", *_cells(result.mean)])
+    return "\n".join(markdown_table([result.attribute, "test images", "AUROC", "95 % interval"], rows))
 
 
-def _cells(result: LabelResult | MeanResult) -> str:
-    return f"{_number(result.auroc)} | {_interval(result)}"
+def _cells(result: LabelResult | MeanResult) -> list[str]:
+    return [format_defined(result.auroc), format_interval(result.ci_low, result.ci_high)]
 
 
-def _number(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
-
-
-def _interval(result: LabelResult | MeanResult | ShotResult) -> str:
-    return "" if np.isnan(result.ci_low) else f"{result.ci_low:.3f} to {result.ci_high:.3f}"
+def _mean_name(mean: MeanResult) -> str:
+    return f"**mean of {mean.num_defined} of {mean.num_labels}**"

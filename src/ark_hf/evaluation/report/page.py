@@ -9,7 +9,8 @@ import numpy as np
 
 from ...files import write_json, write_text
 from ...metrics.subgroups import SubgroupResult
-from ...pages.html import document, escape, format_interval, format_number, html_figures, html_table, look_at
+from ...pages.formats import format_defined, format_interval, format_number
+from ...pages.html import document, escape, html_figures, html_table, look_at
 from .figures import task_figures
 from .tables import Table, subgroup_tables, task_tables
 from .task_report import DEFAULT_THRESHOLD, TaskReport
@@ -109,7 +110,7 @@ def _overview(reports: Sequence[TaskReport]) -> str:
     for report in reports:
         patients = "unknown" if report.num_patients is None else f"{report.num_patients:,}"
         baseline = None if report.baseline_mean is None else report.baseline_mean.auroc
-        mean, count = format_number(report.mean.auroc) or "undefined", f"{report.num_images:,}"
+        mean, count = format_defined(report.mean.auroc), f"{report.num_images:,}"
         labels = f"{report.mean.num_defined} of {report.mean.num_labels}"
         rows.append(
             [report.task, report.dataset, report.split, count, patients, labels, mean, format_number(baseline)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...metrics.auroc import LabelResult, MeanResult
 from ...metrics.significance import PairedResult
 from ...metrics.subgroups import MIN_CASES, Estimate, GroupResult, SubgroupResult
-from ...pages.html import format_interval, format_number
+from ...pages.formats import format_defined, format_interval, format_number
 from .task_report import DEFAULT_THRESHOLD, TaskReport
 
 
@@ -99,14 +99,13 @@ def comparison_table(report: TaskReport) -> Table:
 
 def _paired_cells(result: PairedResult) -> list[str]:
     if math.isnan(result.difference):
-        values = [_defined(value) for value in (result.auroc_b, result.auroc_a)]
+        values = [format_defined(value) for value in (result.auroc_b, result.auroc_a)]
         return [*values, "undefined", "", "", ""]
-    interval = "" if math.isnan(result.ci_low) else f"{result.ci_low:+.3f} to {result.ci_high:+.3f}"
     return [
         format_number(result.auroc_b),
         format_number(result.auroc_a),
-        f"{result.difference:+.3f}",
-        interval,
+        format_number(result.difference, sign="+"),
+        format_interval(result.ci_low, result.ci_high, sign="+"),
         format_p_value(result.p_value),
         format_p_value(result.p_adjusted),
     ]
@@ -133,14 +132,14 @@ def _operating_point_table(report: TaskReport) -> Table:
                 point.label,
                 threshold,
                 "/".join(f"{count:,}" for count in counts if count is not None),
-                _defined(point.sensitivity),
+                format_defined(point.sensitivity),
                 format_interval(point.sensitivity_low, point.sensitivity_high),
-                _defined(point.specificity),
+                format_defined(point.specificity),
                 format_interval(point.specificity_low, point.specificity_high),
-                *(_defined(value) for value in (point.ppv, point.npv, point.f1, point.mcc)),
+                *(format_defined(value) for value in (point.ppv, point.npv, point.f1, point.mcc)),
             ]
         )
-    means = [_defined(value) for value in (report.mean_f1, report.mean_mcc)]
+    means = [format_defined(value) for value in (report.mean_f1, report.mean_mcc)]
     rows.append([f"mean{' evaluated' if 'evaluated' in mean_name(report) else ''}", *[""] * 8, *means])
     header = ["label", "threshold", "TP/FP/TN/FN", "sensitivity", "95 % interval", "specificity", "95 % interval",
               "PPV", "NPV", "F1", "MCC"]  # fmt: skip
@@ -167,7 +166,7 @@ def _calibration_table(report: TaskReport) -> Table:
         values = [each.mean_probability, each.observed_share, each.ece, each.brier]
         if before is not None:
             values += [before[number].ece, before[number].brier]
-        rows.append([each.label, *map(_defined, values)])
+        rows.append([each.label, *map(format_defined, values)])
     note = "ECE: expected calibration error, 15 bins of equal width."
     if before is not None:
         header += ["ECE before", "Brier before"]
@@ -233,8 +232,8 @@ def _group_row(group: GroupResult) -> list[str]:
         patients,
         f"{group.num_positive:,}/{group.num_known:,}",
         *_estimate_cells(group.auroc),
-        "" if math.isnan(difference.value) else f"{difference.value:+.3f}",
-        "" if math.isnan(difference.low) else f"{difference.low:+.3f} to {difference.high:+.3f}",
+        format_number(difference.value, sign="+"),
+        format_interval(difference.low, difference.high, sign="+"),
         *_estimate_cells(group.sensitivity),
         *_estimate_cells(group.specificity),
     ]
@@ -246,8 +245,4 @@ def _gap_row(result: SubgroupResult) -> list[str]:
 
 
 def _estimate_cells(estimate: Estimate) -> list[str]:
-    return [_defined(estimate.value), format_interval(estimate.low, estimate.high)]
-
-
-def _defined(value: float) -> str:
-    return format_number(value) or "undefined"
+    return [format_defined(estimate.value), format_interval(estimate.low, estimate.high)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ...metrics.subgroups import SubgroupResult
-from ...pages.html import format_interval, format_number
+from ...pages.formats import format_interval, format_number, markdown_table
 from .tables import Table, auroc_cells, comparison_table, mean_name, subgroup_tables, task_tables
 from .task_report import TaskReport
 
@@ -24,11 +24,11 @@ def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupRe
     for report in reports:
         lines += ["", _title(report)]
         for table in task_tables(report):
-            lines += ["", f"### {table.title}", "", *markdown_table(table)]
+            lines += ["", f"### {table.title}", "", *table_lines(table)]
         lines += matched_labels(report)
     for task, results in (sites or {}).items():
         for table in subgroup_tables("dataset", results):
-            lines += ["", f"## {task}: {table.title}", "", *markdown_table(table)]
+            lines += ["", f"## {task}: {table.title}", "", *table_lines(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -67,17 +67,18 @@ def _task_lines(report: TaskReport) -> list[str]:
     lines = [
         _title(report),
         "",
-        "| label | positives | AUROC | 95 % interval | shortcut baseline | 95 % interval |",
-        "|---|---|---|---|---|---|",
     ]
+    header = ["label", "positives", "AUROC", "95 % interval", "shortcut baseline", "95 % interval"]
     unscored = "no match" if report.transfer is None else "not scored"
+    rows = []
     for number, result in enumerate(report.labels):
         baseline = None if report.baseline_labels is None else report.baseline_labels[number]
         counts = f"{result.num_positive}/{result.num_known}"
         matched = report.matches is None or report.matches[result.label]
-        cells = f"{_cells(result)} | {_cells(baseline)}" if matched else f"{unscored} | | |"
-        lines.append(f"| {result.label} | {counts} | {cells} |")
-    lines.append(f"| **{mean_name(report)}** | | {_cells(report.mean)} | {_cells(report.baseline_mean)} |")
+        cells = [*auroc_cells(result), *auroc_cells(baseline)] if matched else [unscored, "", "", ""]
+        rows.append([result.label, counts, *cells])
+    rows.append([f"**{mean_name(report)}**", "", *auroc_cells(report.mean), *auroc_cells(report.baseline_mean)])
+    lines += markdown_table(header, rows)
     unit = "images" if report.num_patients is None else "patients"
     lines += ["", f"Intervals: percentile bootstrap over {unit}."]
     if report.accuracy is not None:
@@ -87,7 +88,7 @@ def _task_lines(report: TaskReport) -> list[str]:
         lines += ["", f"New: {report.comparison.other} has no head {report.task!r} to compare with."]
     elif report.comparison is not None:
         table = comparison_table(report)
-        lines += ["", f"{table.title}:", "", *markdown_table(table)]
+        lines += ["", f"{table.title}:", "", *table_lines(table)]
     return lines + matched_labels(report)
 
 
@@ -97,12 +98,7 @@ def _title(report: TaskReport) -> str:
     return f"## {report.task} ({report.split}: {report.num_images} images{patients}){zero_shot}"
 
 
-def _cells(result) -> str:
-    return " | ".join(auroc_cells(result))
-
-
-def markdown_table(table: Table) -> list[str]:
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in [table.header, *table.rows]]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"|{'---|' * len(table.header)}")
+def table_lines(table: Table) -> list[str]:
+    """The table, and below it its note."""
+    lines = markdown_table(table.header, table.rows)
     return [*lines, "", table.note] if table.note else lines

@@ -1,9 +1,9 @@
 """What further training does to the tasks that a model had learned before (the COVIDx protocol of Ark)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from ...pages.formats import format_defined, markdown_table
 from .curriculum import Curriculum
 
 
@@ -48,16 +48,13 @@ def growth_table(history: Sequence[dict[str, Any]], earlier: Sequence[str]) -> s
             _row("mean of the earlier tasks", *(_mean([aurocs[n] for n in known]) for aurocs in (before, after)))
         )
     rows += [_row(f"{name} (new)", before[name], after[name]) for name in before if name not in known]
-    return "\n".join(["| task | before | after | change |", "|---|---|---|---|", *rows])
+    return "\n".join(markdown_table(["task", "before", "after", "change"], rows))
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)  # NaN if one of them is: a mean over other tasks could not be compared
 
 
-def _row(name: str, before: float, after: float) -> str:
-    return f"| {name} | {_figure(before, '.4f')} | {_figure(after, '.4f')} | {_figure(after - before, '+.4f')} |"
-
-
-def _figure(value: float, form: str) -> str:
-    return "undefined" if math.isnan(value) else format(value, form)
+def _row(name: str, before: float, after: float) -> list[str]:
+    change = format_defined(after - before, 4, sign="+")
+    return [name, format_defined(before, 4), format_defined(after, 4), change]

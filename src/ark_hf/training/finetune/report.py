@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ...pages.formats import format_defined, format_interval, markdown_table
+
 
 def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """
@@ -58,19 +60,20 @@ def results_text(results: Mapping[str, Any]) -> str:
     lines = [
         f"# `{results['model']}` fine-tuned on `{results['dataset']}`, task `{results['task']['name']}`",
         "",
-        "| seed | training images | step kept | validation mean AUROC | test mean AUROC | 95 % interval |",
-        "|---|---|---|---|---|---|",
     ]
+    header = ["seed", "training images", "step kept", "validation mean AUROC", "test mean AUROC", "95 % interval"]
+    rows = []
     for seed in results["seeds"]:
         validation = seed["validation"] and seed["validation"]["mean_auroc"]
         test = seed.get("test") and seed["test"]["mean"]
-        cells = f"{number(test['auroc'])} | {interval(test)}" if test else "not scored |"
+        cells = [format_defined(test["auroc"]), interval(test)] if test else ["not scored", ""]
         kept = f"{seed['best_step']} of {seed['steps']}"
-        lines.append(f"| {seed['seed']} | {seed['train_images']} | {kept} | {number(validation)} | {cells} |")
+        rows.append([seed["seed"], seed["train_images"], kept, format_defined(validation), *cells])
     if len(results["seeds"]) > 1:
         means = [results[split] or {"mean": None, "ci_low": None} for split in ("validation", "test")]
-        validation, test = [f"{number(mean['mean'])} ({interval(mean) or 'no interval'})" for mean in means]
-        lines.append(f"| **mean** (t interval over seeds) | | | {validation} | {test} | |")
+        overall = [f"{format_defined(mean['mean'])} ({interval(mean) or 'no interval'})" for mean in means]
+        rows.append(["**mean** (t interval over seeds)", "", "", *overall, ""])
+    lines += markdown_table(header, rows)
     chosen = best_seed(results)
     if chosen.get("test"):
         lines += ["", *label_lines(chosen, results)]
@@ -86,23 +89,18 @@ def label_lines(chosen: Mapping[str, Any], results: Mapping[str, Any]) -> list[s
     lines = [
         f"Test split ({test['num_images']} images{patients}), seed {chosen['seed']}:",
         "",
-        "| label | positives | AUROC | 95 % interval | mean over seeds | shortcut baseline | 95 % interval |",
-        "|---|---|---|---|---|---|---|",
     ]
+    header = ["label", "positives", "AUROC", "95 % interval", "mean over seeds", "shortcut baseline", "95 % interval"]
+    rows = []
     scored = [seed["test"] for seed in results["seeds"] if seed.get("test")]
     for row, (label, baseline) in enumerate(zip(test["labels"], test["baseline_labels"], strict=True)):
         over_seeds = seed_interval([each["labels"][row]["auroc"] for each in scored])["mean"]
         counts = f"{label['num_positive']}/{label['num_known']}"
-        lines.append(
-            f"| {label['label']} | {counts} | {number(label['auroc'])} | {interval(label)} | {number(over_seeds)} | "
-            f"{number(baseline['auroc'])} | {interval(baseline)} |"
-        )
+        rows.append([label["label"], counts, *_cells(label), format_defined(over_seeds), *_cells(baseline)])
     mean, baseline = test["mean"], test["baseline_mean"]
     title = f"**mean of {mean['num_defined']} of {mean['num_labels']}**"
-    lines.append(
-        f"| {title} | | {number(mean['auroc'])} | {interval(mean)} | "
-        f"{number(results['test']['mean'])} | {number(baseline['auroc'])} | {interval(baseline)} |"
-    )
+    rows.append([title, "", *_cells(mean), format_defined(results["test"]["mean"]), *_cells(baseline)])
+    lines += markdown_table(header, rows)
     unit = "images" if test["num_patients"] is None else "patients"
     return [
         *lines,
@@ -112,12 +110,9 @@ def label_lines(chosen: Mapping[str, Any], results: Mapping[str, Any]) -> list[s
     ]
 
 
-def number(value: float | None, sign: str = "") -> str:
-    """Three decimals; with `sign="+"` a sign before a positive number too."""
-    return "undefined" if value is None or math.isnan(value) else f"{value:{sign}.3f}"
-
-
 def interval(result: Mapping[str, Any], sign: str = "") -> str:
-    """The bounds as [`number`] writes them; empty where they are undefined."""
-    low, high = result["ci_low"], result.get("ci_high")
-    return "" if low is None or high is None or math.isnan(low) else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return format_interval(result["ci_low"], result.get("ci_high"), sign=sign)
+
+
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    return [format_defined(result["auroc"]), interval(result)]

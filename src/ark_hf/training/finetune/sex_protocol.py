@@ -16,11 +16,12 @@ from ...evaluation.scoring import evaluated_columns, score_task
 from ...files import write_json, write_text
 from ...inference.predict import load_ark
 from ...metrics.auroc import bootstrap_aurocs, percentile_interval, row_means
+from ...pages.formats import format_defined, markdown_table
 from ...provenance import shown_name
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import load_finetuning_data
-from .report import interval, number, seed_interval
+from .report import interval, seed_interval
 from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, run_facts, save_predictions, train_seed
 
 SEXES = {"male": "M", "female": "F"}
@@ -201,17 +202,13 @@ def protocol_text(results: Mapping[str, Any]) -> str:
         f"Mean AUROC over {len(results['seeds'])} seeds and its 95 % interval over patients; {results['images']} "
         "training images in each row.",
         "",
-        f"| trained on | tested on male ({tested['male']} images) | tested on female ({tested['female']} images) |",
-        "|---|---|---|",
     ]
-    for arm in ARMS:
-        cells = [_cell(results["auroc"][arm][sex]) for sex in SEXES]
-        lines.append(f"| {arm} | {cells[0]} | {cells[1]} |")
-    gaps = [_cell(results["gaps"][sex], sign="+") for sex in SEXES]
-    lines.append(f"| own sex less the other | {gaps[0]} | {gaps[1]} |")
-    return "\n".join(lines) + "\n"
+    header = ["trained on", *(f"tested on {sex} ({tested[sex]} images)" for sex in SEXES)]
+    rows = [[arm, *(_cell(results["auroc"][arm][sex]) for sex in SEXES)] for arm in ARMS]
+    rows.append(["own sex less the other", *(_cell(results["gaps"][sex], sign="+") for sex in SEXES)])
+    return "\n".join([*lines, *markdown_table(header, rows)]) + "\n"
 
 
 def _cell(result: Mapping[str, Any], sign: str = "") -> str:
-    bounds = interval(result, sign)
-    return f"{number(result['mean'], sign)} ({bounds})" if bounds else number(result["mean"], sign)
+    mean, bounds = format_defined(result["mean"], sign=sign), interval(result, sign)
+    return f"{mean} ({bounds})" if bounds else mean
