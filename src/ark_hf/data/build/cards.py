@@ -10,6 +10,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ...models.ark.configuration_ark import ArkTask
+from ...pages.formats import markdown_cell
 from ..task_dataset import CARD_KEY
 
 TEMPLATE = Path(__file__).parents[2] / "hub" / "templates" / "dataset_card.md"
@@ -136,7 +137,7 @@ def _meaning(column: str, task: ArkTask, report: Mapping[str, Any]) -> str:
 def _source(facts: Mapping[str, Any]) -> dict[str, str]:
     named = {"release": "title", "home": "homepage", "licence": "license", "access": "access", "notes": "notes"}
     facts = {**facts, "license": "see access" if facts.get("license") == "other" else facts.get("license")}
-    return {name: _cell(facts[key]) for name, key in named.items() if facts.get(key)}
+    return {name: markdown_cell(facts[key]) for name, key in named.items() if facts.get(key)}
 
 
 def _terms(license_id: str) -> str:
@@ -153,7 +154,9 @@ def _split_rows(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     for label, counts in summary["labels"].items():
         known = counts["positive"] + counts["negative"]
         prevalence = f"{counts['positive'] / known:.1%}" if known else "–"
-        labels.append({"name": _cell(label), "prevalence": prevalence, **{key: f"{n:,}" for key, n in counts.items()}})
+        labels.append(
+            {"name": markdown_cell(label), "prevalence": prevalence, **{key: f"{n:,}" for key, n in counts.items()}}
+        )
     patients = summary["patients"]
     return {
         "name": name,
@@ -181,7 +184,7 @@ def _shares(counts: Mapping[str, int], rows: int) -> str:
     shown = dict(sorted(counts.items(), key=lambda item: -item[1])[:MOST_COMMON])
     shown["others"] = sum(counts.values()) - sum(shown.values())
     shown["unknown"] = rows - sum(counts.values())
-    return ", ".join(f"{_cell(value)} {count / rows:.1%}" for value, count in shown.items() if count)
+    return ", ".join(f"{markdown_cell(value)} {count / rows:.1%}" for value, count in shown.items() if count)
 
 
 def _disjointness(report: Mapping[str, Any]) -> str:
@@ -214,9 +217,6 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
         "images repeat a picture of their own split": duplicates.get("within_splits", 0),
     }
     problems = [f"{count:,} {what}." for what, count in counted.items() if count]
-    return problems + [f"Not what the release has: {_cell(mismatch)}" for mismatch in report.get("expected", ())]
-
-
-def _cell(text: Any) -> str:
-    """In one line, and with nothing that would end a table's cell."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return problems + [
+        f"Not what the release has: {markdown_cell(mismatch)}" for mismatch in report.get("expected", ())
+    ]
