@@ -1,15 +1,18 @@
 """What a model's folder says of its weights."""
 
 import json
+from importlib.metadata import Distribution, PackageNotFoundError, version
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ark_hf.data.build.build import build_phantom_sites
 from ark_hf.provenance import (
     PROVENANCE_FILE,
     compute_facts,
     copy_notes,
+    package_version,
     read_provenance,
     shown_name,
     weights_sha256,
@@ -21,6 +24,23 @@ def test_what_was_written_is_read_with_the_versions(tmp_path):
     write_provenance(tmp_path, "conversion", {"source": "ark.pth", "summary": "weights: teacher"})
     origin = read_provenance(tmp_path)
     assert origin["source"] == "ark.pth" and {"ark-hf", "torch", "transformers", "timm"} == set(origin["versions"])
+
+
+def test_a_source_tree_that_is_not_installed_works_and_says_so(tmp_path, monkeypatch):
+    find = Distribution.from_name
+
+    def find_others(name):
+        if name == "ark-hf":
+            raise PackageNotFoundError(name)
+        return find(name)
+
+    assert package_version() == version("ark-hf")
+    monkeypatch.setattr(Distribution, "from_name", find_others)
+    assert package_version() == "0+unknown"
+    write_provenance(tmp_path, "conversion", {"source": "ark.pth", "summary": "weights: teacher"})
+    assert read_provenance(tmp_path)["versions"]["ark-hf"] == "0+unknown"
+    sites = build_phantom_sites(tmp_path / "sites", {"train": 2}, size=32)
+    assert "of ark-hf 0+unknown, " in (next(iter(sites.values())) / "README.md").read_text()
 
 
 def test_a_model_without_a_file_and_one_that_was_never_saved_say_nothing(tmp_path):

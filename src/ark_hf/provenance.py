@@ -24,7 +24,7 @@ KINDS = {
 
 
 def package_version() -> str:
-    """Version of this package as it is installed; a source tree that is not installed has none."""
+    """That of ark-hf; "0+unknown" of a source tree that is not installed, whose version nobody has noted."""
     try:
         return version("ark-hf")
     except PackageNotFoundError:

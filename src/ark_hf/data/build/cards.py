@@ -1,7 +1,6 @@
 """Dataset cards: README.md of a task dataset, from its build report; the Hub and `datasets` read its header."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ...models.ark.configuration_ark import ArkTask
 from ...pages.formats import markdown_cell
+from ...provenance import package_version
 from ..task_dataset import CARD_KEY
 
 TEMPLATE = Path(__file__).parents[2] / "hub" / "templates" / "dataset_card.md"
@@ -197,8 +197,8 @@ def _disjointness(report: Mapping[str, Any]) -> str:
 
 def _provenance(report: Mapping[str, Any]) -> str:
     facts = report["facts"]
-    drawn = f"Drawn by `ark_hf.data.sources.phantom` of ark-hf {version('ark-hf')}, "
-    read = f"By `ark-hf data build` of ark-hf {version('ark-hf')}: images read at full depth, "
+    drawn = f"Drawn by `ark_hf.data.sources.phantom` of ark-hf {package_version()}, "
+    read = f"By `ark-hf data build` of ark-hf {package_version()}: images read at full depth, "
     size = f"shrunk to a longer side of at most {report['size']} pixels (never enlarged), " if "size" in report else ""
     splits = f" Splits: {' '.join(facts['splits'].split())}" if facts.get("splits") else ""
     chosen = ", ".join(f"{name} {value}" for name, value in (facts.get("options") or {}).items())
