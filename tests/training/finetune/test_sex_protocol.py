@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +92,25 @@ def test_a_run_from_start_to_end_and_again(sites, tmp_path, monkeypatch):
     assert json.dumps(again) == json.dumps(results)
     with pytest.raises(ValueError, match="images was 6, now 5"):
         sex_protocol("none", site, args, max_images=5)
+
+
+def test_only_the_main_process_writes(sites, tmp_path, monkeypatch):
+    folder, site = tmp_path / "run", str(sites["phantom_hill"])
+    results = sex_protocol("none", site, arguments(folder, seeds=[3]), max_images=6)
+    predictions = {path: path.read_bytes() for path in folder.rglob("test_predictions.npz")}
+    assert len(predictions) == 3
+    for path in predictions:
+        path.unlink()
+    written = []
+    for name in ("write_json", "write_text", "save_predictions"):
+        monkeypatch.setattr(module, name, lambda target, *args: written.append(target))
+    # Another process: meanwhile the main one writes
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    monkeypatch.setattr(
+        PartialState, "wait_for_everyone", lambda self: [path.write_bytes(predictions[path]) for path in predictions]
+    )
+    again = sex_protocol("none", site, arguments(folder, seeds=[3]), max_images=6)
+    assert not written and json.dumps(again) == json.dumps(results)
 
 
 def test_weights_are_chosen_on_validation_images_of_the_same_kind(sites, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from ...data.open_dataset import TaskDataset
 from ...evaluation.scoring import evaluated_columns, score_task
@@ -65,7 +66,9 @@ def sex_protocol(
     images = images if max_images is None else min(images, max_images)
     folder = Path(args.output_dir)
     facts = run_facts(model, data) | {"images": images}
-    check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
+    state = PartialState()
+    with state.main_process_first():
+        check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
     probabilities: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
     for seed in args.seeds:
         chosen = choose_groups(data.patients("train"), of_train, images, seed)
@@ -81,8 +84,10 @@ def sex_protocol(
         "settings": args.lasting_settings(),
         **compare_groups(data, of_test, probabilities, args.bootstrap),
     }
-    write_json(folder / "sex_protocol.json", results)
-    write_text(folder / "sex_protocol.md", protocol_text(results))
+    if state.is_main_process:
+        write_json(folder / "sex_protocol.json", results)
+        write_text(folder / "sex_protocol.md", protocol_text(results))
+    state.wait_for_everyone()
     return results
 
 
@@ -145,7 +150,10 @@ def _test_probabilities(data: TaskDataset, args: FinetuningArguments, folder: Pa
     """float64 (rows, labels) over the whole test split; computed once, then read back."""
     if not (folder / PREDICTIONS_FILE).exists():
         model, processor = load_ark(str(folder / MODEL_FOLDER))
-        save_predictions(folder, score_task(model, processor, data, "test", args.eval_batch_size), data.task)
+        scored = score_task(model, processor, data, "test", args.eval_batch_size)
+        if PartialState().is_main_process:
+            save_predictions(folder, scored, data.task)
+    PartialState().wait_for_everyone()
     return np.load(folder / PREDICTIONS_FILE)["probabilities"]
 
 
