@@ -69,3 +69,32 @@ def test_other_files_are_refused_with_a_remedy(written, tmp_path):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match="report.json is not a report of this version .*; evaluate again"):
             read_report(tmp_path)
+
+
+def test_a_report_says_what_it_is_and_one_of_before_that_is_read_with_defaults(written, tmp_path):
+    values = json.loads((written[0] / "report.json").read_text())
+    assert (values.pop("kind"), values.pop("version")) == ("evaluation", 1)
+    for task in values["tasks"]:
+        del task["fitted"], task["comparison"]
+        task["later"] = "a field that this version does not know"
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    facts, restored = read_report(tmp_path)
+    assert facts["model"] == "new" and [each.task for each in restored] == ["clinic", "wards"]
+    expected = [dataclasses.replace(each, fitted=None, comparison=None) for each in written[1]]
+    assert plain(restored) == plain(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "federation"}, "is a report of the kind 'federation', not 'evaluation'; `ark-hf evaluate` writes"),
+        ({"version": 2}, "is of a later version of ark-hf: update ark-hf, or evaluate again"),
+        ({"version": None}, r"is not a report of this version \(TypeError"),
+    ],
+)
+def test_reports_of_another_kind_or_a_later_version_are_refused(written, tmp_path, change, message):
+    values = json.loads((written[0] / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(values | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_report(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from ...metrics.subgroups import SubgroupResult
 from ...pages.formats import format_defined, format_interval, format_number
 from ...pages.html import document, escape, html_figures, html_table, look_at
 from .figures import task_figures
+from .stored import KIND, VERSION
 from .tables import Table, subgroup_tables, task_tables
 from .task_report import DEFAULT_THRESHOLD, TaskReport
 from .text import NOTICE, full_text, matched_labels, subgroup_line
@@ -35,6 +36,8 @@ def write_report(
     sites = sites or {}
     output_dir.mkdir(parents=True, exist_ok=True)
     values = {
+        "kind": KIND,
+        "version": VERSION,
         "notice": NOTICE,
         **facts,
         "tasks": [asdict(report) for report in reports],

@@ -10,6 +10,10 @@ from typing import Any
 
 from .task_report import TaskReport
 
+# What `report.json` says of itself. A new field has a default, which it has in the reports that lack it. The version
+# rises only when what read the one before would read the new one wrongly.
+KIND, VERSION = "evaluation", 1
+
 
 def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
     """
@@ -20,11 +24,16 @@ def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
         What stands at its top (`model`, `weights_sha256`, ...), and a report a task.
 
     Raises:
-        ValueError: There is no such file, or this version of ark-hf did not write it.
+        ValueError: There is no such file, or it is something else, or of a later version of ark-hf.
     """
     file = path / "report.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+        kind, version = values.get("kind", KIND), values.get("version", 0)  # the first reports have neither
+        if kind != KIND:
+            raise ValueError(f"{file} is a report of the kind {kind!r}, not {KIND!r}; `ark-hf evaluate` writes that.")
+        if version > VERSION:
+            raise ValueError(f"{file} is of a later version of ark-hf: update ark-hf, or evaluate again.")
         reports = [_restore(TaskReport, task) for task in values.pop("tasks")]
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist; `ark-hf evaluate ... --out FOLDER` writes it.") from None
@@ -36,10 +45,10 @@ def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
 
 
 def _restore(kind: Any, value: Any) -> Any:
-    """A JSON value as the annotated type has it; null stands for NaN where that is a float."""
+    """A JSON value as the annotated type has it, its known fields alone; null is NaN where that is a float."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints, names = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
-        return kind(**{name: _restore(hints[name], value[name]) for name in names})
+        return kind(**{name: _restore(hints[name], value[name]) for name in names if name in value})
     if kind is float:
         return math.nan if value is None else float(value)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
