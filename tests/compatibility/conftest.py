@@ -1,0 +1,37 @@
+"""What an earlier version wrote, unpacked: see make_fixture.py."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ARCHIVE = Path(__file__).with_name("written_by_91dc8e3.tar.xz")
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def workplace(written, tmp_path, monkeypatch) -> Path:
+    """A copy to write into, as the current folder: what was written names its datasets and models from there."""
+    shutil.copytree(written, tmp_path / "workplace", ignore=shutil.ignore_patterns("data"))
+    (tmp_path / "workplace" / "data").symlink_to(written / "data")  # `datasets` then reads them once for all tests
+    monkeypatch.chdir(tmp_path / "workplace")
+    return tmp_path / "workplace"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state():
+    """Accelerate keeps its settings in a singleton; every test starts without."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
