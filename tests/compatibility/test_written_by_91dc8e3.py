@@ -1,6 +1,8 @@
 """What version 91dc8e3 wrote stays readable: datasets, runs, models, reports, embeddings, fine-tuning folders."""
 
 import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from ark_hf.cli.main import main
 from ark_hf.data.report.numbers import describe_datasets
 from ark_hf.data.task_dataset import load_task_dataset, read_build_facts, read_task
 from ark_hf.evaluation.report.stored import read_report
+from ark_hf.hub import push_model
 from ark_hf.inference.embeddings import open_store, picture_keys
 from ark_hf.inference.predict import load_ark
+from ark_hf.models.ark.configuration_ark import AUTO_MAP
 from ark_hf.models.ark.modeling_ark import ArkModel
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
@@ -193,6 +197,56 @@ def test_reports_of_comparison_and_calibration_come_back_whole(written):
         assert report.comparison.other == "ark-cxr (other)" and report.fitted.task == report.task
         assert len(report.comparison.results) == len(report.labels) + 1
         assert len(report.calibration_before) == len(report.labels) and set(report.subgroups) == {"sex", "age", "view"}
+
+
+@pytest.fixture
+def later_version(tmp_path, monkeypatch):
+    """This package as if its code had changed, got one file more, and the configs named a class of it."""
+    files = {}
+    for name, path in push_model.CODE_FILES.items():
+        files[name] = tmp_path / name
+        files[name].write_bytes(path.read_bytes() + b"# later\n")
+    files["modeling_ark_more.py"] = tmp_path / "modeling_ark_more.py"
+    files["modeling_ark_more.py"].write_bytes(b"# more\n")
+    monkeypatch.setattr(push_model, "CODE_FILES", files)
+    monkeypatch.setitem(AUTO_MAP, "AutoModelForMore", "modeling_ark_more.ArkForMore")
+    return files
+
+
+def test_a_push_renews_the_code_and_says_so(hub, workplace, later_version, capsys):
+    assert main(["push", "whole/ark-cxr", "someone/ark-cxr", "--dry_run"]) == 0
+    listed = capsys.readouterr().out
+    assert main(["push", "whole/ark-cxr", "someone/ark-cxr"]) == 0
+    renewed = sorted([*later_version, "config.json"])
+    for printed in (listed, capsys.readouterr().out):
+        assert "An earlier version of ark-hf wrote this model. Renewed in what is sent, not in the folder: " in printed
+        assert f"{', '.join(renewed)}." in printed
+    sent, folder = hub.model("someone/ark-cxr").files, workplace / "whole" / "ark-cxr"
+    for name, path in later_version.items():
+        assert sent[name] == path.read_bytes()
+    ours, theirs = read_json(folder / "config.json"), json.loads(sent["config.json"])
+    assert theirs.pop("auto_map") == dict(AUTO_MAP) != ours.pop("auto_map") and theirs == ours
+    assert sent["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert sent["preprocessor_config.json"] == (folder / "preprocessor_config.json").read_bytes()
+
+
+def test_code_and_classes_that_no_version_wrote_are_refused(workplace, later_version):
+    folder = Path("whole/ark-cxr")
+    push_model.check_model_folder(folder)
+    own_code = folder / "image_processing_ark.py"
+    own_code.write_bytes(own_code.read_bytes() + b"# mine\n")
+    with pytest.raises(ValueError, match="image_processing_ark.py is not the code of this version"):
+        push_model.check_model_folder(folder)
+    shutil.copyfile("calibrated/image_processing_ark.py", own_code)
+    edit_json(folder / "config.json", auto_map={"AutoModel": "modeling_ark.ArkModel"})
+    with pytest.raises(ValueError, match="config.json names other code than this package's"):
+        push_model.check_model_folder(folder)
+
+
+def test_the_code_of_then_is_listed_among_earlier_versions(written):
+    listed = yaml.safe_load(push_model.EARLIER_VERSIONS.read_text())["code"]
+    for path in written.rglob("*.py"):
+        assert listed[path.name][sha256(path.read_bytes()).hexdigest()] == "91dc8e3"
 
 
 # Fine-tuning ---------------------------------------------------------------------------------------------------------

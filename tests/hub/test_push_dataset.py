@@ -166,7 +166,8 @@ def test_files_that_are_gone_are_removed_and_only_new_ones_sent(hub, city):
     card.write_text(f"---\n{yaml.safe_dump(values)}---\n# Smaller\n")
     (city / "data/test-00000-of-00001.parquet").unlink()
     with hub.recording() as requests:
-        assert push_dataset(city, "someone/shrinking")[2:] == (4, 1)
+        pushed = push_dataset(city, "someone/shrinking")
+    assert (pushed.unchanged, pushed.removed) == (4, 1)
     assert not sent_objects(requests)
     assert "data/test-00000-of-00001.parquet" not in hub.dataset("someone/shrinking").files
     assert split_names("someone/shrinking") == ["train", "validation"]

@@ -161,7 +161,7 @@ def add_tensors(name):
         (add_tensors("model-00007-of-00009.safetensors"), "holds tensors that are not the model's: scans"),
         (spoil_json("provenance.json", start="file:///srv/ark6.pth"), "provenance.json names a path of this machine"),
         (spoil_json("provenance.json", start=r"\\nas\ark6.pth"), "provenance.json names a path of this machine"),
-        (spoil_the_code, "modeling_ark.py is not the code of this version of ark-hf"),
+        (spoil_the_code, "modeling_ark.py is not the code of this version of ark-hf, nor of an earlier"),
         (spoil_the_header, "model.safetensors names a path of this machine, '/home/me/x.pth'"),
         (write("model.safetensors", b"\x80\x04K\x01."), "model.safetensors is no safetensors file"),
         (drop_a_head, "lacks 2 of the model's tensors, such as heads.phantom_hill"),

@@ -1,6 +1,6 @@
 """The verb `push`: a model or a task dataset to the Hugging Face Hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,14 +94,15 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
     if args.card is not None or args.dry_run:
         files = model_files(folder, repo, report, args.license)
         if args.card is not None:
-            made = {name: content for name, content in files.items() if isinstance(content, bytes)}
-            replace_folder(Path(args.card), lambda new: _write(new, made))
+            replace_folder(Path(args.card), lambda new: _write(new, files.card))
             print(f"The card is in {Path(args.card, 'README.md')}.")
         if args.dry_run:
-            _list(files, args, repo)
+            _list(files.model | files.card, args, repo)
+            _tell_renewed(files.renewed)
         return 0
     pushed = push_model(folder, repo, report, args.public, args.license, args.revision, args.pull_request)
     print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
+    _tell_renewed(pushed.renewed)
     if report is None:
         print("The card has no test results: pass --report with what `ark-hf evaluate MODEL DATASETS --out` wrote.")
     return 0
@@ -127,6 +128,14 @@ def _list(files: Mapping[str, Path | bytes], args: PushArguments, repo: str) -> 
     kind = "public" if args.public else "private"
     where = f"a pull request to {repo}" if args.pull_request else f"the {kind} repository {repo}"
     print(f"{sum(sizes.values()):14,d}  bytes in all would go to {where}.")
+
+
+def _tell_renewed(names: Sequence[str]) -> None:
+    if names:
+        print(
+            f"An earlier version of ark-hf wrote this model. Renewed in what is sent, not in the folder: "
+            f"{', '.join(names)}."
+        )
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -24,12 +24,16 @@ ONLY_GIT = {".gitattributes"}
 
 
 class Push(NamedTuple):
-    """What a push did: the address of the repository, or of the pull request; files sent, found unchanged, removed."""
+    """
+    What a push did: the address of the repository, or of the pull request; files sent, found unchanged, removed; and
+    the names of those sent anew in the place of what an earlier version of ark-hf wrote.
+    """
 
     url: str
     sent: int
     unchanged: int
     removed: int
+    renewed: tuple[str, ...] = ()
 
 
 class Repository(NamedTuple):

@@ -3,9 +3,12 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
@@ -23,6 +26,7 @@ CODE_FILES = {
     for module in (configuration_ark, image_processing_ark, modeling_ark)
 }
 NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
+EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 ALLOWED = {*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", WEIGHTS_INDEX}
@@ -40,6 +44,21 @@ ABOUT_A_PATIENT = re.compile(
 )
 
 
+class ModelFiles(NamedTuple):
+    """
+    What a push sends, by path in the repository: files of the model, and its card with all that belongs to it.
+
+    Of the model those are bytes that an earlier version wrote and that are renewed; the folder keeps its own.
+    """
+
+    model: dict[str, Path | bytes]
+    card: dict[str, bytes]
+
+    @property
+    def renewed(self) -> list[str]:
+        return sorted(name for name, content in self.model.items() if isinstance(content, bytes))
+
+
 def push_model(
     folder: Path,
     repo_id: str,
@@ -53,7 +72,7 @@ def push_model(
     Pushes a model with its processor, code, card, report and recipe, in one commit.
 
     What an interrupted push has sent, and files that have not changed, are not sent again. What an earlier push sent
-    and this one does not have is removed.
+    and this one does not have is removed. Code that an earlier version of ark-hf wrote is replaced by this version's.
 
     Args:
         folder: See [`check_model_folder`], whose checks come first.
@@ -74,25 +93,26 @@ def push_model(
         there = open_repository(api, repo_id, "model", public, revision, pull_request)
         if not there.is_new and not _holds_ark(there):
             raise ValueError("it holds something else; choose another name.")
+        card = files.card
         if there.id != repo_id:  # a name without the account's
-            files |= model_card_files(folder, there.id, report, license_id)
-        message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(files)} files"
-        return send(api, there, files, message, _is_ours, revision, pull_request)
+            card = model_card_files(folder, there.id, report, license_id)
+        sent = files.model | card
+        message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(sent)} files"
+        pushed = send(api, there, sent, message, _is_ours, revision, pull_request)
+        return pushed._replace(renewed=tuple(files.renewed))
 
 
-def model_files(
-    folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None
-) -> dict[str, Path | bytes]:
-    """All that would go to the Hub, by path in the repository; arguments and errors as of [`push_model`]."""
-    files: dict[str, Path | bytes] = dict(check_model_folder(folder))
-    generated = model_card_files(folder, repo_id, report, license_id)
-    for name, content in generated.items():
+def model_files(folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None) -> ModelFiles:
+    """All that would go to the Hub; arguments and errors as of [`push_model`]."""
+    files = check_model_folder(folder)
+    card = model_card_files(folder, repo_id, report, license_id)
+    for name, content in card.items():
         if not name.endswith(".png"):
             _check_text_file(name, content.decode("utf-8"))
-    return files | generated
+    return ModelFiles(files, card)
 
 
-def check_model_folder(folder: Path) -> dict[str, Path]:
+def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     """
     What of a model's folder goes to the Hub, if all of it may. The card there is not among it: a new one is made.
 
@@ -100,7 +120,8 @@ def check_model_folder(folder: Path) -> dict[str, Path]:
         folder: An ark-cxr that training, conversion, calibration or `save_pretrained` wrote.
 
     Returns:
-        The files by their path in the repository.
+        The files by their path in the repository: as bytes where an earlier version of ark-hf wrote them and they are
+        renewed, that is its code, and what the configs name of it.
 
     Raises:
         ValueError: The folder is no Ark model, cannot be loaded, or holds images, tables, pickles, code that is not
@@ -123,39 +144,60 @@ def check_model_folder(folder: Path) -> dict[str, Path]:
         raise ValueError(
             f"{folder} holds files that are no part of a model: {name_files(others)}. Move them elsewhere."
         )
-    missing = [name for name in NEEDED if name not in files]
+    renewed = _renewed_code(files)
+    missing = [name for name in NEEDED if name not in files.keys() | renewed.keys()]
     if missing:
         raise ValueError(
             f"{folder} lacks {name_files(missing)}. With `import ark_hf`, load the model and its image processor, and "
             "save both there with `save_pretrained`."
         )
     for path in files.values():
-        if path.suffix == ".py":
-            _check_code(path)
-        elif path.suffix == ".json":
+        if path.suffix == ".json":
             _check_text_file(path, path.read_text(encoding="utf-8", errors="replace"))
-    _check_auto_map(folder)
+    renewed |= _renewed_auto_maps(folder)
     _check_weights(folder, weights)
-    return {name: path for name, path in files.items() if name != CARD_FILE}
+    return {name: path for name, path in files.items() if name != CARD_FILE} | renewed
 
 
-def _check_code(path: Path) -> None:
-    if path.read_bytes() != CODE_FILES[path.name].read_bytes():
-        raise ValueError(
-            f"{path} is not the code of this version of ark-hf, and would run on its readers' machines. Load the "
-            "model and save it again with `save_pretrained`."
-        )
+@cache
+def _earlier_versions() -> dict[str, Any]:
+    return yaml.safe_load(EARLIER_VERSIONS.read_text(encoding="utf-8"))
 
 
-def _check_auto_map(folder: Path) -> None:
-    """Raises `ValueError` if the classes that readers would load are not those of the code beside them."""
-    expected = {"config.json": AUTO_MAP, "preprocessor_config.json": ArkImageProcessor().to_dict()["auto_map"]}
-    for name, classes in expected.items():
-        if json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") != classes:
+def _renewed_code(files: Mapping[str, Path]) -> dict[str, bytes]:
+    """This version's code, in the place of an earlier one's; empty if the folder's is of this version."""
+    ours = {name: path.read_bytes() for name, path in CODE_FILES.items()}
+    others = {name: files[name].read_bytes() for name in ours if name in files}
+    changed = {name: code for name, code in others.items() if code != ours[name]}
+    for name, code in changed.items():
+        if sha256(code).hexdigest() not in _earlier_versions()["code"].get(name, {}):
+            raise ValueError(
+                f"{files[name]} is not the code of this version of ark-hf, nor of an earlier one, and would run on "
+                "its readers' machines. Load the model and save it again with `save_pretrained`."
+            )
+    return {name: code for name, code in ours.items() if others.get(name) != code} if changed else {}
+
+
+def _renewed_auto_maps(folder: Path) -> dict[str, bytes]:
+    """
+    The configs with the classes of this version's code, where they name an earlier one's.
+
+    Raises:
+        ValueError: The classes that readers would load are of neither.
+    """
+    current = {"config.json": AUTO_MAP, "preprocessor_config.json": ArkImageProcessor().to_dict()["auto_map"]}
+    renewed = {}
+    for name, classes in current.items():
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+        if values.get("auto_map") == classes:
+            continue
+        if values.get("auto_map") not in _earlier_versions()["auto_map"][name]:
             raise ValueError(
                 f"{folder / name} names other code than this package's under `auto_map`. With `import ark_hf`, load "
                 "the model and its image processor, and save them again with `save_pretrained`."
             )
+        renewed[name] = (json.dumps({**values, "auto_map": classes}, indent=2, sort_keys=True) + "\n").encode()
+    return renewed
 
 
 def _check_weights(folder: Path, names: set[str]) -> None:
