@@ -260,10 +260,7 @@ def peak_gib() -> float | None:
 
 
 def measure_pretraining(sizes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    from ark_hf import CyclicPretrainer, PretrainingArguments
-    from ark_hf.data.build.build import build_phantom_sites  # exported soon: build_phantom_sites
-    from ark_hf.training.ark.recipe import TaskSpec  # exported soon: TaskSpec
-    from ark_hf.training.ark.tasks import load_tasks  # exported soon: load_tasks
+    from ark_hf import CyclicPretrainer, PretrainingArguments, TaskSpec, build_phantom_sites, load_tasks
 
     class TimedPretrainer(CyclicPretrainer):
         def log_step(self, *args: Any) -> None:  # the losses are on the CPU by then: the GPU has done the step
@@ -290,8 +287,9 @@ def measure_pretraining(sizes: dict[str, Any], folder: Path) -> list[dict[str, A
 
 
 def check_demo(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from ark_hf.data.build.build import build_phantom_sites  # exported soon: build_phantom_sites
     from ark_hf.demo import train_demo  # exported soon: train_demo
+
+    from ark_hf.data.build.build import build_phantom_sites  # exported soon: build_phantom_sites
 
     started, floor = time.monotonic(), sizes["demo_floor"]
     if sizes["demo_sites"]:

@@ -38,8 +38,8 @@ _EXPORTS = {
     "read_task": ".data.task_dataset",
     "resolve_labels": ".data.task_dataset",
     "rows_per_class": ".data.subsets",
-    "Release": ".data.sources.rows",
-    "Row": ".data.sources.rows",
+    "Release": ".data.rows",
+    "Row": ".data.rows",
     "GenericSource": ".data.sources.generic",
     "read_generic": ".data.sources.generic",
     "HubSource": ".data.sources.hub_source",
@@ -50,8 +50,8 @@ _EXPORTS = {
     "describe_phantom_image": ".data.sources.phantom",
     "draw_phantom_image": ".data.sources.phantom",
     "build_dataset": ".data.build.build",
-    "build_phantom_sites": ".data.build.build",
-    "phantom_release": ".data.build.build",
+    "build_phantom_sites": ".data.sources.phantom_sites",
+    "phantom_release": ".data.sources.phantom_sites",
     "describe_datasets": ".data.report.numbers",
     "write_data_report": ".data.report.page",
     "load_ark": ".inference.predict",
@@ -94,13 +94,12 @@ _EXPORTS = {
     "start_page": ".serving.page",
     "serve": ".serving.serve",
     "demo": ".demonstration",
+    "train_demo": ".demonstration",
 }
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the two lists
     from .data.build.build import build_dataset as build_dataset
-    from .data.build.build import build_phantom_sites as build_phantom_sites
-    from .data.build.build import phantom_release as phantom_release
     from .data.images.inputs import read_input as read_input
     from .data.images.radiograph import read_radiograph as read_radiograph
     from .data.loading import InferenceSamples as InferenceSamples
@@ -108,6 +107,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.open_dataset import open_dataset as open_dataset
     from .data.report.numbers import describe_datasets as describe_datasets
     from .data.report.page import write_data_report as write_data_report
+    from .data.rows import Release as Release
+    from .data.rows import Row as Row
     from .data.sources.generic import GenericSource as GenericSource
     from .data.sources.generic import read_generic as read_generic
     from .data.sources.hub_source import HubSource as HubSource
@@ -116,14 +117,15 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.sources.phantom import PhantomSite as PhantomSite
     from .data.sources.phantom import describe_phantom_image as describe_phantom_image
     from .data.sources.phantom import draw_phantom_image as draw_phantom_image
+    from .data.sources.phantom_sites import build_phantom_sites as build_phantom_sites
+    from .data.sources.phantom_sites import phantom_release as phantom_release
     from .data.sources.releases import read_release as read_release
-    from .data.sources.rows import Release as Release
-    from .data.sources.rows import Row as Row
     from .data.subsets import rows_per_class as rows_per_class
     from .data.task_dataset import load_task_dataset as load_task_dataset
     from .data.task_dataset import read_task as read_task
     from .data.task_dataset import resolve_labels as resolve_labels
     from .demonstration import demo as demo
+    from .demonstration import train_demo as train_demo
     from .evaluation.arguments import EvaluationArguments as EvaluationArguments
     from .evaluation.evaluate import calibrate as calibrate
     from .evaluation.evaluate import compare as compare

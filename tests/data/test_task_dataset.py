@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ark_hf.data import task_dataset
 from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
-from ark_hf.data import task_dataset
 from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import (
