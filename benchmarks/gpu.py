@@ -287,9 +287,7 @@ def measure_pretraining(sizes: dict[str, Any], folder: Path) -> list[dict[str, A
 
 
 def check_demo(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from ark_hf.demo import train_demo  # exported soon: train_demo
-
-    from ark_hf.data.build.build import build_phantom_sites  # exported soon: build_phantom_sites
+    from ark_hf import build_phantom_sites, train_demo
 
     started, floor = time.monotonic(), sizes["demo_floor"]
     if sizes["demo_sites"]:
