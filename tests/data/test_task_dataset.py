@@ -17,6 +17,7 @@ from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
 from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
+from ark_hf.data.streaming import StreamedRows
 from ark_hf.data.task_dataset import (
     load_task_dataset,
     read_task,
@@ -186,8 +187,50 @@ def test_damaged_parquet_is_refused_by_name(findings, tmp_path, damage):
 # The card ------------------------------------------------------------------------------------------------------------
 
 
+LUNGS = "---\nark_task: {name: lungs, labels: [Mass]}\n"
+NO_MASKS_YET = "holds segmentation masks, which this version does not train on yet"
+
+
 def test_card_of_a_dataset_holds_its_task(findings):
     assert read_task(findings) == read_task(str(findings)) == FINDINGS
+
+
+@pytest.mark.parametrize(
+    ("entries", "modality"),
+    [
+        ("", "CR"),
+        ("ark_kind: classification\n", "CR"),
+        ("ark_modality: CR\n", "CR"),
+        ("ark_kind: classification\nark_modality: OP\n", "OP"),
+    ],
+)
+def test_the_task_has_the_modality_that_stands_beside_it(tmp_path, entries, modality):
+    (tmp_path / "README.md").write_text(f"{LUNGS}{entries}---\n")
+    assert read_task(tmp_path) == ArkTask("lungs", ["Mass"], modality=modality)
+
+
+def test_a_built_dataset_keeps_its_modality(tmp_path):
+    task = ArkTask("fundus", ["dr"], modality="OP")
+    row = {"image": encode_png(np.zeros((40, 40), np.uint8)), "labels": [1.0], "image_id": "0"}
+    write_task_dataset(tmp_path / "fundus", task, {"train": lambda: iter([row])}, [], {})
+    assert read_task(tmp_path / "fundus") == task
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        (["image", "masks"], "segmentation masks"),
+        (["volume", "mask"], "segmentation masks"),
+        (["volume", "labels"], "volumes"),
+    ],
+)
+def test_masks_and_volumes_are_refused_as_such(tmp_path, columns, what, streaming):
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict({name: ["x"] for name in columns}).to_parquet(tmp_path / "data" / "train-0.parquet")
+    load = StreamedRows if streaming else load_task_dataset
+    with pytest.raises(ValueError, match=f"holds {what}, which this version does not train on yet"):
+        load(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +245,12 @@ def test_card_of_a_dataset_holds_its_task(findings):
         ("---\nark_task: {name: lungs}\n---\n", "'name' and 'labels' required"),
         ("---\nark_task: {name: lungs, labels: []}\n---\n", "labels must be a non-empty list"),
         ("---\nark_task: lungs\n---\n", "dictionary"),
+        (LUNGS + "ark_kind: segmentation\n---\n", NO_MASKS_YET),
+        ("---\nark_kind: segmentation\n---\n", NO_MASKS_YET),
+        (LUNGS + "ark_kind: masks\n---\n", r"ark_kind 'masks' is unknown; use one of \('classification', 'segm"),
+        (LUNGS + "ark_modality: fundus\n---\n", "ark_modality 'fundus' is unknown; use DICOM's code, one of"),
+        (LUNGS + "ark_modality: [CR]\n---\n", "ark_modality .'CR'. is unknown"),
+        (LUNGS.replace("}", ", modality: OP}") + "---\n", "write `ark_modality: OP` beside `ark_task`, not within it"),
     ],
 )
 def test_folder_without_a_task_in_its_card_is_refused(tmp_path, card, message):

@@ -76,6 +76,12 @@ class LabelArguments(BuildArguments):
     )
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     patient_column: str = field(default="patient_id", metadata={"help": "Column of the patients, if it has one."})
+    modality: str = field(
+        default="CR",
+        metadata={
+            "help": "DICOM's code of what the images are taken with: CR (any radiograph of the chest), CT, OP, ..."
+        },
+    )
     title: str | None = field(default=None, metadata={"help": "For the cards: what the source is called."})
     homepage: str | None = field(default=None, metadata={"help": "For the cards: where it is found."})
     license: str | None = field(
@@ -160,6 +166,7 @@ def build_generic(argv: list[str]) -> int:
         args.image_column,
         args.split_column,
         args.patient_column,
+        args.modality,
     )
     release = read_generic(source)
     release.facts.update(args.source_facts)
@@ -206,6 +213,7 @@ def build_hub(argv: list[str]) -> int:
         args.image_column,
         args.patient_column,
         args.config,
+        args.modality,
     )
     release = read_hub(source)
     release.facts.update(args.source_facts)

@@ -62,6 +62,14 @@ def build_student(
     return student, None
 
 
+def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | None) -> ArkImageProcessor:
+    """The student's saved processor, or a plain one of its size, for images of its first task's modality."""
+    size, tasks = student.config.image_size, student.config.tasks or []
+    processor = saved or ArkImageProcessor(size={"height": size, "width": size})
+    processor.modality = tasks[0].modality
+    return processor
+
+
 def initial_heads(init: str) -> list[str]:
     """Names of the heads of the ark-cxr that `init` names; none where it names something else."""
     if not _is_ark(init):

@@ -1,6 +1,7 @@
 """Dataset cards: what the Hub and `datasets` read of them, what people read, and what must not stand in them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from datasets import ClassLabel, Features, Image, List, Value
@@ -75,6 +76,16 @@ def test_the_header_holds_task_files_columns_and_lengths(task):
     assert files == [{"split": split, "path": f"data/{split}-*.parquet"} for split in ("train", "test")]
     assert card.data.task_categories == ["image-classification"]
     assert card.data.pretty_name == "Findings of a hospital"
+
+
+def test_radiographs_have_no_modality_in_the_header_and_other_images_have_it_beside_the_task():
+    radiographs, fundus = (card_of(report_of(task), task) for task in (FINDINGS, replace(FINDINGS, modality="OP")))
+    assert "ark_modality" not in radiographs.data.to_dict() and "ark_kind" not in radiographs.data.to_dict()
+    assert radiographs.data.tags == ["chest-x-ray", "radiology", "medical", "ark"]
+    assert fundus.data.ark_modality == "OP" and fundus.data.ark_task == radiographs.data.ark_task
+    assert fundus.data.tags == ["medical", "ark"]
+    assert table_rows(radiographs, "`image`")[0][1].startswith("the radiograph: one channel")
+    assert table_rows(fundus, "`image`")[0][1].startswith("the image, of modality OP: one channel")
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=30).filter(str.strip)

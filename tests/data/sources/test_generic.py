@@ -413,7 +413,10 @@ def test_readme_commands_build(tmp_path, capsys):
     assert main(command) == 2
     told = capsys.readouterr().err
     assert "NORMAL/3.png: this is no PNG" in told and "--skip_bad" in told and "PNEUMONIA/4.png" in told
-    assert main([*command, "--skip_bad", "--num_workers", "1"]) == 0
+    assert main([*command, "--modality", "DX"]) == 2
+    assert "Every radiograph of the chest is CR" in capsys.readouterr().err
+    assert main([*command, "--skip_bad", "--num_workers", "1", "--modality", "CT"]) == 0
+    assert read_task(tmp_path / "data" / "kids").modality == "CT"
     assert "2 rows or images left out" in (out := capsys.readouterr().out) and "Splits: The source has none" in out
     assert main([*command, "--num_workers", "0"]) == 2
     assert "--num_workers must be at least 1" in capsys.readouterr().err

@@ -46,13 +46,13 @@ def test_columns_of_labels_and_metadata_are_mapped_and_pictures_kept(tmp_path):
     write(tmp_path / "in", "train", features, **columns)
     features = {"TB": Value("int64"), "Mass": Value("float64"), "who": Value("int64"), "sex": Value("string")}
     write(tmp_path / "in", "test", features, TB=[1], Mass=[1.0], who=[8], sex=["M"])
-    release = read(tmp_path / "in", labels=["TB", "Mass"], patient_column="who")
+    release = read(tmp_path / "in", labels=["TB", "Mass"], patient_column="who", modality="OP")
     np.testing.assert_equal(labels(release), [[1, 0], [math.nan, -1], [0, math.nan], [1, 1]])
     assert [row.where for row in release.rows] == ["train, row 0", "train, row 1", "train, row 2", "test, row 0"]
     assert [row.metadata["patient_id"] for row in release.rows] == ["7", "7", None, "8"]
     report = build_dataset(release, tmp_path / "out", num_workers=1)
     assert report["rows"] == {"train": 3, "validation": 0, "test": 1}
-    assert read_task(tmp_path / "out") == ArkTask("foreign", ["TB", "Mass"])
+    assert read_task(tmp_path / "out") == ArkTask("foreign", ["TB", "Mass"], modality="OP")
     for number, stored in enumerate(load_task_dataset(tmp_path / "out", "train")):
         np.testing.assert_array_equal(np.asarray(stored["image"]), np.asarray(picture(number + 5)))
         assert (stored["image_id"], stored["sex"]) == (f"train/{number}", ["F", None, None][number])

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ark_hf.models.ark.configuration_ark import PROBLEM_TYPES, ArkConfig, ArkTask
+from ark_hf.models.ark.configuration_ark import MODALITIES, PROBLEM_TYPES, ArkConfig, ArkTask
 
 FINDINGS = {"name": "vindr", "labels": ["Tuberculosis", "Mass/Nodule"]}
 OPACITY = {
@@ -74,13 +74,30 @@ def tasks(draw):
     labels = draw(st.lists(st.text(alphabet, min_size=1, max_size=8), min_size=fewest, max_size=5, unique=True))
     some = st.none() | st.lists(st.sampled_from(labels), unique=True)
     thresholds = st.none() | st.dictionaries(st.sampled_from(labels), st.floats(0, 1))
-    return ArkTask(name, labels, problem_type, eval_labels=draw(some), thresholds=draw(thresholds))
+    modality = draw(st.sampled_from(MODALITIES))
+    return ArkTask(name, labels, problem_type, draw(some), draw(thresholds), modality)
 
 
 @settings(deadline=None)
 @given(tasks())
 def test_a_task_survives_json(task):
     assert ArkTask.from_dict(json.loads(json.dumps(task.to_dict()))) == task
+
+
+def test_a_modality_is_written_unless_it_is_that_of_radiographs(tmp_path):
+    assert "modality" not in ArkTask("lungs", ["Mass"]).to_dict() and ArkTask("lungs", ["Mass"]).modality == "CR"
+    fundus = FINDINGS | {"modality": "OP"}
+    assert ArkTask.from_dict(fundus).to_dict()["modality"] == "OP"
+    ArkConfig(tasks=[OPACITY, fundus]).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["tasks"]
+    assert written == [OPACITY, fundus | {"problem_type": "multi_label_classification"}]
+    assert [task.modality for task in ArkConfig.from_pretrained(tmp_path).tasks] == ["CR", "OP"]
+
+
+@pytest.mark.parametrize("modality", ["op", "DX", "CXR", "fundus", "", None, 3, ["CR"]])
+def test_an_unknown_modality_is_refused_with_those_there_are(modality):
+    with pytest.raises(ValueError, match=r"Task 'lungs': modality .* is unknown; use DICOM's code, one of \('CR', "):
+        ArkTask("lungs", ["Mass"], modality=modality)
 
 
 @settings(deadline=None)

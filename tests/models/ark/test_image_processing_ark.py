@@ -1,5 +1,6 @@
 """The processors against the original views, and the contract of what they accept."""
 
+import json
 from functools import cache
 
 import numpy as np
@@ -268,6 +269,31 @@ def test_inputs_are_left_as_they_were(processor_class):
 
 
 # --- saving -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("saved", BACKENDS)
+@pytest.mark.parametrize("loaded", BACKENDS)
+def test_the_modality_is_saved_unless_it_is_that_of_radiographs(tmp_path, saved, loaded):
+    BACKENDS[saved](size=24).save_pretrained(tmp_path)
+    assert "modality" not in json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert AutoImageProcessor.from_pretrained(tmp_path, backend=loaded).modality == "CR"
+    BACKENDS[saved](size=24, modality="OP").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["modality"] == "OP"
+    assert AutoImageProcessor.from_pretrained(tmp_path, backend=loaded).modality == "OP"
+    assert AutoImageProcessor.from_pretrained(tmp_path, backend=loaded, modality="MR").modality == "MR"
+
+
+@both_backends
+def test_images_of_another_modality_are_refused_and_the_pixels_do_not_depend_on_it(processor_class):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    fundus = processor_class(size=24, modality="OP")
+    np.testing.assert_array_equal(pixels(fundus, picture), pixels(small(processor_class), picture))
+    np.testing.assert_array_equal(pixels(fundus, picture, modality="OP"), pixels(fundus, picture))
+    with pytest.raises(ValueError, match="this image processor is for images of modality OP, not CR"):
+        fundus(picture, modality="CR")
+    for refuse in (lambda: processor_class(modality="fundus"), lambda: fundus(picture, modality="fundus")):
+        with pytest.raises(ValueError, match="modality 'fundus' is unknown; use DICOM's code"):
+            refuse()
 
 
 @pytest.mark.parametrize("saved", BACKENDS)

@@ -8,10 +8,10 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
 from ...pages.formats import markdown_cell
 from ...provenance import package_version
-from ..task_dataset import CARD_KEY
+from ..task_dataset import card_entries
 
 TEMPLATE = Path(__file__).parents[2] / "hub" / "templates" / "dataset_card.md"
 PAPER_URL = "https://doi.org/10.1007/978-3-031-43907-0_62"
@@ -46,6 +46,7 @@ def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -
             "other" where `access` has the terms. `phantom` marks drawn data.
     """
     facts, phantom = report["facts"], bool(report["facts"].get("phantom"))
+    radiographs = task.modality == DEFAULT_MODALITY
     license_id = "apache-2.0" if phantom else facts.get("license") or "unknown"
     title = facts.get("title") or task.name
     header = DatasetCardData(
@@ -53,7 +54,7 @@ def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -
         license=license_id,
         task_categories=["image-classification"],
         size_categories=[_size_category(sum(report["rows"].values()))],
-        tags=["chest-x-ray", "radiology", "medical", "ark", *([PHANTOM_TAG] if phantom else [])],
+        tags=[*(["chest-x-ray", "radiology"] if radiographs else []), "medical", "ark", *[PHANTOM_TAG] * phantom],
     )
     if license_id == "other":
         header["license_name"], header["license_link"] = (
@@ -70,7 +71,8 @@ def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -
         }
     ]
     _describe_splits(header, features, report)
-    header[CARD_KEY] = task.to_dict()
+    for key, value in card_entries(task).items():
+        header[key] = value
     card = DatasetCard.from_template(
         header,
         template_path=str(TEMPLATE),
@@ -131,7 +133,10 @@ def _meaning(column: str, task: ArkTask, report: Mapping[str, Any]) -> str:
     if column == "labels":
         return "a number a label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"
     size = f", longer side at most {report['size']} pixels" if column == "image" and "size" in report else ""
-    return COLUMNS[column] + size
+    meaning = COLUMNS[column]
+    if task.modality != DEFAULT_MODALITY:
+        meaning = meaning.replace("the radiograph", f"the image, of modality {task.modality}")
+    return meaning + size
 
 
 def _source(facts: Mapping[str, Any]) -> dict[str, str]:

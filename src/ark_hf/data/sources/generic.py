@@ -3,12 +3,12 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...labels import normalise
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .raw_folder import RawFolder
 from .tables import Table
@@ -43,6 +43,7 @@ class GenericSource:
         split_column: The column of the splits (train, val, test); without it, a tenth of the patients become
             validation and a fifth test.
         patient_column: The column of the patients.
+        modality: What the images are taken with, as of an [`ArkTask`].
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class GenericSource:
     image_column: str = "image"
     split_column: str = "split"
     patient_column: str = "patient_id"
+    modality: str = DEFAULT_MODALITY
 
 
 def read_generic(source: GenericSource) -> Release:
@@ -64,10 +66,11 @@ def read_generic(source: GenericSource) -> Release:
     Raises:
         ValueError: The table cannot be read or lacks columns, or the options do not fit together.
     """
-    if source.csv is None and not (source.folder / "labels.csv").exists():
-        if not source.labels and source.label_column is None:
-            return _read_class_folders(source)
-    return _read_labelled_table(source)
+    has_table = source.csv is not None or (source.folder / "labels.csv").exists()
+    by_folder = not has_table and not source.labels and source.label_column is None
+    release = _read_class_folders(source) if by_folder else _read_labelled_table(source)
+    release.task = replace(release.task, modality=source.modality)
+    return release
 
 
 def _read_labelled_table(source: GenericSource) -> Release:

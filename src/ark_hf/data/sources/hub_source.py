@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List
 
+from ...models.ark.configuration_ark import DEFAULT_MODALITY
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..task_dataset import load_splits
 from .generic import (
@@ -34,7 +35,7 @@ class HubSource:
         labels: Label columns, each 0, 1, -1 (uncertain) or nothing (unknown), for a multi-label task.
         label_column: Instead of `labels`, the one column that holds a class (a name or a `ClassLabel`), or for a
             multi-label task a list of them; with `separator` a text that is such a list.
-        classes, separator, image_column, patient_column: As in [`GenericSource`].
+        classes, separator, image_column, patient_column, modality: As in [`GenericSource`].
         config: The dataset's configuration, if it has several.
     """
 
@@ -47,6 +48,7 @@ class HubSource:
     image_column: str = "image"
     patient_column: str = "patient_id"
     config: str | None = None
+    modality: str = DEFAULT_MODALITY
 
 
 def read_hub(source: HubSource) -> Release:
@@ -69,7 +71,8 @@ def read_hub(source: HubSource) -> Release:
         raise ValueError(f"{source.dataset} has no columns {missing}; it has {first.column_names}.")
 
     labels = _label_reader(source, splits)
-    release = Release(labels.task, [], read_image=HubPictures(source.image_column))
+    task = replace(labels.task, modality=source.modality)
+    release = Release(task, [], read_image=HubPictures(source.image_column))
     for name, dataset in splits.items():
         split = SPLIT_NAMES[name.lower()] if len(splits) > 1 else ""
         for number, (path, record) in enumerate(zip(_places(dataset), _records(source, dataset), strict=True)):

@@ -10,12 +10,25 @@ from transformers import PreTrainedConfig
 
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 
+# DICOM's codes of what images are taken with
+MODALITIES = tuple("CR CT MR MG US PT NM XA RF PX IO OP OPT ES DMS XC GM SM OT".split())
+DEFAULT_MODALITY = "CR"  # where none is told, and then none is written
+
 # Saved with every config, whichever class is saved: transformers itself would record that class alone
 AUTO_MAP = {
     "AutoConfig": "configuration_ark.ArkConfig",
     "AutoModel": "modeling_ark.ArkModel",
     "AutoModelForImageClassification": "modeling_ark.ArkForImageClassification",
 }
+
+
+def check_modality(modality: Any, what: str) -> None:
+    """Raises `ValueError`, which begins with `what`, if it is none of `MODALITIES`."""
+    if modality not in MODALITIES:
+        raise ValueError(
+            f"{what} {modality!r} is unknown; use DICOM's code, one of {MODALITIES}. Every radiograph of the chest is "
+            "CR, digital ones (DX) and films (RG) too."
+        )
 
 
 @dataclass
@@ -30,6 +43,7 @@ class ArkTask:
             or "single_label_classification" (a softmax over at least two classes).
         eval_labels: The labels that the published evaluation reports, where it leaves some out.
         thresholds: Operating point in probability, [0, 1], for some or all labels.
+        modality: DICOM's code of what its images are taken with: "CR" for radiographs, "CT", "MR", "OP", ...
 
     Raises:
         ValueError: A field is not as described above.
@@ -40,6 +54,7 @@ class ArkTask:
     problem_type: str = "multi_label_classification"
     eval_labels: list[str] | None = None
     thresholds: dict[str, float] | None = None
+    modality: str = DEFAULT_MODALITY
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -76,6 +91,7 @@ class ArkTask:
                 raise ValueError(
                     f"Task {self.name!r}: the threshold of {label!r} must be a number in [0, 1], got {threshold!r}."
                 )
+        check_modality(self.modality, f"Task {self.name!r}: modality")
 
     @classmethod
     def from_dict(cls, values: "ArkTask | dict[str, Any]") -> "ArkTask":
@@ -91,8 +107,11 @@ class ArkTask:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form without the fields that are not set."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """JSON form without the fields that are not set, nor the modality of radiographs."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.modality == DEFAULT_MODALITY:
+            del values["modality"]
+        return values
 
 
 @strict

@@ -21,6 +21,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_ark import DEFAULT_MODALITY, check_modality
+
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 CHANNEL_COUNTS = (1, 3, 4)
 DEEP_PIL_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -32,10 +34,13 @@ class ArkImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
         If set, the image is resized to this size first and to `size` afterwards.
     do_ten_crop (`bool`, *optional*, defaults to `self.do_ten_crop`):
         Whether to return ten crops of `crop_size` an image, instead of the image or its centre.
+    modality (`str`, *optional*, defaults to `self.modality`):
+        DICOM's code of what the images are taken with.
     """
 
     intermediate_size: int | list[int] | tuple[int, ...] | dict[str, int] | None
     do_ten_crop: bool | None
+    modality: str | None
 
 
 class ArkImageProcessingBase(BaseImageProcessor):
@@ -55,10 +60,13 @@ class ArkImageProcessingBase(BaseImageProcessor):
     do_normalize = True
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
+    modality = DEFAULT_MODALITY
 
     def to_dict(self) -> dict:
         # Both classes stand in the saved file, so that remote code honours `backend`; transformers records one
         output = super().to_dict()
+        if output["modality"] == DEFAULT_MODALITY:
+            del output["modality"]
         output["auto_map"] = {
             "AutoImageProcessor": {
                 "torchvision": "image_processing_ark.ArkImageProcessor",
@@ -79,6 +87,7 @@ class ArkImageProcessingBase(BaseImageProcessor):
 
     def _standardize_kwargs(self, intermediate_size=None, **kwargs) -> dict:
         kwargs = super()._standardize_kwargs(**kwargs)
+        check_modality(kwargs["modality"], "modality")
         if intermediate_size is not None and not isinstance(intermediate_size, SizeDict):
             intermediate_size = SizeDict(**get_size_dict(intermediate_size, param_name="intermediate_size"))
         kwargs["intermediate_size"] = intermediate_size
@@ -88,7 +97,9 @@ class ArkImageProcessingBase(BaseImageProcessor):
                 raise ValueError(f"`{name}` must give height and width, as the aspect ratio is not kept: {dict(size)}")
         return kwargs
 
-    def _validate_preprocess_kwargs(self, do_center_crop=None, do_ten_crop=None, **kwargs):
+    def _validate_preprocess_kwargs(self, do_center_crop=None, do_ten_crop=None, modality=None, **kwargs):
+        if modality != self.modality:
+            raise ValueError(f"this image processor is for images of modality {self.modality}, not {modality}")
         super()._validate_preprocess_kwargs(do_center_crop=do_center_crop or do_ten_crop, **kwargs)
 
     def _preprocess(
@@ -178,6 +189,9 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
             Mean to subtract, on the scale [0, 1].
         image_std (`list[float]`, *optional*, defaults to ImageNet's):
             Standard deviation to divide by, on the scale [0, 1].
+        modality (`str`, *optional*, defaults to `"CR"`):
+            DICOM's code of what the images are taken with. It changes nothing of what is done to them, and images of
+            another one are refused when the call tells it.
 
     The remaining arguments (`do_resize`, `do_rescale`, `rescale_factor`, `do_normalize`, `do_convert_rgb`, ...) are
     those of every image processor of transformers; `do_rescale` concerns 8-bit values only. All can be given at

@@ -215,4 +215,4 @@ def merge_labels(tasks: list[ArkTask]) -> tuple[ArkTask, list[list[int]]]:
             merged.setdefault(name, label)
     positions = {name: number for number, name in enumerate(merged)}
     columns = [[positions[normalise(label)] for label in task.labels] for task in tasks]
-    return ArkTask(MERGED_TASK, list(merged.values())), columns
+    return ArkTask(MERGED_TASK, list(merged.values()), modality=tasks[0].modality), columns

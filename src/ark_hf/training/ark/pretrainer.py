@@ -22,6 +22,7 @@ from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
+from ..initial_weights import processor_of
 from ..optimizer import create_optimizer
 from ..run import Run, create_accelerator, default_values, seed_step, start_folder
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
@@ -93,7 +94,7 @@ class CyclicPretrainer:
             if name not in learning:  # in mixed batches it would have gradients of 0, and with them weight decay
                 head.requires_grad_(False)
         size = student.config.image_size
-        self.processor = processor or self.start.processor or ArkImageProcessor(size={"height": size, "width": size})
+        self.processor = processor or processor_of(student, self.start.processor)
         resize = args.resize_size or resize_side(size)
         if resize < size:
             raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")

@@ -24,7 +24,7 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
 from ..checkpoint import check_settings
-from ..initial_weights import StartArguments, build_student, initial_heads, start_facts, start_sha256
+from ..initial_weights import StartArguments, build_student, initial_heads, processor_of, start_facts, start_sha256
 from ..run import default_values
 from .arguments import FinetuningArguments
 from .data import choose_training_rows, load_finetuning_data
@@ -262,8 +262,7 @@ def initial_model(
     if args.drop_path_rate is not None and args.drop_path_rate != start.config.drop_path_rate:
         start.config.drop_path_rate = args.drop_path_rate
         start.set_image_size(start.config.image_size)  # builds the encoder anew, with the new rate
-    size = start.config.image_size
-    return start.train(), processor or ArkImageProcessor(size={"height": size, "width": size})
+    return start.train(), processor_of(start, processor)
 
 
 def _validation(model, processor, data: TaskDataset, args: FinetuningArguments) -> dict[str, Any] | None:
