@@ -99,7 +99,6 @@ def test_a_killed_run_ends_as_it_would_have_ended(workplace, capsys):
                 assert value == pytest.approx(other["validation"][model][figure], abs=1e-5)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a tuple is not yet the list that JSON makes of it")
 def test_a_run_whose_settings_are_tuples_goes_on(workplace):
     recipe = yaml.safe_load(Path("recipe.yaml").read_text())
     kwargs = {"embed_dim": 4, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
@@ -108,7 +107,6 @@ def test_a_run_whose_settings_are_tuples_goes_on(workplace):
     assert_same_weights("run/ark-cxr", "whole/ark-cxr")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what a checkpoint does not know is still None")
 def test_a_setting_that_the_checkpoint_does_not_know_counts_as_its_default(workplace):
     edit_json(CHECKPOINT_SETTINGS, channels_last=..., ema_momentum=..., max_grad_norm=..., reproduce=...)
     assert main(["pretrain", "recipe.yaml"]) == 0
@@ -267,7 +265,6 @@ def test_a_killed_seed_ends_as_it_would_have_ended(workplace):
     assert read_json("finetuned/seed-1/metrics.json")["steps"] == 4
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what a folder does not know is still None")
 def test_a_setting_that_the_folder_does_not_know_counts_as_its_default(workplace):
     edit_json("finetuned/settings.json", new_head=..., focal_gamma=..., layer_decay=...)
     assert main([*FINETUNING, "--output_dir", "finetuned", "--seeds", "0", "--batch_size", "4"]) == 0
@@ -280,7 +277,6 @@ def test_a_setting_that_the_folder_does_not_know_may_not_differ_from_its_default
     assert "finetuned holds a run with other settings" in error and "freeze" in error
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="batch_size is still images a micro-batch")
 def test_a_batch_size_of_micro_batches_is_refused_with_the_number_to_write(workplace, capsys):
     options = ["--output_dir", "accumulated", "--gradient_accumulation_steps", "2", "--test", "false"]
     assert main([*FINETUNING, *options, "--batch_size", "4"]) == 2
