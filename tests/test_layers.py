@@ -26,7 +26,8 @@ evaluation
 evaluation/report
 evaluation/probing
 evaluation/evaluate.py
-training training/ark
+training
+training/ark
 training/finetune
 hub
 serving
@@ -87,6 +88,7 @@ def test_files_that_travel_to_the_hub_import_only_each_other(name):
         ("data/rows.py", "from ark_hf.data.build.shards import Shard"),
         ("data/build/build.py", "from ..sources.phantom import SITES"),
         ("training/checkpoint.py", "from .finetune.losses import FinetuningLoss"),
+        ("training/initial_weights.py", "from .ark.recipe import PretrainingArguments"),
         ("evaluation/scoring.py", "from .report import task_report"),
         ("inference/predict.py", "from ..cli.main import main"),
     ],

@@ -16,9 +16,9 @@ from PIL import Image
 
 import ark_hf
 from ark_hf.cli.arguments import read_options
-from ark_hf.cli.evaluate import Transfers
 from ark_hf.cli.main import main, verbs
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
+from ark_hf.evaluation.arguments import Transfers
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
 from ark_hf.training.ark.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict

@@ -368,10 +368,10 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("too few", "train-00000-of-00004.parquet, row 0: task 'lungs' takes 4 values"),
-        ("half", "row 0: task 'lungs' takes 4 values, each 0, 1, -1"),
-        ("texts", "labels are .*string"),
-        ("numbers", "labels are double"),
+        ("too few", r"train-00000-of-00004.parquet, row 0: labels .0.0, 1.0.; task 'lungs' takes 4 values"),
+        ("half", "row 0: labels .*; task 'lungs' takes 4 values, each 0, 1, -1"),
+        ("texts", r"row 0: labels \['a', 'a', 'a', 'a'\]; task 'lungs' takes 4 values"),
+        ("numbers", "row 0: labels 1.0; task 'lungs' takes 4 values"),
         ("no labels", r"lacks the columns \['labels'\]"),
         ("cut", "Cannot read .*train-00000.*Rebuild"),
         ("pages", "Cannot read .*train-00000.*Rebuild"),
@@ -391,11 +391,11 @@ def test_damaged_datasets_are_refused_with_the_reason(splits, tmp_path, how, rea
 def test_single_label_tasks_with_impossible_classes_are_refused(splits, tmp_path):
     rows = [row | {"labels": 2} for row in splits["train"]]
     folder = write_dataset(tmp_path / "set", {"train": rows}, ["normal", "viral"], single=True)
-    with pytest.raises(ValueError, match="row 0: task 'lungs' takes a class index from 0 to 1"):
+    with pytest.raises(ValueError, match="row 0: labels 2; task 'lungs' takes a class index from 0 to 1"):
         describe_datasets([folder])
     card = (folder / "README.md").read_text().replace("single_label", "multi_label")
     (folder / "README.md").write_text(card)
-    with pytest.raises(ValueError, match="labels are int64"):
+    with pytest.raises(ValueError, match="row 0: labels 2; task 'lungs' takes 2 values"):
         describe_datasets([folder])
 
 

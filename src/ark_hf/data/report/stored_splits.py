@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...models.ark.configuration_ark import ArkTask
 from ..images.radiograph import read_picture
+from ..open_dataset import read_labels
 from ..task_dataset import SPLITS, read_task
 
 METADATA = ("patient_id", "image_id", "sex", "view", "age")
@@ -77,7 +77,7 @@ def _load_split(name: str, paths: list[Path], task: ArkTask) -> Split:
                 counts = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"Cannot read {path}: {' '.join(str(error).split())} Rebuild the dataset.") from None
-        stored.append(_stored_labels(table["labels"].combine_chunks(), task, path))
+        stored.append(read_labels(table["labels"], task, str(path)))
         for column, values in metadata.items():
             values += table[column].to_pylist() if column in table.column_names else [None] * len(table)
         for index, count in enumerate(counts):
@@ -89,32 +89,6 @@ def _load_split(name: str, paths: list[Path], task: ArkTask) -> Split:
     else:
         columns = labels
     return Split(name, labels, columns.astype(np.float32), metadata, groups)
-
-
-def _stored_labels(column: pa.Array, task: ArkTask, where: Path) -> np.ndarray:
-    count = len(task.labels)
-    if task.problem_type == "single_label_classification":
-        if not pa.types.is_integer(column.type):
-            raise ValueError(f"{where}: labels are {column.type}; task {task.name!r} takes class indices.")
-        stored = column.fill_null(-1).to_numpy(zero_copy_only=False)
-        wrong = (stored < -1) | (stored >= count)
-        allowed = f"a class index from 0 to {count - 1}, or -1 for unknown"
-    else:
-        if not hasattr(column, "flatten") or not pa.types.is_floating(column.type.value_type):
-            raise ValueError(f"{where}: labels are {column.type}; task {task.name!r} takes lists of {count} numbers.")
-        stored = np.full((len(column), count), np.nan, dtype=np.float32)
-        lengths = pc.list_value_length(column).fill_null(count).to_numpy(zero_copy_only=False)
-        allowed = f"{count} values, each 0, 1, -1 (uncertain) or NaN (unknown)"
-        wrong = lengths != count
-        if not wrong.any():
-            values = column.flatten().to_numpy(zero_copy_only=False)
-            stored[column.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, count)
-            wrong = ~(np.isnan(stored) | np.isin(stored, (-1, 0, 1))).all(axis=1)
-    if wrong.any():
-        raise ValueError(
-            f"{where}, row {wrong.argmax()}: task {task.name!r} takes {allowed}; {wrong.sum()} rows are wrong."
-        )
-    return stored
 
 
 def read_images(split: Split, rows: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
