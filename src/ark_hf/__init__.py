@@ -29,8 +29,8 @@ _EXPORTS = {
     "image_statistics": ".metrics.shortcut",
     "shortcut_baseline": ".metrics.shortcut",
     "compare_seeds": ".metrics.significance",
-    "read_input": ".data.images.inputs",
-    "read_radiograph": ".data.images.radiograph",
+    "read_input": ".data.inputs",
+    "read_radiograph": ".data.radiograph",
     "InferenceSamples": ".data.loading",
     "TaskDataset": ".data.open_dataset",
     "open_dataset": ".data.open_dataset",
@@ -100,11 +100,11 @@ __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the two lists
     from .data.build.build import build_dataset as build_dataset
-    from .data.images.inputs import read_input as read_input
-    from .data.images.radiograph import read_radiograph as read_radiograph
+    from .data.inputs import read_input as read_input
     from .data.loading import InferenceSamples as InferenceSamples
     from .data.open_dataset import TaskDataset as TaskDataset
     from .data.open_dataset import open_dataset as open_dataset
+    from .data.radiograph import read_radiograph as read_radiograph
     from .data.report.numbers import describe_datasets as describe_datasets
     from .data.report.page import write_data_report as write_data_report
     from .data.rows import Release as Release

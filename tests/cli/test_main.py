@@ -78,7 +78,8 @@ def test_the_package_is_a_command_and_its_help_loads_no_torch(module):
     command = [sys.executable, "-X", "importtime", "-m", module, "finetune", "--help"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and "usage: ark-hf finetune " in result.stdout
-    assert "| ark_hf.cli.main\n" in result.stderr and "| torch\n" not in result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "ark_hf.cli.main" in imported and "torch" not in imported
 
 
 def test_without_a_verb_there_is_help(capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ark_hf.data.images.inputs import RadiographInput, read_input
+from ark_hf.data.inputs import RadiographInput, read_input
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from ark_hf.inference.heatmaps import heat_maps
 from ark_hf.inference.overlays import overlay, save_overlays

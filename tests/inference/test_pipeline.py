@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForImageClassification, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from ark_hf.data.images.image_files import UnreadableImageError
-from ark_hf.data.images.radiograph import read_radiograph
+from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from ark_hf.inference.heatmaps import heat_maps
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline

@@ -7,7 +7,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from ark_hf.data.build.build import encode_png
-from ark_hf.data.images.inputs import read_input
+from ark_hf.data.inputs import read_input
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.inference.heatmaps import heat_maps
 from ark_hf.inference.predict import (

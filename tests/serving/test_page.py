@@ -22,7 +22,7 @@ from PIL import Image
 
 from ark_hf.cli.serve import serve as serve_verb
 from ark_hf.data.images.image_files import UnreadableImageError
-from ark_hf.data.images.inputs import read_input
+from ark_hf.data.inputs import read_input
 from ark_hf.inference.overlays import overlay
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
 from ark_hf.inference.predict import load_ark

@@ -1,0 +1,1 @@
+from .radiograph import read_radiograph as read_radiograph

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .images.radiograph import read_radiograph
+from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
     from ..models.ark.configuration_ark import ArkTask

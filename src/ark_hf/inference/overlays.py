@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.images.inputs import RadiographInput, path_in
+from ..data.inputs import RadiographInput, path_in
 from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from .task_labels import labels_by_task

@@ -10,7 +10,7 @@ from transformers import ImageClassificationPipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
-from ..data.images.inputs import input_name, read_input
+from ..data.inputs import input_name, read_input
 from .heatmaps import ExplainedPass
 from .overlays import check_whole_picture
 from .task_labels import TaskLabel, labels_by_task

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from ..data.images.image_files import UnreadableImageError
-from ..data.images.inputs import RadiographInput, read_input
+from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
 from ..hub_errors import explain, is_of_the_hub

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.images.image_files import IMAGE_SUFFIXES, image_files_in, is_address
-from ..data.images.inputs import RadiographInput
+from ..data.inputs import RadiographInput
 from ..labels import read_synonyms
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
 from .overlays import called_labels, check_whole_picture, save_overlays

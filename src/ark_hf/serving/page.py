@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..data.images.image_files import UnreadableImageError
-from ..data.images.inputs import read_input
+from ..data.inputs import read_input
 from ..inference.overlays import overlay
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..pages.html import escape

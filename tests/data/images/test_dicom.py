@@ -25,7 +25,7 @@ from pydicom.uid import (
 from ark_hf.data.images import dicom
 from ark_hf.data.images.dicom import read_dicom_metadata
 from ark_hf.data.images.image_files import UnreadableImageError
-from ark_hf.data.images.radiograph import read_radiograph
+from ark_hf.data.radiograph import read_radiograph
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4)
 PATIENT = "Sentinel^Patient"

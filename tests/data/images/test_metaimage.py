@@ -7,7 +7,7 @@ import pytest
 
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.images.metaimage import ELEMENT_TYPES
-from ark_hf.data.images.radiograph import read_radiograph
+from ark_hf.data.radiograph import read_radiograph
 
 RAMP = np.arange(35).reshape(5, 7)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
 from ark_hf.data.images.image_files import image_files_in
-from ark_hf.data.images.radiograph import read_radiograph
+from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.rows import Release, Row
 from ark_hf.data.sources.generic import GenericSource, derive_splits, read_generic
 from ark_hf.data.task_dataset import load_task_dataset, read_task

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...models.ark.configuration_ark import ArkTask
-from ..images.radiograph import read_picture
 from ..open_dataset import read_labels
+from ..radiograph import read_picture
 from ..task_dataset import SPLITS, read_task
 
 METADATA = ("patient_id", "image_id", "sex", "view", "age")

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from ..images.image_files import UnreadableImageError
-from ..images.radiograph import read_picture, read_radiograph
+from ..radiograph import read_picture, read_radiograph
 from ..rows import Row
 
 

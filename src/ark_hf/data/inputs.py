@@ -12,8 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...models.ark.image_processing_ark import BIT_DEPTHS, ArkImageProcessor
-from .image_files import MAX_PIXELS, UnreadableImageError, check_size, is_address, naming_the_image, open_image_file
+from ..models.ark.image_processing_ark import BIT_DEPTHS, ArkImageProcessor
+from .images.image_files import (
+    MAX_PIXELS,
+    UnreadableImageError,
+    check_size,
+    is_address,
+    naming_the_image,
+    open_image_file,
+)
 from .radiograph import grey_values, narrow, open_radiograph
 
 MAX_DOWNLOAD = 4 * MAX_PIXELS  # bytes: no uncompressed picture that can be read has more

@@ -16,10 +16,10 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8B
 
 from ark_hf.data.images import dicom
 from ark_hf.data.images.image_files import UnreadableImageError
-from ark_hf.data.images.radiograph import read_picture, read_radiograph
+from ark_hf.data.radiograph import read_picture, read_radiograph
 
-from .test_dicom import RAMP, chest_like, encapsulated, jpeg_stream, lossless_jpeg, lut, make_dicom, save
-from .test_metaimage import metaimage
+from .images.test_dicom import RAMP, chest_like, encapsulated, jpeg_stream, lossless_jpeg, lut, make_dicom, save
+from .images.test_metaimage import metaimage
 
 # PNG, JPEG, TIFF
 

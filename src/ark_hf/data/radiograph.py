@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from .dicom import is_dicom, read_dicom
-from .image_files import MAX_PIXELS, UnreadableImageError, check_size, open_image_file
-from .metaimage import is_metaimage, read_metaimage
+from .images.dicom import is_dicom, read_dicom
+from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, open_image_file
+from .images.metaimage import is_metaimage, read_metaimage
 
 
 def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
