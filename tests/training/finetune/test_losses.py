@@ -41,16 +41,16 @@ def test_without_weights_it_is_the_models_own_masked_loss(logits, targets):
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_the_focal_loss_is_torchvisions(logits, targets, gamma):
     expected = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=gamma, reduction="mean")
-    assert torch.allclose(loss_of(logits, targets, gamma=gamma), expected)
+    assert torch.allclose(loss_of(logits, targets, loss="focal", focal_gamma=gamma), expected)
     weighted = torch.tensor([[0.75], [0.25]]).expand(2, 4)  # of absence and of presence
     expected = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=gamma, reduction="mean")
-    assert torch.allclose(loss_of(logits, targets, gamma=gamma, class_weights=weighted), expected)
+    assert torch.allclose(loss_of(logits, targets, loss="focal", focal_gamma=gamma, class_weights=weighted), expected)
 
 
 def test_the_focal_loss_of_classes():
     # p = (0.5, 0.25, 0.25): weight 2 on class 1, -2 (1 - 0.25)^2 log(0.25)
     logits = torch.tensor([[2.0, 1.0, 1.0]]).log()
-    loss = loss_of(logits, torch.tensor([1]), SINGLE, gamma=2.0, class_weights=torch.tensor([1.0, 2.0, 1.0]))
+    loss = loss_of(logits, torch.tensor([1]), SINGLE, loss="focal", class_weights=torch.tensor([1.0, 2.0, 1.0]))
     assert loss.item() == pytest.approx(2 * 0.5625 * np.log(4))
     unweighted = loss_of(logits.repeat(3, 1), torch.tensor([0, 1, 2]), SINGLE)
     assert torch.allclose(unweighted, F.cross_entropy(logits.repeat(3, 1), torch.tensor([0, 1, 2])))
@@ -66,14 +66,14 @@ def test_micro_batches_add_up_to_the_mean_over_the_known(logits, targets):
 
 def test_nothing_known_is_zero_with_a_graph():
     logits = torch.randn(2, 3, requires_grad=True)
-    loss = loss_of(logits, torch.full((2, 3), -100.0), gamma=2.0)
+    loss = loss_of(logits, torch.full((2, 3), -100.0), loss="focal")
     loss.backward()
     assert loss.item() == 0 and torch.equal(logits.grad, torch.zeros(2, 3))
 
 
 def test_certain_logits_stay_finite():
     logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
-    loss_of(logits, torch.tensor([[0.0, 1.0]]), gamma=2.0).backward()
+    loss_of(logits, torch.tensor([[0.0, 1.0]]), loss="focal").backward()
     assert logits.grad.isfinite().all()
 
 

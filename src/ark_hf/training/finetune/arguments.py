@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ..settings import Uncertain, coerce_fields
-
-ClassWeighting = Literal["none", "balanced", "effective"]
+from .losses import LOSS_HELP, ClassWeighting, Loss
 
 # May differ between runs that continue each other: they change what is done with the trained models, or how fast
 RUN_TIME_SETTINGS = (
@@ -93,10 +92,7 @@ class FinetuningArguments:
             "merged into the weights at the end."
         ),
     )
-    loss: Literal["cross_entropy", "focal"] = field(
-        default="cross_entropy",
-        metadata=_help("focal (Lin et al. 2017) weighs down what is already right: for long tails."),
-    )
+    loss: Loss = field(default="cross_entropy", metadata=_help(LOSS_HELP))
     focal_gamma: float = field(default=2.0, metadata=_help("Exponent of the focal loss."))
     class_weighting: ClassWeighting = field(
         default="none",

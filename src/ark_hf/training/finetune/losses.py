@@ -1,11 +1,21 @@
-"""Losses of fine-tuning for rare classes: class weights and the focal loss, over the labels that are known."""
+"""
+Losses of fine-tuning for rare classes: class weights and the focal loss, over the labels that are known.
+
+Their names are the options' choices: torch is imported where it is used, as `ark-hf finetune --help` does without.
+"""
+
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from ...models.ark.modeling_ark import ArkImageClassifierOutput
+if TYPE_CHECKING:
+    import torch
 
+    from ...models.ark.modeling_ark import ArkImageClassifierOutput
+
+Loss = Literal["cross_entropy", "focal"]
+LOSS_HELP = "focal (Lin et al. 2017) weighs down what is already right: for long tails."
+ClassWeighting = Literal["none", "balanced", "effective"]
 UNKNOWN = -100.0  # of multi-label targets too: by it Trainer counts the known elements of a step
 
 
@@ -14,25 +24,32 @@ class FinetuningLoss:
     Weighted cross-entropy or focal loss (Lin et al., ICCV 2017), as `compute_loss_func` of `Trainer`.
 
     With p the probability that the head gives to a target's class (or to a label's state, present or absent), an
-    element costs -weight (1 - p)^gamma log p; a smoothed target costs the mean of its two states. The sum is divided
-    by the number of known elements of the whole step.
+    element costs -weight factor log p, see [`factor`]; a smoothed target costs the mean of its two states. The sum is
+    divided by the number of known elements of the whole step.
 
     Args:
         problem_type: As in [`ArkTask`].
         class_weights: float (2, labels), of absence and of presence, or (classes,); 1 unless given.
-        gamma: 0 is cross-entropy.
+        loss: The name of the loss.
+        focal_gamma: Exponent of the focal loss; 0 is cross-entropy.
     """
 
-    def __init__(self, problem_type: str, class_weights: torch.Tensor | None = None, gamma: float = 0.0):
+    def __init__(
+        self,
+        problem_type: str,
+        class_weights: "torch.Tensor | None" = None,
+        loss: Loss = "cross_entropy",
+        focal_gamma: float = 2.0,
+    ):
         self.multi_label = problem_type == "multi_label_classification"
-        self.class_weights, self.gamma = class_weights, gamma
+        self.class_weights, self.loss, self.focal_gamma = class_weights, loss, focal_gamma
 
     def __call__(
         self,
-        outputs: ArkImageClassifierOutput,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
+        outputs: "ArkImageClassifierOutput",
+        labels: "torch.Tensor",
+        num_items_in_batch: "torch.Tensor | int | None" = None,
+    ) -> "torch.Tensor":
         """
         Args:
             outputs: With `logits`, (batch, labels).
@@ -42,6 +59,8 @@ class FinetuningLoss:
         Returns:
             Scalar, zero with a graph if nothing is known.
         """
+        import torch
+
         known = labels != UNKNOWN
         costs = self._of_labels if self.multi_label else self._of_classes
         logits: torch.Tensor = outputs.logits  # type: ignore[assignment]
@@ -49,20 +68,29 @@ class FinetuningLoss:
         number = known.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return total / number.to(total.device).clamp(min=1)
 
-    def _of_labels(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _of_labels(self, logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        import torch
+        from torch.nn.functional import logsigmoid
+
         absent, present = torch.ones(2, 1) if self.class_weights is None else self.class_weights
-        cost_if_present = -F.logsigmoid(logits) * torch.sigmoid(-logits) ** self.gamma
-        cost_if_absent = -F.logsigmoid(-logits) * torch.sigmoid(logits) ** self.gamma
+        cost_if_present = -logsigmoid(logits) * self.factor(torch.sigmoid(-logits))
+        cost_if_absent = -logsigmoid(-logits) * self.factor(torch.sigmoid(logits))
         weighted_presence = targets * present.to(logits.device)
         return weighted_presence * cost_if_present + (1 - targets) * absent.to(logits.device) * cost_if_absent
 
-    def _of_classes(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        log_p = F.log_softmax(logits, dim=-1).gather(1, classes[:, None]).squeeze(1)
+    def _of_classes(self, logits: "torch.Tensor", classes: "torch.Tensor") -> "torch.Tensor":
+        log_p = logits.log_softmax(dim=-1).gather(1, classes[:, None]).squeeze(1)
         weights = 1.0 if self.class_weights is None else self.class_weights.to(logits.device)[classes]
-        return -weights * (1 - log_p.exp()) ** self.gamma * log_p
+        return -weights * self.factor(1 - log_p.exp()) * log_p
+
+    def factor(self, doubt: "torch.Tensor") -> "torch.Tensor | float":
+        """What the loss multiplies an element's cross-entropy by, from `doubt`, 1 - p: here a loss differs."""
+        return doubt**self.focal_gamma if self.loss == "focal" else 1.0
 
 
-def class_weights(targets: np.ndarray, problem_type: str, weighting: str, beta: float = 0.999) -> torch.Tensor | None:
+def class_weights(
+    targets: np.ndarray, problem_type: str, weighting: ClassWeighting, beta: float = 0.999
+) -> "torch.Tensor | None":
     """
     Weights of the classes from how often each is in the training split; those of a class that is not there are 0.
 
@@ -79,6 +107,8 @@ def class_weights(targets: np.ndarray, problem_type: str, weighting: str, beta: 
     """
     if weighting == "none":
         return None
+    import torch
+
     present = np.nansum(targets, axis=0)
     if problem_type == "single_label_classification":
         return torch.from_numpy(_weights(present, weighting, beta)).float()
@@ -86,7 +116,7 @@ def class_weights(targets: np.ndarray, problem_type: str, weighting: str, beta: 
     return torch.from_numpy(_weights(np.stack([absent, present]), weighting, beta)).float()
 
 
-def _weights(counts: np.ndarray, weighting: str, beta: float) -> np.ndarray:
+def _weights(counts: np.ndarray, weighting: ClassWeighting, beta: float) -> np.ndarray:
     """Of counts whose first axis is the classes, the weights; 0 where there is nothing to weigh."""
     there = counts > 0
     counts = np.where(there, counts, 1.0)

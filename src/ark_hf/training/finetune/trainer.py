@@ -130,9 +130,7 @@ def create_trainer(
         training_arguments(args, seed, folder, validated),
         train_dataset=TrainerSamples(samples),
         eval_dataset=None if validation is None else TrainerSamples(validation),
-        compute_loss_func=FinetuningLoss(
-            data.task.problem_type, weights, args.focal_gamma if args.loss == "focal" else 0.0
-        ),
+        compute_loss_func=FinetuningLoss(data.task.problem_type, weights, args.loss, args.focal_gamma),
         compute_metrics=functools.partial(_mean_auroc, task=data.task),
         callbacks=callbacks,
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
