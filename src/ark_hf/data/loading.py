@@ -162,7 +162,7 @@ class TrainingSamples(RowSamples):
     """
     Samples of one task in one cycle: views, target and weight, 0 for a padding (see [`micro_batches`]).
 
-    What is drawn for a sample hangs on its `image_id`, or where there is none on its row number.
+    What is drawn for a sample depends on its `image_id`, or where there is none on its row number.
 
     Args:
         rows, task, processor: As for [`RowSamples`].

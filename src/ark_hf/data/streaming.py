@@ -87,7 +87,7 @@ class StreamedRows:
 
     @property
     def layout(self) -> str:
-        """A digest of what the order of a pass hangs on beside its key: the rows of each run, and the window."""
+        """A digest of what the order of a pass depends on beside its key: the rows of each run, and the window."""
         return f"{zlib.crc32(repr(([run.rows for run in self.runs], self.window)).encode()):08x}"
 
     def without_images(self) -> Dataset:

@@ -44,7 +44,7 @@ def infer_architecture(encoder: dict[str, torch.Tensor]) -> Architecture:
     Reads the architecture of a Swin v1 or ConvNeXt v1 encoder from its tensors, in the layout of timm 0.5.4.
 
     Raises:
-        ValueError: A tensor that the architecture hangs on is missing or of an impossible shape.
+        ValueError: A tensor that the architecture depends on is missing or of an impossible shape.
     """
     return _swin(encoder) if "patch_embed.proj.weight" in encoder else _convnext(encoder)
 
