@@ -122,7 +122,7 @@ def test_a_demo_below_the_level_of_the_cpu_fails_the_run(gpu, main, capsys, monk
     monkeypatch.setattr(gpu, "measure_pretraining", lambda sizes, folder: [])
     mean = type("Mean", (), {"auroc": 0.7})
     report = type("Report", (), {"mean": mean, "baseline_mean": mean})
-    monkeypatch.setattr("ark_hf.demo.train_demo", lambda *args, **kwargs: [report] * 4)
+    monkeypatch.setattr("ark_hf.demonstration.train_demo", lambda *args, **kwargs: [report] * 4)
     assert main("--quick") == status
     assert f"at least {floor}: {verdict}" in capsys.readouterr().out
 

@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
@@ -22,7 +20,6 @@ def train(folder: Path, site: Path, **settings) -> CyclicPretrainer:
     return trainer
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="settings are compared with what JSON made of them")
 def test_a_tuple_among_the_backbone_s_arguments(tmp_path, sites):
     site = sites["phantom_hill"]
     kwargs = {key: tuple(value) for key, value in TINY["backbone_kwargs"].items()}
@@ -31,7 +28,6 @@ def test_a_tuple_among_the_backbone_s_arguments(tmp_path, sites):
     assert resumed.state.step == whole.state.step and distance(resumed.teacher, whole.teacher) == 0
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the weights of init are read before the checkpoint")
 def test_start_weights_that_are_gone_since(tmp_path, sites):
     site, init = sites["phantom_hill"], tmp_path / "init"
     args = PretrainingArguments(output_dir=str(tmp_path / "other"), **TINY)
