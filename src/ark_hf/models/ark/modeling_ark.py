@@ -115,6 +115,14 @@ class ArkLinear(nn.Linear):
 
 
 class ArkPreTrainedModel(PreTrainedModel):
+    """
+    What all models of Ark share.
+
+    `attn_implementation` ("sdpa" or "eager", for `from_pretrained`, `from_config` or `set_attn_implementation`) fuses
+    the attention of every block or not. Unset, each block does as timm decides: fused in a ViT, not in a Swin. The two
+    differ by rounding alone, and the choice is not saved with the model.
+    """
+
     config: ArkConfig
     config_class = ArkConfig
     base_model_prefix = "ark"
@@ -127,6 +135,20 @@ class ArkPreTrainedModel(PreTrainedModel):
     def post_init(self):
         self.supports_gradient_checkpointing = hasattr(self.base_model.encoder, "set_grad_checkpointing")
         super().post_init()
+
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str | None:
+        if requested_attention is None:  # transformers would take it for "sdpa"
+            return None
+        implementation = super().get_correct_attn_implementation(requested_attention, is_init_check)
+        if implementation not in ("eager", "sdpa"):
+            raise ValueError(f'attn_implementation="{implementation}" does nothing here; use "eager" or "sdpa".')
+        return implementation
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        super().set_attn_implementation(*args, **kwargs)
+        fuse_attention(self.base_model.encoder, self.config)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # `timm` checkpoints whole stages on its own and takes no checkpointing function
@@ -164,6 +186,7 @@ class ArkPreTrainedModel(PreTrainedModel):
             parameter.requires_grad_(name in trainable)
         if self.base_model.gradient_checkpointing:
             new.set_grad_checkpointing()
+        fuse_attention(new, self.config)
         self.base_model.encoder = new.to(device=reference.device, dtype=reference.dtype).train(old.training)
         self.config.image_size, self.config.backbone_kwargs = image_size, kwargs
 
@@ -234,6 +257,24 @@ def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
     return encoder
 
 
+def fuse_attention(encoder: nn.Module, config: ArkConfig) -> None:
+    """
+    Has every block of the encoder attend as `attn_implementation` asks.
+
+    Raises:
+        ValueError: "sdpa" is asked for, and timm knows of nothing to fuse.
+    """
+    implementation = config._attn_implementation
+    if implementation is None:
+        return
+    blocks: list[Any] = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
+    if implementation == "sdpa" and not blocks:
+        config._attn_implementation = None
+        raise ValueError(f"{config.backbone!r} has no attention that timm can fuse; leave attn_implementation unset.")
+    for block in blocks:
+        block.fused_attn = implementation == "sdpa"
+
+
 def _check_window(encoder: nn.Module, config: ArkConfig) -> None:
     # timm pads windows that do not fit; the originals never do, and padded tokens would change every output
     patch: Any = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
@@ -261,6 +302,7 @@ class ArkModel(ArkPreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False  # what transformers asks for; timm's own flag has another name
         self.encoder = create_encoder(config)
+        fuse_attention(self.encoder, config)
         width = getattr(self.encoder, "head_hidden_size", self.encoder.num_features)
         self.projector: nn.Module | None = None
         if config.projector_dim is not None:

@@ -1,0 +1,119 @@
+"""`attn_implementation`: what is asked for reaches timm's blocks, and what is not asked for changes nothing."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
+
+from .golden import golden_config, load_original, read_case, rule_state_dict
+from .test_golden_ark import check_outputs
+from .test_modeling_ark import CONVNEXT, EFFICIENTNET, FAMILIES, FINDINGS, SWIN, VIT, build, images
+
+SHIFTED = {**SWIN, "backbone_kwargs": {**SWIN["backbone_kwargs"], "depths": [2, 2]}}  # with masks between windows
+OWN_CHOICE = {"swin": False, "vit": True}
+
+
+def flags(model) -> list[bool]:
+    return [module.fused_attn for module in model.base_model.encoder.modules() if hasattr(module, "fused_attn")]
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    calls = []
+    fused = F.scaled_dot_product_attention
+
+    def count(*args, **kwargs):
+        calls.append(None)
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", count)
+    return calls
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_unset_leaves_timms_own_choice(name):
+    model = build(ArkModel, FAMILIES[name])
+    own = [m.fused_attn for m in create_encoder(model.config).modules() if hasattr(m, "fused_attn")]
+    assert flags(model) == own and set(own) == ({OWN_CHOICE[name]} if name in OWN_CHOICE else set())
+    assert model.config._attn_implementation is None
+
+
+@pytest.mark.parametrize("family", [SHIFTED, VIT], ids=["swin", "vit"])
+def test_what_is_asked_for_reaches_every_block(tmp_path, family, fused_calls):
+    build(family=family, tasks=[FINDINGS]).save_pretrained(tmp_path)
+    for asked in ("sdpa", "eager"):
+        for model in (
+            ArkForImageClassification.from_pretrained(tmp_path, attn_implementation=asked),
+            ArkModel.from_pretrained(tmp_path, attn_implementation=asked),
+            build(family=family, attn_implementation=asked),
+        ):
+            other = {"sdpa": "eager", "eager": "sdpa"}[asked]
+            for implementation in (asked, other, asked):
+                if implementation != model.config._attn_implementation:
+                    model.set_attn_implementation(implementation)
+                blocks = flags(model)
+                assert len(blocks) > 1 and set(blocks) == {implementation == "sdpa"}
+                fused_calls.clear()
+                model(images(model))
+                assert len(fused_calls) == (len(blocks) if implementation == "sdpa" else 0)
+
+
+@pytest.mark.parametrize("family", [SHIFTED, VIT], ids=["swin", "vit"])
+def test_both_give_the_same_outputs_and_gradients(family):
+    model = build(family=family, tasks=[FINDINGS]).train()
+    labels, gradients, losses = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), {}, {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        torch.manual_seed(0)  # stochastic depth is active
+        with torch.enable_grad():
+            losses[implementation] = model(images(model), labels=labels).loss
+            losses[implementation].backward()
+        gradients[implementation] = torch.cat([each.grad.flatten() for each in model.parameters()])
+    assert losses["eager"].item() == pytest.approx(losses["sdpa"].item(), abs=5e-6)
+    assert (gradients["eager"] - gradients["sdpa"]).norm() < 1e-5 * gradients["eager"].norm()
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["swin_small224", "swin_shiftlast192"])
+def test_golden_outputs_in_both(shared, name, implementation):
+    case, arrays = read_case(shared / "golden" / "ark", name)
+    model = ArkForImageClassification(golden_config(case))
+    shapes = {key: shape for key, shape, *_ in case["state_dict"] if key in case["parameter_order"]}
+    load_original(model, rule_state_dict(shapes, case["weight_seed"]))
+    model.set_attn_implementation(implementation)
+    assert set(flags(model)) == {implementation == "sdpa"}
+    check_outputs(model, arrays)
+
+
+@torch.no_grad()
+def test_fused_attention_runs_in_mixed_precision():
+    model = build(family=SHIFTED, tasks=[FINDINGS], attn_implementation="sdpa")
+    expected = model(images(model)).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(model(images(model)).logits, expected, atol=0.05)
+
+
+def test_it_is_the_run_s_and_not_the_model_s(tmp_path):
+    model = build(family=SWIN, tasks=[FINDINGS], attn_implementation="sdpa")
+    model.save_pretrained(tmp_path)
+    assert "sdpa" not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
+    assert set(flags(ArkForImageClassification.from_pretrained(tmp_path))) == {False}
+    assert set(flags(copy.deepcopy(model))) == {True}
+    model.set_image_size(64)
+    assert set(flags(model)) == {True}
+
+
+def test_what_an_encoder_cannot_do_is_refused():
+    with pytest.raises(ValueError, match="flash_attention_2|Flash Attention"):
+        build(family=SWIN, attn_implementation="flash_attention_2")
+    with pytest.raises(ValueError, match='attn_implementation="paged|eager" does nothing here; use "eager" or "sdpa"'):
+        build(family=SWIN, attn_implementation="paged|eager")
+    for family in (CONVNEXT, EFFICIENTNET):
+        with pytest.raises(ValueError, match="has no attention that timm can fuse; leave attn_implementation unset"):
+            build(family=family, attn_implementation="sdpa")
+        build(family=family, attn_implementation="eager")
