@@ -102,9 +102,7 @@ def compare(target: str, rates: dict[str, float], data_root: Path, runs: Path) -
 def shortcut_scores(folder: Path) -> np.ndarray:
     """What ten global image numbers say of the test images, (images, labels)."""
     data = ark_hf.open_dataset(folder, ["train", "test"])
-    train, test = (
-        np.stack([ark_hf.image_statistics(row["image"]) for row in data.splits[split]]) for split in ("train", "test")
-    )
+    train, test = (ark_hf.dataset_statistics(data, split) for split in ("train", "test"))
     return ark_hf.shortcut_baseline(train, data.targets("train"), test)
 
 

@@ -32,6 +32,7 @@ _EXPORTS = {
     "read_input": ".data.inputs",
     "read_radiograph": ".data.radiograph",
     "InferenceSamples": ".data.loading",
+    "dataset_statistics": ".data.image_statistics",
     "TaskDataset": ".data.open_dataset",
     "open_dataset": ".data.open_dataset",
     "load_task_dataset": ".data.task_dataset",
@@ -100,6 +101,7 @@ __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the two lists
     from .data.build.build import build_dataset as build_dataset
+    from .data.image_statistics import dataset_statistics as dataset_statistics
     from .data.inputs import read_input as read_input
     from .data.loading import InferenceSamples as InferenceSamples
     from .data.open_dataset import TaskDataset as TaskDataset
