@@ -1,4 +1,4 @@
-"""Settings that must precede every import of the Hugging Face libraries, and the fixtures that all tests share."""
+"""Settings that must precede the import of torch and the Hugging Face libraries, and the fixtures all tests share."""
 
 import os
 import shutil
@@ -7,6 +7,9 @@ import tempfile
 
 from tests.hub_stand_in import HUB, OWNER
 
+# Tests are many small computations, which threads slow down; processes that tests start inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["HF_ENDPOINT"] = HUB.endpoint
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="ark_hf_tests_")
 os.environ["HF_DATASETS_CACHE"] = os.path.join(os.environ["HF_HOME"], "datasets")  # `datasets` copies what it loads
