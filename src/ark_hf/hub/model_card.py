@@ -46,8 +46,8 @@ def model_card_files(
         folder: Of the model.
         place: What `from_pretrained` is given: the repository's id, or the folder.
         report: Folder that `ark-hf evaluate --out` wrote for this model.
-        license_id: The licence of the weights by its name on the Hub; unless given, the card says that it depends on the
-            training data.
+        license_id: The licence of the weights by its name on the Hub; unless given, the card says that it depends on
+            the training data.
 
     Returns:
         The content of each file.
