@@ -347,6 +347,7 @@ def test_convert(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("script", [["ark-hf"], ["-m", "ark_hf.cli"]])
 def test_what_the_command_writes_loads_without_the_package(tmp_path, script):
     """Through the real command: inside the tests the package has registered itself already."""

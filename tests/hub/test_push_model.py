@@ -338,6 +338,7 @@ def load_without_us(repo, work, offline=False):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow_ci
 def test_it_loads_by_its_id_with_and_without_our_package_and_from_the_cache_without_network(
     hub, run, sites, pushed_model, tmp_path
 ):

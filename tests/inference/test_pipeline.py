@@ -365,6 +365,7 @@ def test_stock_features_are_the_pooled_ones(folder, pipe, files, pictures):
     np.testing.assert_allclose(features(files[0]), expected.last_hidden_state, atol=1e-5)
 
 
+@pytest.mark.slow_ci
 def test_importing_registers_the_pipeline_and_loads_nothing_that_only_its_use_needs():
     code = (
         "import sys, ark_hf; from transformers.pipelines import PIPELINE_REGISTRY\n"

@@ -87,6 +87,7 @@ def test_the_trainer_reads_it_as_metrics(auroc_module, predictions, tmp_path):
     assert measured["eval_auroc"] == pytest.approx(mean.auroc)
 
 
+@pytest.mark.slow_ci
 def test_it_loads_without_network_and_only_when_asked_for(tmp_path):
     """Nothing else imports `evaluate`; the module looks nothing up, and leaves no scores on the disk."""
     code = """

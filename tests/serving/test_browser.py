@@ -19,6 +19,8 @@ from tests.data.images.test_dicom import make_dicom, save
 from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png  # noqa: F401
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
+pytestmark = pytest.mark.slow_ci
+
 DESK = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 SILENT = ["background-networking", "component-update", "sync", "gpu"]

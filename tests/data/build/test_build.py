@@ -185,6 +185,7 @@ def kill_at_random(start_build, tmp_path, rows: int, kills: int, seed: int) -> i
     return unfinished
 
 
+@pytest.mark.slow_ci
 def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(start_build, tmp_path):
     assert kill_at_random(start_build, tmp_path, rows=150, kills=4, seed=0) >= 2
 
@@ -274,6 +275,7 @@ def test_a_changed_file_is_read_again_and_a_mended_one_too(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow_ci
 def test_a_second_build_to_the_same_folder_is_refused(tmp_path, start_build):
     process = start_build(tmp_path / "out", 400)
     try:
@@ -290,6 +292,7 @@ def test_a_second_build_to_the_same_folder_is_refused(tmp_path, start_build):
     assert len(read_dataset(tmp_path / "out")) == 44
 
 
+@pytest.mark.slow_ci
 @reads_proc
 def test_a_process_that_outlives_its_parent_ends_at_its_next_image(tmp_path, start_build):
     process = start_build(tmp_path / "out", 2000)
@@ -341,6 +344,7 @@ def measure(folder: Path, workers: int, *counts: int) -> np.ndarray:
     return np.array(json.loads(done.stdout))
 
 
+@pytest.mark.slow_ci
 @reads_proc
 def test_peak_memory_does_not_grow_with_the_build(tmp_path):
     (small, _), (large, _) = measure(tmp_path, 1, 200, 800)

@@ -24,6 +24,8 @@ from ark_hf.data.sources.released_images import read_age
 from ark_hf.data.sources.releases import read_release
 from ark_hf.data.sources.tables import Table
 
+pytestmark = pytest.mark.slow_ci
+
 WHEEL = "torchxrayvision==1.5.7"
 CACHE = Path(__file__).resolve().parents[3] / ".cache" / "torchxrayvision" / "1.5.7"
 # What the wheel calls the tables, and what the releases call them

@@ -62,6 +62,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
 
 
+@pytest.mark.slow_ci
 def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites):
     recipe = write_recipe(tmp_path, sites, cycles=6, save_steps=2)
     finish(start(recipe, tmp_path / "whole"))
@@ -115,6 +116,7 @@ def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, opti
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize(
     "settings",
     [
