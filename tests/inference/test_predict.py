@@ -21,6 +21,7 @@ from ark_hf.inference.predict import (
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from tests.models.ark.test_image_processing_ark import GREY_LEVEL, PILLOW_13
 from tests.training.conftest import TINY
 
 SIZE, RESIZED = 32, 37  # 8/7 of 32 is 36.6
@@ -238,7 +239,8 @@ def test_original_views(shared, crops):
     values = changed(PILImage.fromarray(golden["image"]), return_tensors="np").pixel_values[0]
     view = {"center": "valid_imagenet", "ten": "test_tencrop"}[crops]
     stride = int(golden["stride"])
-    np.testing.assert_allclose(values[..., ::stride, ::stride], golden[f"{view}_strided"], atol=1e-6)
+    difference = np.abs(values[..., ::stride, ::stride] - golden[f"{view}_strided"])
+    assert difference.max() <= 1.001 * GREY_LEVEL and (difference > 1e-6).mean() <= (0 if PILLOW_13 else 0.02)
 
 
 def test_an_encoder_without_heads_is_no_classifier(processor, tmp_path):

@@ -4,6 +4,7 @@ import json
 from functools import cache
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImagePr
 BACKENDS = {"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
 MEAN, STD = np.array(ArkImageProcessor.image_mean), np.array(ArkImageProcessor.image_std)
 GREY_LEVEL = 1 / 255 / STD.min()
+PILLOW_13 = PIL.__version__ >= "13"  # made the goldens; earlier ones resize 8-bit grey by other roundings
 
 both_backends = pytest.mark.parametrize("processor_class", BACKENDS.values(), ids=BACKENDS)
 
@@ -76,9 +78,13 @@ def test_original_views(shared, case, view, processor_class):
     exact = values.astype(np.float64)
     stats = np.array([exact.sum(), np.abs(exact).sum(), np.sqrt((exact**2).sum())])
     scale = golden[f"{view}_stats"][[1, 1, 2]]
-    if processor_class is ArkImageProcessorPil:
+    if processor_class is ArkImageProcessorPil and (PILLOW_13 or case.startswith("rgb")):
         assert difference.max() <= 1e-6
         np.testing.assert_allclose(stats / scale, golden[f"{view}_stats"] / scale, rtol=0, atol=1e-6)
+    elif processor_class is ArkImageProcessorPil:
+        assert difference.max() <= 1.001 * GREY_LEVEL
+        assert (difference > 1e-6).mean() <= 0.02
+        np.testing.assert_allclose(stats / scale, golden[f"{view}_stats"] / scale, rtol=0, atol=5e-5)
     else:
         assert difference.max() <= 0.018
         assert (difference > 1e-6).mean() <= 0.03

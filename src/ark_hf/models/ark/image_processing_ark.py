@@ -230,7 +230,8 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
 
 class ArkImageProcessorPil(ArkImageProcessingBase, PilBackend):
     r"""
-    Image processor of Ark on Pillow, the library of the original code, whose numbers it gives to 1e-6.
+    Image processor of Ark on Pillow, the library of the original code, whose numbers it gives to 1e-6; with a Pillow
+    before 13, grey images differ by one grey level on up to 2 % of their pixels.
 
     Inputs, arguments and outputs are those of [`ArkImageProcessor`], which differs by a grey level on few pixels.
     """
