@@ -20,7 +20,7 @@ from ark_hf.models.ark.configuration_ark import ArkConfig
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from tests.pages.html_page import Page
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 NAMES = ["phantom_city", "phantom_coast"]
 TOO_SURE = 5.0

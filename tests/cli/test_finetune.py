@@ -13,7 +13,7 @@ from ark_hf.data.build.build import build_dataset
 from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.training.finetune import sex_protocol
 
-from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from ..training.conftest import TINY
 
 TINY_MODEL = [
     *("--backbone", TINY["backbone"], "--backbone_kwargs", json.dumps(TINY["backbone_kwargs"])),

@@ -22,7 +22,7 @@ from ark_hf.evaluation.arguments import Transfers
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
 from ark_hf.training.ark.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 
 @pytest.fixture(scope="module")

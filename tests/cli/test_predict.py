@@ -14,7 +14,7 @@ from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from tests.data.test_inputs import server  # noqa: F401
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 from tests.wrong_inputs import chest, encode, wrong_inputs  # noqa: F401
 
 TASKS = [

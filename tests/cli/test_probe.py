@@ -14,7 +14,7 @@ from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 
 @pytest.fixture(scope="module")

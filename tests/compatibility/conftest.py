@@ -24,14 +24,3 @@ def workplace(written, tmp_path, monkeypatch) -> Path:
     (tmp_path / "workplace" / "data").symlink_to(written / "data")  # `datasets` then reads them once for all tests
     monkeypatch.chdir(tmp_path / "workplace")
     return tmp_path / "workplace"
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    """Accelerate keeps its settings in a singleton; every test starts without."""
-    from accelerate.state import AcceleratorState, PartialState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)

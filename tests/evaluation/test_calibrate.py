@@ -38,7 +38,7 @@ from ark_hf.metrics.operating_point import threshold_metrics
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 NAN = float("nan")
 MULTI, SINGLE = "multi_label_classification", "single_label_classification"

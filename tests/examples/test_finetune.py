@@ -16,7 +16,7 @@ from ark_hf.data.build.build import build_dataset
 from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.metrics.auroc import auroc, one_vs_rest
 
-from ..training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from ..training.conftest import TINY
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SITES = ("phantom_coast", "phantom_hill")  # three classes; one label

@@ -22,7 +22,7 @@ from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
 from tests.data.sources.tiny_releases import RELEASES
 from tests.hub.conftest import COUNTS, SHARD, assert_same_rows, rewrite
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 # The stand-in --------------------------------------------------------------------------------------------------------
 

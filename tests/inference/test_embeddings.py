@@ -15,7 +15,7 @@ from ark_hf.inference.predict import load_ark
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 TASK = ArkTask("toy", ["a"])
 SETTINGS = {name: TINY[name] for name in ("backbone", "backbone_kwargs", "image_size", "projector_dim")}

@@ -29,7 +29,7 @@ from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
-from tests.training.conftest import TINY, fresh_accelerator_state  # noqa: F401
+from tests.training.conftest import TINY
 
 TABLE = read_synonyms()
 COLUMNS = [f"{task.name}/{label}" for task in RELEASED_TASKS for label in task.labels]

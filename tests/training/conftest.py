@@ -26,14 +26,3 @@ def sites(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("phantom") / "sites"
     counts = {"train": 20, "validation": 12, "test": 12}
     return dict(list(build_phantom_sites(folder, counts, size=40).items())[:3])
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    """Accelerate keeps its settings in a singleton; every test starts without."""
-    from accelerate.state import AcceleratorState, PartialState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
