@@ -3,7 +3,15 @@
 import numpy as np
 import torch
 
-from ark_hf import CyclicPretrainer, FinetuningArguments, PretrainingArguments, TaskSpec, finetune, load_ark, load_tasks
+from ark_hf import (
+    CyclicPretrainer,
+    FinetuningArguments,
+    PretrainingArguments,
+    TaskSpec,
+    finetune,
+    load_ark,
+    load_tasks,
+)
 from ark_hf.data.task_dataset import load_task_dataset
 
 from .ark.test_pretrainer import autocast_forward
