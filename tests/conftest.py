@@ -1,5 +1,6 @@
 """Settings that must precede the import of torch and the Hugging Face libraries, and the fixtures all tests share."""
 
+import gc
 import os
 import shutil
 import socket
@@ -31,6 +32,12 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish():
+    # What was imported stays, and takes a second to walk through each time: training collects garbage at its end
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():
