@@ -24,11 +24,11 @@ from ark_hf.inference.zeroshot import (
 )
 from ark_hf.labels import read_synonyms
 from ark_hf.metrics.auroc import auroc, one_vs_rest
-from ark_hf.metrics.published import published_bootstrap, published_interval
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from tests.metrics.published import published_bootstrap, published_interval
 from tests.training.conftest import TINY
 
 TABLE = read_synonyms()

@@ -8,6 +8,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ark_hf.metrics import auroc as metrics
+from ark_hf.metrics import resampling
 from ark_hf.metrics.auroc import (
     auroc,
     average_precision,
@@ -207,7 +208,7 @@ def test_one_bootstrap_gives_the_table_and_the_mean(monkeypatch):
 def test_results_do_not_depend_on_the_block_size(monkeypatch):
     labels, scores, patients = table_with_patients()
     expected = bootstrap_aurocs(labels, scores, patients, 50)
-    monkeypatch.setattr(metrics, "RESAMPLES_AT_ONCE", 7)
+    monkeypatch.setattr(resampling, "RESAMPLES_AT_ONCE", 7)
     np.testing.assert_array_equal(bootstrap_aurocs(labels, scores, patients, 50), expected)
 
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ark_hf.metrics.auroc import auroc, label_table, mean_auroc
-from ark_hf.metrics.published import published_bootstrap, published_interval
+from tests.metrics.published import published_bootstrap, published_interval
 
 NAN = float("nan")
 VARIANTS = {"percentile": "ci_percentile", "sorted_index": "ci_sorted_index"}

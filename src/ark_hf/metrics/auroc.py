@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-# Few enough that a column block of the tallies stays in a 2 MiB cache at 100,000 images: 32 is already slower.
-RESAMPLES_AT_ONCE = 16
+from .resampling import number_clusters, patient_weights, percentile_interval, row_means
 
 
 @dataclass(frozen=True)
@@ -135,16 +134,11 @@ def bootstrap_aurocs(
         raise ValueError(f"num_bootstrap must be 0 or more, not {num_bootstrap}")
     cluster, num_clusters = number_clusters(clusters, len(labels))
     replicates = np.full((num_bootstrap, labels.shape[1]), np.nan)
-    if num_clusters < 2:
-        return replicates
     tallies = [_tally_runs(*column, cluster, num_clusters) for column in zip(labels.T, scores.T, strict=True)]
-    generator = np.random.default_rng(seed)
-    for start in range(0, num_bootstrap, RESAMPLES_AT_ONCE):
-        rows = replicates[start : start + RESAMPLES_AT_ONCE]
-        draws = generator.integers(0, num_clusters, (len(rows), num_clusters))
-        weights = np.stack([np.bincount(draw, minlength=num_clusters) for draw in draws], axis=1).astype(np.float64)
+    for rows, drawn in patient_weights(num_clusters, num_bootstrap, seed):
+        weights = np.ascontiguousarray(drawn.T)
         for column, (positives, negatives) in enumerate(tallies):
-            rows[:, column] = _auroc_of_runs(positives @ weights, negatives @ weights)
+            replicates[rows, column] = _auroc_of_runs(positives @ weights, negatives @ weights)
     return replicates
 
 
@@ -347,33 +341,6 @@ def _auroc_of_runs(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     below -= half
     wins = np.einsum("rm,rm->m", positives, below)
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
-
-
-def row_means(replicates: np.ndarray) -> np.ndarray:
-    """(m,) mean over the defined columns of (m, num_labels) replicates; NaN where none is."""
-    counts = (~np.isnan(replicates)).sum(axis=1)
-    return np.divide(np.nansum(replicates, axis=1), counts, out=np.full(len(replicates), np.nan), where=counts > 0)
-
-
-def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
-    """(low, high) over the defined of (m,) replicates, NaN if these are fewer than half."""
-    defined = replicates[~np.isnan(replicates)]
-    if len(defined) == 0 or 2 * len(defined) < len(replicates):
-        return float("nan"), float("nan")
-    low, high = np.percentile(defined, [50 * (1 - confidence), 50 * (1 + confidence)])
-    return float(low), float(high)
-
-
-def number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[np.ndarray, int]:
-    """(n,) cluster number of each image, and how many clusters there are; `clusters` as in `bootstrap_aurocs`."""
-    if clusters is None:
-        return np.arange(num_images), num_images
-    ids = np.asarray(clusters, dtype=object)
-    if ids.shape != (num_images,):
-        raise ValueError(f"clusters must hold one patient id per image: ({num_images},), not {ids.shape}")
-    numbers: dict[Any, int] = {}
-    keys = (object() if key is None or key == "" or key != key else key for key in ids.tolist())
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64), len(numbers)
 
 
 def check_column(labels: ArrayLike, scores: ArrayLike, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:

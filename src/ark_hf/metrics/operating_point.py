@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from .auroc import RESAMPLES_AT_ONCE, check_column, check_names, check_table, number_clusters, percentile_interval
+from .auroc import check_column, check_names, check_table
+from .resampling import number_clusters, patient_weights, percentile_interval
 
 Rule = Literal["youden", "sensitivity"]
 CONFIDENCE = 0.95
@@ -285,13 +286,9 @@ def _rate_intervals(
     members = csr_array((np.ones(len(right)), (cluster, np.arange(len(right)))), shape=(num_clusters, len(right)))
     right_in, counted_in = (members @ part.astype(np.float64) for part in (right & counted, counted))
     rates = np.full((num_bootstrap if clusters is not None else 0, right.shape[1]), np.nan)
-    generator = np.random.default_rng(seed)
-    for start in range(0, len(rates) if num_clusters > 1 else 0, RESAMPLES_AT_ONCE):
-        rows = rates[start : start + RESAMPLES_AT_ONCE]
-        draws = generator.integers(0, num_clusters, (len(rows), num_clusters))
-        weights = np.stack([np.bincount(draw, minlength=num_clusters) for draw in draws]).astype(np.float64)
+    for rows, weights in patient_weights(num_clusters, len(rates), seed):
         totals = weights @ counted_in
-        np.divide(weights @ right_in, totals, out=rows, where=totals > 0)
+        np.divide(weights @ right_in, totals, out=rates[rows], where=totals > 0)
 
     intervals = np.full((right.shape[1], 2), np.nan)
     for column, (hits, total) in enumerate(zip(right_in.sum(axis=0), counted_in.sum(axis=0), strict=True)):

@@ -25,10 +25,8 @@ from .auroc import (
     check_table,
     label_results,
     mean_result,
-    number_clusters,
-    percentile_interval,
-    row_means,
 )
+from .resampling import number_clusters, percentile_interval, row_means
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from .auroc import RESAMPLES_AT_ONCE, auroc, bootstrap_aurocs, number_clusters, percentile_interval
+from .auroc import auroc, bootstrap_aurocs
+from .resampling import number_clusters, patient_weights, percentile_interval
 
 AGE_BANDS = {"0-17": (0, 18), "18-39": (18, 40), "40-59": (40, 60), "60-79": (60, 80), "80+": (80, 130)}
 UNKNOWN = "unknown"
@@ -197,12 +198,8 @@ def _shares(part, whole, clusters, num_bootstrap: int, seed: int) -> tuple[np.nd
     np.add.at(parts, cluster, part)
     np.add.at(wholes, cluster, whole)
     replicates = np.full((num_bootstrap, part.shape[1]), np.nan)
-    generator = np.random.default_rng(seed)
-    for start in range(0, num_bootstrap if num_clusters > 1 else 0, RESAMPLES_AT_ONCE):
-        rows = replicates[start : start + RESAMPLES_AT_ONCE]
-        draws = generator.integers(0, num_clusters, (len(rows), num_clusters))
-        weights = np.stack([np.bincount(draw, minlength=num_clusters) for draw in draws]).astype(np.float64)
-        rows[:] = _ratio(weights @ parts, weights @ wholes)
+    for rows, weights in patient_weights(num_clusters, num_bootstrap, seed):
+        replicates[rows] = _ratio(weights @ parts, weights @ wholes)
     return _ratio(part.sum(axis=0), whole.sum(axis=0)), replicates
 
 

@@ -1,10 +1,8 @@
 """Few-shot curves: more images help, subsets are what they are called, and what cannot be drawn is said."""
 
 import numpy as np
-import pytest
-from scipy.stats import t as student_t
 
-from ark_hf.evaluation.probing.few_shot import draw_curve, few_shot_curve, mean_and_interval
+from ark_hf.evaluation.probing.few_shot import draw_curve, few_shot_curve
 from ark_hf.evaluation.probing.probe import fit_probe
 from ark_hf.metrics.auroc import auroc, one_vs_rest
 
@@ -72,14 +70,6 @@ def test_a_curve_is_a_function_of_its_seed():
     )
     assert [shot.aurocs for shot in one] == [shot.aurocs for shot in other]
     assert one[0].aurocs[1] == third[0].aurocs[0]  # draw i is of seed + i
-
-
-def test_the_interval_is_student_s():
-    mean, low, high = mean_and_interval([0.7, 0.8, np.nan, 0.9])
-    assert mean == pytest.approx(0.8)
-    expected = student_t.interval(0.95, 2, loc=0.8, scale=0.1 / np.sqrt(3))
-    assert (low, high) == pytest.approx(expected)
-    assert np.isnan(mean_and_interval([np.nan, 0.5])[1:]).all() and np.isnan(mean_and_interval([])).all()
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
 from ...data.subsets import rows_per_class
 from ...metrics.auroc import evaluate_labels, one_vs_rest
+from ...metrics.resampling import t_interval
 from .probe import fit_probe
 
 SHOTS = (1, 5, 10, 20, 50)
@@ -91,20 +91,10 @@ def few_shot_curve(
                 scores = probe.predict(test_embeddings)
                 aurocs.append(evaluate_labels(test_labels, scores, label_names, evaluated, num_bootstrap=0)[1].auroc)
                 progress.update()
-            mean, low, high = mean_and_interval(aurocs)
+            mean, low, high, _ = t_interval(aurocs)
             results.append(ShotResult(name, aurocs, _mean([len(rows) for rows in draws]), mean, low, high, note))
     nan = float("nan")
     return [*results, ShotResult("all", [auroc_of_all], float(len(columns)), auroc_of_all, nan, nan)]
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval by Student's t over the values that are defined; NaN for what they do not define."""
-    defined = np.array([value for value in values if not np.isnan(value)])
-    mean = _mean(defined)
-    if len(defined) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(student_t.ppf(0.975, len(defined) - 1) * defined.std(ddof=1) / np.sqrt(len(defined)))
-    return mean, mean - half, mean + half
 
 
 def draw_curve(curves: dict[str, list[ShotResult]], path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
 
-from ...metrics.auroc import number_clusters, one_vs_rest
+from ...metrics.auroc import one_vs_rest
+from ...metrics.resampling import number_clusters
 from .logistic import Design, log_losses, make_design, solve
 
 # Strengths of regularisation, strongest first: the search walks down until the loss on the held-out folds rises. On

@@ -11,7 +11,8 @@ import numpy as np
 from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.task_dataset import read_task, split_names
-from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels, number_clusters
+from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels
+from ...metrics.resampling import number_clusters
 from ...metrics.shortcut import shortcut_baseline
 from ...models.ark.configuration_ark import ArkTask
 from ..scoring import evaluated_columns

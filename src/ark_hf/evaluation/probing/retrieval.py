@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...metrics.auroc import number_clusters
+from ...metrics.resampling import number_clusters
 from .probe import check_embeddings
 
 

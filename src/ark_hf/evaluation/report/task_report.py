@@ -17,11 +17,11 @@ from ...metrics.auroc import (
     evaluate_labels,
     label_results,
     mean_result,
-    number_clusters,
 )
 from ...metrics.curves import LabelCurves, label_curves
 from ...metrics.label_groups import group_labels, group_results
 from ...metrics.operating_point import OperatingPointResult, operating_point_table
+from ...metrics.resampling import number_clusters
 from ...metrics.shortcut import shortcut_baseline
 from ...metrics.significance import PairedResult, compare_models, delong_interval
 from ...metrics.subgroups import SubgroupResult, subgroup_results

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
+from ...metrics.resampling import t_interval
 from ...pages.formats import format_defined, format_interval, markdown_table
 
 
@@ -38,11 +36,8 @@ def seed_interval(values: Sequence[float | None], confidence: float = 0.95) -> d
     Returns:
         `mean`, `ci_low`, `ci_high` and `num_seeds`, the number of values that are defined.
     """
-    defined = np.array([value for value in values if value is not None and not math.isnan(value)])
-    mean, half = (float(defined.mean()) if len(defined) else math.nan), math.nan
-    if len(defined) > 1:
-        half = float(stats.t.ppf((1 + confidence) / 2, len(defined) - 1) * stats.sem(defined))
-    return {"mean": mean, "ci_low": mean - half, "ci_high": mean + half, "num_seeds": len(defined)}
+    mean, low, high, number = t_interval(values, confidence)
+    return {"mean": mean, "ci_low": low, "ci_high": high, "num_seeds": number}
 
 
 def best_seed(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from ...data.open_dataset import TaskDataset
 from ...evaluation.scoring import evaluated_columns, score_task
 from ...files import write_json, write_text
 from ...inference.predict import load_ark
-from ...metrics.auroc import bootstrap_aurocs, percentile_interval, row_means
+from ...metrics.auroc import bootstrap_aurocs
+from ...metrics.resampling import percentile_interval, row_means
 from ...pages.formats import format_defined, markdown_table
 from ...provenance import shown_name
 from ..selection import label_aurocs

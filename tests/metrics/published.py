@@ -8,7 +8,8 @@ intervals of `metrics.label_table` instead. The published mean AUROC, which leav
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .auroc import RESAMPLES_AT_ONCE, check_column, weighted_auroc
+from ark_hf.metrics.auroc import check_column, weighted_auroc
+from ark_hf.metrics.resampling import RESAMPLES_AT_ONCE
 
 
 def published_bootstrap(
