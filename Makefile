@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
-CORES := --numprocesses logical --maxprocesses 8 --dist worksteal
+CORES := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 # What Pillow's version can change: goldens and probabilities
 PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_golden_ark.py tests/data/images \

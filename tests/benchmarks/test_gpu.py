@@ -79,6 +79,7 @@ def test_a_training_step_comes_to_four_forward_passes(gpu):
     assert counter.get_total_flops() == 2 * (passes + 3 * head - patch_embedding_flops(56, 8))
 
 
+@pytest.mark.slow_ci
 def test_rehearsal_runs_every_part(gpu, main, tmp_path, capsys):
     assert main("--quick", "--out", tmp_path / "gpu.json") == 0
     results = json.loads((tmp_path / "gpu.json").read_text())
