@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ark_hf.files import replace_folder
+from ark_hf.files import replace_folder, replacing
 
 
 @pytest.fixture
@@ -62,3 +62,24 @@ def test_the_current_folder_can_be_replaced(folder, monkeypatch):
     monkeypatch.chdir(folder)
     replace_folder(Path("."), write_new)
     assert (folder / "file").read_text() == "new"
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    path = tmp_path / "table.csv"
+    with replacing(path) as new:
+        new.write_text("first")
+        assert not path.exists() and new.name.startswith(".")
+    with pytest.raises(OSError, match="full"), replacing(path) as new:
+        new.write_text("half")
+        raise OSError("the disk is full")
+    with replacing(path) as new:
+        new.write_text("nothing of use")
+        new.unlink()
+    with replacing(path):
+        pass
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as new, replacing(path) as other:
+        assert new != other
+        new.write_text("outer")
+        other.write_text("inner")
+    assert path.read_text() == "outer" and list(tmp_path.iterdir()) == [path]

@@ -3,9 +3,11 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -39,11 +41,27 @@ def check_new_folder(output_dir: Path) -> None:
         raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another folder.")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    A new file's path, to be written inside: it then takes the place of `path`, whole.
+
+    Its name is one that no other process uses. If the block raises, or deletes the file or never writes it, what is at
+    `path` stays and nothing else is left; killed, it leaves a hidden file that ends with `.new`.
+    """
+    new = path.with_name(f".{path.name}.{uuid4().hex}.new")
+    try:
+        yield new
+        if new.exists():
+            new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    """Writes a text file, see [`replacing`]."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:

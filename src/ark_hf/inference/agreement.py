@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..files import replacing
 from ..labels import Synonyms
 from ..models.ark.configuration_ark import ArkTask
 from ..pages.formats import markdown_table
@@ -137,8 +138,8 @@ def writing_second_opinions(
     is written, and a file that is there stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, read = path.with_name(f".{path.name}.new"), 0
-    try:
+    read = 0
+    with replacing(path) as new:
         with open(new, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
@@ -147,10 +148,8 @@ def writing_second_opinions(
                     writer.writerows(_row(image, agreement) for agreement in compare_heads(result, findings))
                     read += 1
                 yield image, result
-        if read:
-            new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+        if not read:
+            new.unlink()
 
 
 def _row(image: Path | str, agreement: Agreement) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.loading import RowSamples, default_num_workers, iterate
 from ..data.task_dataset import load_task_dataset, read_task, split_names
-from ..files import write_json
+from ..files import replacing, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
@@ -91,7 +91,7 @@ class EmbeddingStore:
         described = self.folder / "model.json"
         if not described.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(described, lambda new: write_json(new, {**(facts or {}), **self.facts}))
+            write_json(described, {**(facts or {}), **self.facts})
         try:
             there = json.loads(described.read_text(encoding="utf-8"))
             agrees = {name: there[name] for name in self.facts} == self.facts
@@ -113,7 +113,8 @@ class EmbeddingStore:
             }
         )
         options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
-        _write_whole(self.folder / f"part-{uuid4().hex}.parquet", lambda new: pq.write_table(table, new, **options))
+        with replacing(self.folder / f"part-{uuid4().hex}.parquet") as new:
+            pq.write_table(table, new, **options)
 
     def load(self, keys: Sequence[bytes]) -> np.ndarray:
         """
@@ -308,13 +309,3 @@ def _check_is_store(folder: Path) -> None:
     if foreign or folder.exists() and not folder.is_dir():
         named = f": it holds {foreign[0].name}" if foreign else ""
         raise ValueError(f"{folder} is no store of embeddings{named}. Give a new or empty folder.")
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a file under a name that no other process uses, then renames it."""
-    new = path.with_name(f".{uuid4().hex}.new")
-    try:
-        write(new)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
+from ..files import replacing
 from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
@@ -252,20 +253,19 @@ def write_predictions(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unreadable_path = path.with_name(f"{path.stem}.unreadable.csv")
-    new, read, unreadable = path.with_name(f".{path.name}.new"), 0, []
-    with open(new, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *labels])
-        for image, result in results:
-            if isinstance(result, str):
-                unreadable.append([str(image), result])
-            else:
-                writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
-                read += 1
-    if read:
-        new.replace(path)
-    else:
-        new.unlink()
+    read, unreadable = 0, []
+    with replacing(path) as new:
+        with open(new, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", *labels])
+            for image, result in results:
+                if isinstance(result, str):
+                    unreadable.append([str(image), result])
+                else:
+                    writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
+                    read += 1
+        if not read:
+            new.unlink()
     unreadable_path.unlink(missing_ok=True)
     if not unreadable:
         return read, None

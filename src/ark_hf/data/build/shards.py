@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import write_json
+from ...files import replacing, write_json
 from ..images.image_files import UnreadableImageError
 from ..rows import Row
 
@@ -98,14 +98,12 @@ class ShardBuilder:
                     yield {**stored.columns, **row.metadata}
                 count_image()
 
-        path = self.data_dir / shard.name
-        new = path.with_name(f".{shard.name}.{os.getpid()}.new")
-        write_parquet(new, self.schema, read())
-        if record.kept:
-            record.size = new.stat().st_size
-            new.replace(path)
-        else:
-            new.unlink()
+        with replacing(self.data_dir / shard.name) as new:
+            write_parquet(new, self.schema, read())
+            if record.kept:
+                record.size = new.stat().st_size
+            else:
+                new.unlink()
         write_json(self._record_file(shard), asdict(record))
 
     def read_record(self, shard: Shard) -> ShardRecord:

@@ -11,6 +11,7 @@ import numpy as np
 from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.task_dataset import read_task, split_names
+from ...files import replacing
 from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels
 from ...metrics.resampling import number_clusters
 from ...metrics.shortcut import shortcut_baseline
@@ -171,15 +172,13 @@ def write_neighbours(path: Path, data: TaskDataset, embeddings: Embeddings, neig
         embeddings["train"], embeddings["test"], neighbours, patients, patients and data.patients("test")
     )
     train, test = data.targets("train"), data.targets("test")
-    new = path.with_name(f".{path.name}.new")
-    with open(new, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["test_row", "rank", "train_row", "similarity", "test_labels", "train_labels"])
         for query, (found, alike) in enumerate(zip(rows.tolist(), similarities.tolist(), strict=True)):
             for rank, (row, similarity) in enumerate(zip(found, alike, strict=True), start=1):
                 labels = [_named(columns[at], data.task) for columns, at in ((test, query), (train, row))]
                 writer.writerow([query, rank, row, f"{similarity:.4f}", *labels])
-    new.replace(path)
 
 
 def _named(columns: np.ndarray, task: ArkTask) -> str:
