@@ -14,10 +14,10 @@ from ark_hf.data.sources.original_lists import (
     FORMATS,
     ListedImage,
     find_lists,
-    original_subset,
-    original_targets,
     read_original_list,
 )
+
+from .original_targets import original_subset, original_targets
 
 # The originals' dataset classes
 TASKS = {

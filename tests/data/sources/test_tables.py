@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf.data.sources import tables
-from ark_hf.data.sources.tables import Table, read_table, stream_lines
+from ark_hf.data.sources.tables import Record, Table, stream_lines
+
+
+def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, Record]], list]:
+    """A whole table: its header; its rows as (line, {column: text}); its problems as (line, reason)."""
+    table = Table(path, needed)
+    return table.header, list(table), table.problems
+
 
 TEXT = 'image,note\na.png,plain\n\nb.png,"two\nlines, one comma"\nc.png,été\n'
 TABBED = 'image\t note\na.png\tplain\n\nb.png\t"two\nlines, one comma"\nc.png\tété'

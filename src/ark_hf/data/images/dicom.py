@@ -104,11 +104,16 @@ def check_fields(fields: Sequence[str]) -> None:
         raise ValueError(f"A DICOM file is asked for {sorted(_METADATA)} alone, not for {unknown}.")
 
 
-def _age_in_years(text: str) -> float | None:
+def _read_age(text: str) -> float | None:
     match = re.fullmatch(r"(\d{1,3})([DWMY]?)", text)
     if match is None:
         return None
-    years = int(match[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12}.get(match[2], 1)
+    return age_in_years(int(match[1]), match[2])
+
+
+def age_in_years(number: float, unit: str = "") -> float | None:
+    """Years of days ("d"), weeks, months or years (also without unit); None if no human is so old: a typing error."""
+    years = number / {"d": 365.25, "w": 365.25 / 7, "m": 12}.get(unit.lower(), 1)
     return years if years <= MAX_AGE else None
 
 
@@ -118,7 +123,7 @@ def _one_of(values: Sequence[str]) -> Callable[[str], str | None]:
 
 # Each column's tag, and how its text is read. Only known words pass, so that damage lets no other tag's text through.
 _METADATA: dict[str, tuple[str, Callable[[str], float | str | None]]] = {
-    "age": ("PatientAge", _age_in_years),
+    "age": ("PatientAge", _read_age),
     "sex": ("PatientSex", _one_of(("M", "F"))),
     "view": ("ViewPosition", _one_of(VIEWS)),
 }

@@ -9,14 +9,14 @@ from typing import Any
 
 from ...labels import normalise
 from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
+from ..images.dicom import age_in_years
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .raw_folder import RawFolder
-from .tables import Table
+from .tables import LABEL_WORDS, Table
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 SPLIT_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 SPLIT_HEADERS = ("split", "set", "subset", "fold", "partition")
-LABEL_VALUES = {"": math.nan, "0": 0.0, "1": 1.0, "-1": -1.0, "0.0": 0.0, "1.0": 1.0, "-1.0": -1.0}
 NOTHING = normalise("No Finding")
 SHARES = {"validation": 0.1, "test": 0.2}  # of the patients, where the source has no splits
 
@@ -136,15 +136,15 @@ def read_split(text: str) -> str:
     return SPLIT_NAMES[text.strip().lower()]
 
 
-def read_age(text: str) -> float:
-    """Years. Raises `ValueError`, which does not quote them."""
+def read_age(text: str) -> float | None:
+    """Years; None of more than a human age, see [`age_in_years`]. Raises `ValueError`, which does not quote them."""
     try:
         age = float(text)
     except ValueError:
         age = math.nan
     if not 0 <= age < math.inf:
         raise ValueError("age must be a number of years or blank")
-    return age
+    return age_in_years(age)
 
 
 def check_label_options(
@@ -200,9 +200,9 @@ class LabelReader:
         """A text a label. Raises `ValueError` that says what is allowed."""
         values = []
         for label, text in zip(self.task.labels, texts, strict=True):
-            if text.strip() not in LABEL_VALUES:
+            if text.strip() not in LABEL_WORDS:
                 raise ValueError(f"{label} is {text!r}: use 0, 1, -1 (uncertain) or blank (unknown)")
-            values.append(LABEL_VALUES[text.strip()])
+            values.append(LABEL_WORDS[text.strip()])
         return values
 
     def from_names(self, names: Sequence[str]) -> list[float] | int:

@@ -1,33 +1,21 @@
 """The label lists of the published code (specification of the originals, section 4), read as they are written.
 
 Files that people have for their own splits are in these formats too, so `ark-hf data build NAME --lists DIR` reads
-them. What the originals make of the values, their targets, is here as well, to the last random digit.
+them.
 """
 
 import csv
-import math
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..rows import Problem
-from .tables import stream_lines
+from .tables import LABEL_WORDS, stream_lines
 
-VALUES = {"": math.nan, "0": 0.0, "1": 1.0, "-1": -1.0, "0.0": 0.0, "1.0": 1.0, "-1.0": -1.0}
 COVIDX_CLASSES = ("normal", "pneumonia", "COVID-19")
 SPLIT_WORDS = {"train": "train", "pool": "train", "val": "validation", "valid": "validation", "validate": "validation"}
 SPLIT_WORDS |= {"validation": "validation", "test": "test"}
-
-POLICIES: dict[str, Callable[[random.Random], float]] = {
-    "Ones": lambda generator: 1.0,
-    "Zeros": lambda generator: 0.0,
-    "LSR-Ones": lambda generator: generator.uniform(0.55, 0.85),
-    "LSR-Zeros": lambda generator: generator.uniform(0, 0.3),
-}
-# What the classes of the published code do with an uncertain label unless told, and so in all of their pretraining
-DEFAULT_POLICIES = {"chexpert": "LSR-Ones", "mimic_cxr": "Ones"}
 
 
 @dataclass(slots=True)
@@ -86,53 +74,6 @@ def read_original_list(path: Path, task: str) -> Iterator[ListedImage | Problem]
             yield Problem(where, str(error))
 
 
-def original_targets(
-    images: Sequence[ListedImage],
-    task: str,
-    policy: str | None = None,
-    generator: random.Random | None = None,
-    unknown: float = 0.0,
-) -> list[list[float]]:
-    """
-    The targets that the published code trains on, in the order of the list.
-
-    Args:
-        images: The lines of one list, in its order, on which the random numbers depend.
-        task: A key of `FORMATS`; classes become one-hot.
-        policy: What becomes of an uncertain label, a key of `POLICIES`; by default as in `DEFAULT_POLICIES`.
-        generator: Python's generator, from which soft labels are drawn in reading order.
-        unknown: What a blank becomes.
-    """
-    generator = generator or random.Random()
-    draw = POLICIES[policy or DEFAULT_POLICIES.get(task, "Ones")]
-
-    def target(value: float) -> float:
-        if math.isnan(value):
-            return unknown
-        return draw(generator) if value == -1 else value
-
-    targets = []
-    for image in images:
-        if isinstance(image.labels, int):
-            targets.append([float(image.labels == index) for index in range(FORMATS[task].num_labels)])
-        else:
-            targets.append([target(value) for value in image.labels])
-    return targets
-
-
-def original_subset(count: int, percent: float) -> list[int]:
-    """
-    Which of `count` lines the published code keeps when it trains on `percent` percent of a list, in its order.
-
-    (It shuffles all of them with Python's `random.Random(99)` and takes the first; 100 percent are not shuffled.)
-    """
-    indices = list(range(count))
-    if percent >= 100:
-        return indices
-    random.Random(99).shuffle(indices)
-    return indices[: int(count * percent / 100.0)]
-
-
 def find_lists(folder: Path) -> dict[str, list[Path]]:
     """
     The `.txt` and `.csv` files of a folder, by the split that their names tell: train (or pool), val, test.
@@ -156,11 +97,11 @@ def find_lists(folder: Path) -> dict[str, list[Path]]:
 def _values(texts: Sequence[str], number: int, allowed: str = "0 or 1") -> list[float]:
     if len(texts) != number:
         raise ValueError(f"{len(texts)} labels, but there must be {number}")
-    known = ("0", "1") if allowed == "0 or 1" else VALUES
+    known = ("0", "1") if allowed == "0 or 1" else LABEL_WORDS
     wrong = [position for position, text in enumerate(texts, start=1) if text not in known]
     if wrong:
         raise ValueError(f"label {wrong[0]} of {number} must be {allowed}")
-    return [VALUES[text] for text in texts]
+    return [LABEL_WORDS[text] for text in texts]
 
 
 def _check_fields(fields: Sequence[str], names: str) -> None:

@@ -14,12 +14,11 @@ from ...labels import normalise
 from ..images.image_files import image_suffix
 from ..rows import Problem
 from .catalog import CatalogEntry
-from .original_lists import VALUES, read_original_list
+from .original_lists import read_original_list
 from .raw_folder import RawFolder
 from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value, read_view
-from .tables import Record, Table
+from .tables import KNOWN_WORDS, LABEL_WORDS, Record, Table
 
-SEEN = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 Reader = Callable[[RawFolder, CatalogEntry, Mapping[str, str]], ReleasedImages]
 
 
@@ -119,9 +118,7 @@ def vindr_cxr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -
             raise ValueError(f"{table.path} has no columns for {missing}; it has {table.header}.")
 
         def read(where: str, row: Record, columns=columns) -> tuple[str, str, list[float]]:
-            seen = [
-                read_value(row[column], column, {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}) for column in columns
-            ]
+            seen = [read_value(row[column], column, KNOWN_WORDS) for column in columns]
             return where, row["image_id"], seen
 
         votes: dict[str, tuple[str, list[list[float]]]] = {}
@@ -176,7 +173,7 @@ def rsna(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> Rel
 
 def rsna_opacity(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
     def read(row: Record) -> list[float]:
-        return [read_value(row["Target"], "Target", SEEN)]
+        return [read_value(row["Target"], "Target", KNOWN_WORDS)]
 
     yield from _rsna_boxes(raw, raw.table("stage_2_train_labels.csv", needed=["patientId", "Target"]), read)
 
@@ -281,7 +278,7 @@ def node21(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> R
     found: dict[str, ReleasedImage] = {}
 
     def read(where: str, row: Record) -> None:
-        image, label = row["img_name"], read_value(row["label"], "label", SEEN)
+        image, label = row["img_name"], read_value(row["label"], "label", KNOWN_WORDS)
         if image.removesuffix(image_suffix(image)) not in left_out:
             record = found.setdefault(image, ReleasedImage(where, image, [0.0]))
             if label:
@@ -346,7 +343,7 @@ def padchest(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) ->
 
 
 def _values_with_blank(options: Mapping[str, str]) -> Mapping[str, float]:
-    return VALUES | {"": 0.0} if options["blank"] == "zero" else VALUES
+    return LABEL_WORDS | {"": 0.0} if options["blank"] == "zero" else LABEL_WORDS
 
 
 READERS: dict[str, Reader] = {

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ..images.dicom import age_in_years
 from ..rows import Problem
 from .tables import Record, Table
 
-MAX_AGE = 120
 _AGE = re.compile(r"\s*(\d{1,4}(?:\.\d+)?) ?([ymwd]?)", re.IGNORECASE)
 Result = TypeVar("Result")
 
@@ -69,8 +69,8 @@ def read_age(text: str) -> float | None:
     number = _AGE.match(text)
     if not number:
         return None
-    years = float(number[1]) / {"": 1, "y": 1, "m": 12, "w": 52, "d": 365}[number[2].lower()]
-    return round(years, 2) if years <= MAX_AGE else None
+    years = age_in_years(float(number[1]), number[2])
+    return None if years is None else round(years, 2)
 
 
 def read_view(text: str) -> str | None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import itertools
+import math
 import os
 import zipfile
 import zlib
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 Record = dict[str, str]
+# How tables write a label: absent, there, uncertain or, if blank, unknown; and where only the first two can be
+LABEL_WORDS = {"": math.nan, "0": 0.0, "1": 1.0, "-1": -1.0, "0.0": 0.0, "1.0": 1.0, "-1.0": -1.0}
+KNOWN_WORDS = {word: value for word, value in LABEL_WORDS.items() if value >= 0}
 
 # Five times the largest official table, PadChest's; all that a small file that unpacks without end can cost is time.
 MAX_UNPACKED_BYTES = 2**29
@@ -92,17 +96,6 @@ class Table:
         repeated = sorted({column for column in self._needed if self.header.count(column) > 1})
         if repeated:
             raise ValueError(f"{self.path} has several columns {repeated}; each column needs a name of its own.")
-
-
-def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, Record]], list]:
-    """
-    A whole [`Table`]: its header; its rows as (line, {column: text}); its problems as (line, reason).
-
-    Raises:
-        ValueError: As [`Table`].
-    """
-    table = Table(path, needed)
-    return table.header, list(table), table.problems
 
 
 def stream_lines(path: Path) -> Iterator[tuple[int, str]]:
