@@ -35,10 +35,10 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_new_folder(output_dir: Path) -> None:
-    """Raises `ValueError` if the folder cannot be made without losing something."""
+def check_new_folder(output_dir: Path, option: str = "folder") -> None:
+    """Raises `ValueError` if the folder, which `option` names, cannot be made without losing something."""
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another folder.")
+        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another {option}.")
 
 
 @contextmanager

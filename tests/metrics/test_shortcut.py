@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from ark_hf.metrics import shortcut
 from ark_hf.metrics.auroc import label_table, mean_auroc, one_vs_rest
 from ark_hf.metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
+from ark_hf.models.ark import image_processing_ark
 
 GREY = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
 GREY[0, :2] = [0, 255]
@@ -184,3 +186,7 @@ def test_nih_findings_show_less(shared):
     _, mean = evaluate_on(shared / "realdata/nih_multilabel", findings)
     assert 0.55 < mean.auroc < 0.70
     assert mean.num_defined == 15
+
+
+def test_white_is_what_the_image_processor_takes_for_it():
+    assert shortcut.BIT_DEPTHS == image_processing_ark.BIT_DEPTHS

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..models.ark.image_processing_ark import BIT_DEPTHS, ArkImageProcessor
+from ..metrics.shortcut import full_scale
+from ..models.ark.image_processing_ark import ArkImageProcessor
 from .images.image_files import (
     MAX_PIXELS,
     UnreadableImageError,
@@ -189,7 +190,7 @@ def _described(opened: Image.Image | np.ndarray, name: str | None) -> Radiograph
 
 def _white(values: np.ndarray) -> int:
     """The value that the image processor takes for white."""
-    return 1 if values.dtype.kind == "f" else next(2**depth - 1 for depth in BIT_DEPTHS if values.max() < 2**depth)
+    return 1 if values.dtype.kind == "f" else full_scale(values)
 
 
 def _doubts(grey: np.ndarray, colours: np.ndarray | None) -> list[str]:

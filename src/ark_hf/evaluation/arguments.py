@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..files import check_new_folder
+
 Crops = Literal["whole", "center", "ten"]
 CROPS_HELP = (
     "whole: the image as the saved processor shows it; center: the centre crop of the image resized to 8/7 of the "
@@ -96,5 +98,4 @@ class EvaluationArguments:
             raise ValueError("--calibrate is for the view that the model is saved with: leave out --crops.")
         if self.sensitivity is not None and not 0 < self.sensitivity <= 1:
             raise ValueError(f"--sensitivity must lie in (0, 1], got {self.sensitivity}.")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"--calibrate {folder} exists and is not empty; delete it or name another folder.")
+        check_new_folder(folder, "--calibrate")

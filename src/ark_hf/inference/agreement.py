@@ -19,8 +19,8 @@ from ..files import replacing
 from ..labels import Synonyms
 from ..models.ark.configuration_ark import ArkTask
 from ..pages.formats import markdown_table
+from .task_labels import DEFAULT_THRESHOLD
 
-DEFAULT_THRESHOLD = 0.5
 COLUMNS = ["image", "finding", "agree", "mean", "lowest", "lowest_label", "highest", "highest_label", "calls"]
 
 

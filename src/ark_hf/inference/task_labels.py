@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ..models.ark.configuration_ark import ArkConfig
 
+DEFAULT_THRESHOLD = 0.5  # of a label whose operating point is not saved, where something has to be called
 UNNAMED_TASK = "classifier"  # of a model without named tasks, as its head
 
 

@@ -23,7 +23,7 @@ SHORTCUT_STATISTICS = (
     "bright_fraction",
 )
 # Detectors' depths: a uint16 array says how many bits hold it, not how many the detector had.
-BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
+BIT_DEPTHS = (8, 10, 12, 14, 15, 16)  # as in the image processor, whose file imports nothing of ours
 
 
 def image_statistics(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Value
 from tqdm.auto import tqdm
 
-from ...files import replace_folder, write_json, write_text
+from ...files import check_new_folder, replace_folder, write_json, write_text
 from ...models.ark.configuration_ark import ArkTask
 from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
@@ -144,8 +144,7 @@ def check_output(output_dir: Path, size: int) -> None:
     """Raises `ValueError` if a dataset cannot be built there, or not at this size."""
     if size < MIN_SIZE:
         raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not empty; delete it or choose another --out.")
+    check_new_folder(output_dir, "--out")
 
 
 def task_features(stored: Features, columns: Iterable[str]) -> Features:

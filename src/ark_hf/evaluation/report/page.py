@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ...files import write_json, write_text
+from ...inference.task_labels import DEFAULT_THRESHOLD
 from ...metrics.subgroups import SubgroupResult
 from ...pages.formats import format_defined, format_interval, format_number
 from ...pages.html import document, escape, html_figures, html_table, look_at
 from .figures import task_figures
 from .stored import KIND, VERSION
 from .tables import Table, subgroup_tables, task_tables
-from .task_report import DEFAULT_THRESHOLD, TaskReport
+from .task_report import TaskReport
 from .text import NOTICE, full_text, matched_labels, subgroup_line
 
 BADLY_CALIBRATED = 0.1

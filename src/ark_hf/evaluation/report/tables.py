@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...inference.task_labels import DEFAULT_THRESHOLD
 from ...metrics.auroc import LabelResult, MeanResult
 from ...metrics.significance import PairedResult
 from ...metrics.subgroups import MIN_CASES, Estimate, GroupResult, SubgroupResult
 from ...pages.formats import format_defined, format_interval, format_number
-from .task_report import DEFAULT_THRESHOLD, TaskReport
+from .task_report import TaskReport
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset
+from ...inference.task_labels import DEFAULT_THRESHOLD
 from ...inference.zeroshot import LabelMatch, Transfer
 from ...metrics.auroc import (
     LabelResult,
@@ -31,7 +32,6 @@ from ...models.ark.modeling_ark import ArkForImageClassification
 from ..calibrate import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
 from ..scoring import ScoredTask, ZeroShot, evaluated_columns, read_groups, score_task
 
-DEFAULT_THRESHOLD = 0.5
 FEWEST_LABELS_TO_GROUP = 6
 
 
