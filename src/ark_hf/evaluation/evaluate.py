@@ -14,7 +14,7 @@ from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from ..provenance import weights_sha256
+from ..provenance import shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
 from .report.page import write_report
@@ -80,7 +80,7 @@ def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | No
             calibrated_scores(scored, data.task, result.temperature)
             for scored, (data, _), result in zip(scores, opened, results, strict=True)
         ]
-        facts |= {"model": Path(args.calibrate).name, "calibrated_from": name}
+        facts |= {"model": shown_name(args.calibrate), "calibrated_from": name}
 
     reports = []
     for number, ((data, _), scored) in enumerate(zip(opened, scores, strict=True)):
@@ -167,12 +167,13 @@ def _head_and_dataset(text: str) -> tuple[str | None, str]:
 def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
     """What reports call the two models: as little of their paths as tells them apart."""
     if other is None:
-        return Path(model).name, ""
-    for length in (1, 2):
-        names = ["/".join(Path(each).parts[-length:]) for each in (model, other)]
-        if names[0] != names[1]:
-            return names[0], names[1]
-    return Path(model).name, f"{Path(other).name} (other)"
+        return shown_name(model), ""
+    short = shown_name(model), shown_name(other)
+    longer = "/".join(Path(model).parts[-2:]), "/".join(Path(other).parts[-2:])
+    for ours, theirs in (short, longer):
+        if ours != theirs:
+            return ours, theirs
+    return short[0], f"{short[1]} (other)"
 
 
 def _load(model: str, crops: str) -> Network:

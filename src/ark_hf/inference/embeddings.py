@@ -155,13 +155,13 @@ class EmbeddingStore:
 def open_store(
     folder: Path, model: ArkModel, processor: ArkImageProcessor, layer: str, name: str | Path
 ) -> EmbeddingStore:
-    """The place of a model's embeddings in a store; of its `name` the last part is written down for readers."""
+    """The place of a model's embeddings in a store; its name is written down for readers."""
     encoder: Any = model.encoder
     widths = {
         "embeddings": model.embedding_dim,
         "pooler_output": getattr(encoder, "head_hidden_size", encoder.num_features),
     }
-    facts = {"model": Path(name).name, "backbone": model.config.backbone}
+    facts = {"model": shown_name(name), "backbone": model.config.backbone}
     return EmbeddingStore(folder, hash_model(model, processor), layer, widths[layer], facts)
 
 
