@@ -14,8 +14,8 @@ from ark_hf.data import loading
 from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
-from ark_hf.evaluation.calibrate import brier_score
 from ark_hf.inference.predict import load_ark
+from ark_hf.metrics.calibration import brier_score
 from ark_hf.models.ark.configuration_ark import ArkConfig
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification

@@ -19,6 +19,7 @@ from ...metrics.auroc import (
     label_results,
     mean_result,
 )
+from ...metrics.calibration import brier_score, expected_calibration_error, reliability_curve
 from ...metrics.curves import LabelCurves, label_curves
 from ...metrics.label_groups import group_labels, group_results
 from ...metrics.operating_point import OperatingPointResult, operating_point_table
@@ -29,7 +30,7 @@ from ...metrics.subgroups import SubgroupResult, subgroup_results
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
-from ..calibrate import CalibrationResult, brier_score, expected_calibration_error, reliability_curve
+from ..calibrate import CalibrationResult
 from ..scoring import ScoredTask, ZeroShot, evaluated_columns, read_groups, score_task
 
 FEWEST_LABELS_TO_GROUP = 6
