@@ -244,7 +244,7 @@ def draw_radiographs(folder: Path, count: int) -> list[Path]:
 
 def print_table(results: dict) -> None:
     print(f"PNG 1024x1024: {results['png_kilobytes']} kB an image; shards: {results['stored_kilobytes']} kB an image")
-    print(f"{'':16}{'':12}{'ms an image':>12}{'images/s':>10}{'ratio':>8}")
+    print(f"{'':16}{'':12}{'ms per image':>12}{'images/s':>10}{'ratio':>8}")
     for row in results["table"]:
         ratio = "" if row["way"] == "reference" else f"{row['ratio']:.1f}"
         speed = 1000 / row["ms_per_image"]

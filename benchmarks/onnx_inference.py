@@ -33,7 +33,7 @@ MODELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="pictures a pass (1 8)")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8], help="pictures per pass (1 8)")
     parser.add_argument("--turns", type=int, default=5, help="turns that each takes (5)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "onnx_inference.json")
     args = parser.parse_args()
@@ -100,7 +100,7 @@ def best_of_turns(ways: dict[str, Callable[[], object]], turns: int) -> dict[str
 
 
 def print_table(table: list[dict]) -> None:
-    print(f"{'':24}{'batch':>6}  {'':12}{'CPU ms an image':>16}{'ratio':>7}{'largest difference':>20}")
+    print(f"{'':24}{'batch':>6}  {'':12}{'CPU ms per image':>16}{'ratio':>7}{'largest difference':>20}")
     for row in table:
         figures = f"{row['ms_per_image']:16.1f}{row['ratio']:7.2f}"
         largest = f"{np.max(list(row['differences'].values())):20.1e}" if "differences" in row else ""

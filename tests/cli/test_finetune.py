@@ -71,7 +71,7 @@ def test_the_sex_protocol_is_asked_for_with_its_options(site, tmp_path, monkeypa
     "options, message",
     [
         (["--freeze", "half"], "use none, encoder or a number of stages"),
-        (["--per_class", "100"], "100 images a class are asked for, but there are only: normal 5"),
+        (["--per_class", "100"], "100 images per class are asked for, but there are only: normal 5"),
         (["--max_images", "5"], "--max_images is for --protocol sex"),
         (["--protocol", "sex", "--test", "false"], "leave out --test false"),
         (["--protocol", "sex", "--push_to_hub", "me/x"], "leave out --push_to_hub"),

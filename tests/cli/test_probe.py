@@ -99,7 +99,7 @@ def test_the_report_holds_curve_neighbours_and_shortcuts(probed):
     (report,) = values["tasks"]
     names = [shot["name"] for shot in report["few_shot"]]
     assert names == ["1 a class", "5 a class", "10 a class", "20 a class", "50 a class", "all"]
-    assert report["few_shot"][4]["mean"] is None and "50 images a class" in report["few_shot"][4]["note"]
+    assert report["few_shot"][4]["mean"] is None and "50 images per class" in report["few_shot"][4]["note"]
     assert report["few_shot"][5]["mean"] == report["mean"]["auroc"]
     assert (probed / "few_shot.png").read_bytes().startswith(b"\x89PNG")
     bright = report["retrieval"][0]

@@ -37,7 +37,7 @@ def test_exclusive_classes_get_exactly_k(classes, k, seed):
     labels = np.eye(4)[classes]
     counts = labels.sum(axis=0)
     if counts.min() < k:
-        with pytest.raises(ValueError, match=f"{k} images a class"):
+        with pytest.raises(ValueError, match=f"{k} images per class"):
             rows_per_class(labels, k, seed)
         return
     rows = rows_per_class(labels, k, seed)
@@ -70,7 +70,7 @@ def test_seeds_draw_other_images_and_again_the_same():
 
 def test_too_few_are_counted_by_name():
     labels = np.array([[1.0, 0], [1, 0], [0, 1]])
-    with pytest.raises(ValueError, match=r"2 images a class are asked for, but there are only: Edema 1\."):
+    with pytest.raises(ValueError, match=r"2 images per class are asked for, but there are only: Edema 1\."):
         rows_per_class(labels, 2, seed=0, names=["Normal", "Edema"])
     with pytest.raises(ValueError, match=r"only: not TB 1\."):
         rows_per_class(np.array([[1.0], [1], [0]]), 2, seed=0, names=["TB"])

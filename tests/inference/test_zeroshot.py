@@ -221,7 +221,7 @@ def test_scores_are_the_mean_of_the_matched_columns():
     matches = match_label("Pneumothorax", RELEASED_TASKS, TABLE)
     expected = probabilities[:, [12, 14 + 9, 28 + 7]].mean(axis=1)
     np.testing.assert_allclose(zero_shot_scores(probabilities, matches, RELEASED_TASKS), expected, atol=1e-15)
-    with pytest.raises(ValueError, match=r"\(n, 55\), a column a label, not \(5, 52\)"):
+    with pytest.raises(ValueError, match=r"\(n, 55\), a column per label, not \(5, 52\)"):
         zero_shot_scores(probabilities[:, :52], matches, RELEASED_TASKS)
     with pytest.raises(ValueError, match=r"at least one; it lacks \[\]"):
         zero_shot_scores(probabilities, [], RELEASED_TASKS)

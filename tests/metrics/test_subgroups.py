@@ -142,7 +142,7 @@ def test_a_label_without_scores_or_a_lone_group_is_undefined_not_an_error():
     assert result.groups[0].num_positive == labels[groups == "F"].sum()
     (result,) = subgroup_results(labels, scores, [0.5], ["x"], groups, num_bootstrap=0)
     assert result.groups[0].auroc.value > 0.5 and math.isnan(result.auroc_gap.low)
-    with pytest.raises(ValueError, match="one name an image: 100, not 3"):
+    with pytest.raises(ValueError, match="one name per image: 100, not 3"):
         subgroup_results(labels, scores, [0.5], ["x"], ["all"] * 3)
 
 

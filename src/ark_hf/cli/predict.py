@@ -13,14 +13,14 @@ MAX_WARNINGS = 20  # lines that are printed
 @dataclass
 class PredictArguments:
     out: str = field(
-        default="predictions.csv", metadata={"help": "CSV file: one row an image, one column a task/label."}
+        default="predictions.csv", metadata={"help": "CSV file: one row per image, one column per task/label."}
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
     second_opinion: bool = field(
         default=False,
         metadata={
-            "help": "Say on which findings the heads disagree: one row an image and finding that two heads know, in "
+            "help": "Say on which findings the heads disagree: one row per image and finding that two heads know, in "
             "NAME.second_opinion.csv beside --out."
         },
     )

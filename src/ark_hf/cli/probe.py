@@ -16,8 +16,8 @@ class ProbeArguments:
     few_shot: bool = field(
         default=False,
         metadata={
-            "help": "Also probe 1, 5, 10, 20 and 50 images a class, five random subsets each, and on 10,000 images or "
-            "more 1 and 10 percent."
+            "help": "Also probe 1, 5, 10, 20 and 50 images per class, five random subsets each, and on 10,000 images "
+            "or more 1 and 10 percent."
         },
     )
     neighbours: int | None = field(
@@ -48,7 +48,7 @@ def probe(argv: list[str]) -> int:
         ProbeArguments,
         "probe",
         argv,
-        "Linear probes of a model's embeddings, fitted on train and tested on test: AUROC a label with "
+        "Linear probes of a model's embeddings, fitted on train and tested on test: AUROC per label with "
         "patient-clustered intervals, beside what ten global image numbers reach.",
         model={"help": "Folder or Hub id of an ark-cxr."},
         datasets={"nargs": "+", "help": f"{DATASETS_HELP} Each needs the splits train and test."},

@@ -76,7 +76,7 @@ class TaskDataset:
 
     def targets(self, split: str, uncertain: str = "ignore") -> np.ndarray:
         """
-        Float64 (rows, labels) in [0, 1], NaN unknown, a column a class for single-label tasks.
+        Float64 (rows, labels) in [0, 1], NaN unknown, a column per class for single-label tasks.
 
         Args:
             uncertain: What -1 counts as; of the two `lsr` policies, which draw anew for each view, their mean.
@@ -260,6 +260,6 @@ def _label_lists(column: pa.Array, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _single_labels(column: pa.Array, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of a task of one label, a number a row, as [`_label_lists`] gives them."""
+    """The labels of a task of one label, a number per row, as [`_label_lists`] gives them."""
     values = pc.cast(column, pa.float32()).to_numpy(zero_copy_only=False)
     return np.repeat(values[:, None], count, axis=1), np.full(len(values), count != 1)

@@ -26,7 +26,7 @@ class Row:
         where: File and line that the row comes from, such as "labels.csv, line 7"; never a patient's data.
         path: The image file.
         split: "train", "validation" or "test".
-        labels: A value a label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown.
+        labels: A value per label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown.
         metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
     """
 

@@ -64,7 +64,7 @@ def rows_per_class(labels: ArrayLike, k: int, seed: int, names: Sequence[str] | 
     counts = has.sum(axis=0)
     few = [f"{name} {count}" for name, count in zip(names, counts, strict=True) if count < k]
     if few:
-        raise ValueError(f"{k} images a class are asked for, but there are only: {', '.join(few)}.")
+        raise ValueError(f"{k} images per class are asked for, but there are only: {', '.join(few)}.")
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for column in np.argsort(counts, kind="stable"):

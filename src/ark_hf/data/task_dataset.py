@@ -200,7 +200,7 @@ def load_task_dataset(
         name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
         split: "train", "validation" or "test".
         streaming: Whether to read lazily, as `datasets.load_dataset` does.
-        columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column a label, or one
+        columns: For foreign datasets, `{"image": column, "labels": [column, ...]}`: one 0/1 column per label, or one
             column of classes (`ClassLabel`).
 
     Returns:

@@ -120,7 +120,7 @@ def calibrate(
 
     Args:
         model: Folder or Hub id of an ark-cxr.
-        datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET"; one a head.
+        datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET"; one per head.
         out: New folder of the calibrated model.
         sensitivity: The share of positives that each operating point finds; Youden's points unless set.
         batch_size: Images a forward pass.

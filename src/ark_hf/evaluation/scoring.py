@@ -173,7 +173,7 @@ def read_groups(data: TaskDataset, split: str, attributes: Sequence[str] | None 
         attributes: Names of columns; unless set, those of sex, age and view that hold something.
 
     Raises:
-        ValueError: A column that does not sort patients into groups: one a patient, or more than 20 groups.
+        ValueError: A column that does not sort patients into groups: one per patient, or more than 20 groups.
     """
     found = {}
     for attribute in attributes or SUBGROUPS:

@@ -132,7 +132,7 @@ def writing_second_opinions(
     path: Path, findings: Mapping[str, Sequence[FindingLabel]], results: Iterator[tuple[Path | str, np.ndarray | str]]
 ) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
-    Passes on the results of `inference.predict_files`, and writes one row an image and finding as they pass.
+    Passes on the results of `inference.predict_files`, and writes one row per image and finding as they pass.
 
     The file is in its place once the results have ended, whole. If they break off, or no image could be read, nothing
     is written, and a file that is there stays.

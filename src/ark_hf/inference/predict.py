@@ -244,7 +244,7 @@ def write_predictions(
     path: Path, labels: list[str], results: Iterator[tuple[Path | str, np.ndarray | str]]
 ) -> tuple[int, Path | None]:
     """
-    Writes one row an image, one column a label; files that cannot be read go to `<name>.unreadable.csv` beside it.
+    Writes one row per image, one column per label; files that cannot be read go to `<name>.unreadable.csv` beside it.
 
     If none can be read, nothing is written to `path`, and a file that is there stays.
 

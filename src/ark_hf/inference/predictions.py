@@ -43,7 +43,7 @@ def predict(
     heatmaps: str | Path | None = None,
 ) -> Predictions:
     """
-    Writes the probabilities of every label for radiographs: one row an image, one column a task/label.
+    Writes the probabilities of every label for radiographs: one row per image, one column per task/label.
 
     Args:
         model: Folder or Hub id of an ark-cxr.

@@ -222,7 +222,7 @@ def zero_shot_scores(probabilities: ArrayLike, matches: Sequence[LabelMatch], ta
     probabilities = np.asarray(probabilities, dtype=np.float64)
     columns = [(task.name, label) for task in tasks for label in task.labels]
     if probabilities.ndim != 2 or probabilities.shape[1] != len(columns):
-        raise ValueError(f"probabilities must be (n, {len(columns)}), a column a label, not {probabilities.shape}")
+        raise ValueError(f"probabilities must be (n, {len(columns)}), a column per label, not {probabilities.shape}")
     missing = [f"{match.task}/{match.label}" for match in matches if (match.task, match.label) not in columns]
     if missing or not matches:
         raise ValueError(f"matches must name labels of the model, at least one; it lacks {missing}")

@@ -20,7 +20,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, problem_type: str) ->
     The likelihood is log-concave in 1 / temperature, so the best one is where its slope is zero.
 
     Args:
-        logits: (n, num_labels), finite: one view an image.
+        logits: (n, num_labels), finite: one view per image.
         targets: Multi-label: float (n, num_labels) 0, 1 or NaN for unknown. Single-label: int (n,), -100 for unknown.
         problem_type: "multi_label_classification" or "single_label_classification".
 
@@ -142,7 +142,7 @@ def logits_and_columns(logits: ArrayLike, targets: ArrayLike, problem_type: str)
     logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 2:
         raise ValueError(
-            f"logits must be (n, num_labels), one view an image, not {logits.shape}; calibrate on whole images or "
+            f"logits must be (n, num_labels), one view per image, not {logits.shape}; calibrate on whole images or "
             "their centres, not on several crops"
         )
     single = problem_type == "single_label_classification"

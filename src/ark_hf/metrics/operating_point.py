@@ -129,7 +129,7 @@ def choose_thresholds(
     Args:
         labels: (n, num_labels) 0, 1 or NaN for unknown.
         probabilities: (n, num_labels) in [0, 1], but for columns that are NaN from top to bottom.
-        label_names: One name a column.
+        label_names: One name per column.
         rule: "youden", the threshold of `youden_threshold`; or "sensitivity", the highest threshold at which at
             least the share `value` of the known positives is called positive.
         value: In (0, 1], for "sensitivity" and for nothing else.

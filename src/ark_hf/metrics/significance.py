@@ -183,7 +183,7 @@ def compare_models(
 @dataclass(frozen=True)
 class SeedsResult:
     """
-    Two ways of training, a model a seed each, on the same images.
+    Two ways of training, a model per seed each, on the same images.
 
     AUROCs are means over labels and seeds; `difference` is that of way b minus that of way a, `seed_differences` those
     of the single seeds. Undefined figures are NaN.

@@ -124,7 +124,7 @@ def subgroup_results(
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     thresholds = np.asarray(thresholds, dtype=np.float64)
     if len(groups) != len(labels):
-        raise ValueError(f"groups must hold one name an image: {len(labels)}, not {len(groups)}")
+        raise ValueError(f"groups must hold one name per image: {len(labels)}, not {len(groups)}")
     names = sorted(set(groups), key=lambda name: (name == UNKNOWN, name))
     members = np.array(groups)[:, None] == np.array(names)
     measured = [

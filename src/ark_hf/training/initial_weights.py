@@ -37,7 +37,7 @@ def build_student(
     args: StartArguments, tasks: list[ArkTask]
 ) -> tuple[ArkForImageClassification, ArkImageProcessor | None]:
     """
-    The student that `args.init` asks for, with one head a task in the given order, and its processor if it has one.
+    The student that `args.init` asks for, with one head per task in the given order, and its processor if it has one.
 
     Raises:
         ValueError: The backbone is unknown, or `init` names nothing that can be loaded.

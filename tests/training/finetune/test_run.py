@@ -247,7 +247,7 @@ def test_the_subset_of_a_seed(hill, tmp_path):
     drawn = [choose_training_rows(hill, args, seed).splits["train"] for seed in (0, 0, 1)]
     assert all(sum(label for (label,) in rows["labels"]) == 3 for rows in drawn)
     assert drawn[0]["image_id"][:] == drawn[1]["image_id"][:] != drawn[2]["image_id"][:]
-    with pytest.raises(ValueError, match=r"50 images a class are asked for, but there are only: .* \d+"):
+    with pytest.raises(ValueError, match=r"50 images per class are asked for, but there are only: .* \d+"):
         choose_training_rows(hill, arguments(tmp_path, per_class=50), 0)
     half = choose_training_rows(hill, arguments(tmp_path, percent=50.0), 0).splits["train"]
     rows = hill.column("train", "image_id")

@@ -131,7 +131,7 @@ def _meaning(column: str, task: ArkTask, report: Mapping[str, Any]) -> str:
     if column == "labels" and task.problem_type == "single_label_classification":
         return "a class index: " + ", ".join(f"{i} {label}" for i, label in enumerate(task.labels)) + "; −1 unknown"
     if column == "labels":
-        return "a number a label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"
+        return "a number per label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"
     size = f", longer side at most {report['size']} pixels" if column == "image" and "size" in report else ""
     meaning = COLUMNS[column]
     if task.modality != DEFAULT_MODALITY:

@@ -67,7 +67,7 @@ class Duplicate:
 
 
 def read_hashes(folder: Path) -> pa.Table:
-    """The hashes that a builder left in a dataset's folder, a row an image. Raises `ValueError` if there are none."""
+    """The hashes that a builder left in a dataset's folder, a row per image. Raises `ValueError` if there are none."""
     path = folder / HASH_FILE
     try:
         return pq.read_table(path, schema=HASH_SCHEMA)

@@ -74,7 +74,7 @@ def read_dicom_metadata(
         fields: Which of the three to read.
 
     Returns:
-        A value a field, None where the file does not say or says something else than
+        A value per field, None where the file does not say or says something else than
         - age: float years, from days, weeks, months ("006M" is 0.5), years, or a number without unit, which some
           releases write and which counts as years; no more than `MAX_AGE`, because larger ones are typing errors;
         - sex: "M" or "F";

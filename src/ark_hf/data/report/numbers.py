@@ -81,7 +81,7 @@ def describe_dataset(folder: Path, num_images: int = 1000) -> tuple[dict[str, An
     """
     Numbers of one task dataset on disk, ready for JSON, and images for its contact sheet.
 
-    Labels and metadata are those of all rows. Sizes and grey levels are of `num_images` images a split, drawn at
+    Labels and metadata are those of all rows. Sizes and grey levels are of `num_images` images per split, drawn at
     random, and the same ones every time, from evenly spaced parts of its files; nothing else of the images is read,
     and no more than one part of a file is held in memory. No patient's or image's name is among the numbers.
 
@@ -145,7 +145,7 @@ def _known(split: Split, column: str) -> set:
 
 
 def _patient_numbers(splits: list[Split]) -> dict[str, np.ndarray]:
-    """A number a patient for each row, by split; empty if no patient is known. Who is not known counts alone."""
+    """A number per patient for each row, by split; empty if no patient is known. Who is not known counts alone."""
     if not any(_known(split, "patient_id") for split in splits):
         return {}
     numbers: dict[Any, int] = {}

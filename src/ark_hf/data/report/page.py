@@ -46,8 +46,8 @@ def render_page(report: dict[str, Any], thumbnails: Mapping[str, Sequence[Thumbn
     parts = [
         f"<h1>Data report: {escape(', '.join(names))}</h1>",
         '<p class="note">Labels, patients and demographics are counted over all rows. Sizes, grey levels and the '
-        f"shortcut test are of at most {report['images_a_split']:,} images a split, drawn at random and the same ones "
-        "every time. Intervals are 95 % intervals.</p>",
+        f"shortcut test are of at most {report['images_a_split']:,} images per split, drawn at random and the same "
+        "ones every time. Intervals are 95 % intervals.</p>",
     ]
     if len(names) > 1:
         parts += [_overview(report["datasets"])]
@@ -178,7 +178,7 @@ def _split_table(splits: Mapping[str, Any]) -> str:
             [name, f"{numbers['rows']:,}", patients, per_patient, f"{numbers['rows_without_known_label']:,}",
              f"{numbers['rows_without_patient']:,}"]
         )  # fmt: skip
-    return html_table(["split", "rows", "patients", "rows a patient", "no known label", "no patient"], rows)
+    return html_table(["split", "rows", "patients", "rows per patient", "no known label", "no patient"], rows)
 
 
 def _label_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:

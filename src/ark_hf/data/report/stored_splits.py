@@ -35,7 +35,7 @@ class Split:
 
     Args:
         stored: Labels as stored: float (rows, labels), or int (rows,) with -1 unknown for a single-label task.
-        labels: float32 (rows, labels) in 0, 1, -1 (uncertain), NaN (unknown), one column a class.
+        labels: float32 (rows, labels) in 0, 1, -1 (uncertain), NaN (unknown), one column per class.
         metadata: Each of `METADATA`, a value or None a row.
     """
 

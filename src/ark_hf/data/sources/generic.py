@@ -197,7 +197,7 @@ class LabelReader:
         )
 
     def from_values(self, texts: Iterable[str]) -> list[float]:
-        """A text a label. Raises `ValueError` that says what is allowed."""
+        """A text per label. Raises `ValueError` that says what is allowed."""
         values = []
         for label, text in zip(self.task.labels, texts, strict=True):
             if text.strip() not in LABEL_WORDS:

@@ -26,7 +26,7 @@ class ListedImage:
     Args:
         where: "FILE, line N".
         image: Path of the image below the folder that holds them all.
-        labels: A value a label in 0, 1, -1 (uncertain), NaN (blank); or the index of the class.
+        labels: A value per label in 0, 1, -1 (uncertain), NaN (blank); or the index of the class.
         patient: The patient, where the line or the image's path tells.
     """
 

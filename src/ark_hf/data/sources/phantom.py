@@ -79,9 +79,9 @@ def draw_phantom_images(site: PhantomSite, split: str, count: int, size: int = 2
 
     Yields dicts with
     - `image`: 8-bit grey `PIL.Image` (mode "L") whose longer side is `size`;
-    - `labels`: an int class for a single-label site, else one float a label: 0, 1, -1 (uncertain) or NaN (unknown);
-    - `sample_id`, `patient_id` (one or two images a patient; splits and sites share none), `sex` ("F", "M"), `age` in
-      years, `view` ("PA", "AP");
+    - `labels`: an int class for a single-label site, else one float per label: 0, 1, -1 (uncertain) or NaN (unknown);
+    - `sample_id`, `patient_id` (one or two images per patient; splits and sites share none), `sex` ("F", "M"), `age`
+      in years, `view` ("PA", "AP");
     - `masks`: bool (H, W) arrays: "lungs", "heart" and, under its label, every finding that is drawn, whatever
       `labels` says about it.
 

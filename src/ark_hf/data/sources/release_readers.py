@@ -149,7 +149,7 @@ def vinbigdata(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) 
 
 
 def _merge(readers: Sequence[Sequence[float]], labels: Sequence[str], rule: str) -> list[float]:
-    """One value a label from those of several readers; "No finding" never stands beside a finding."""
+    """One value per label from those of several readers; "No finding" never stands beside a finding."""
     merged = []
     for label, votes in zip(labels, zip(*readers, strict=True), strict=True):
         share = sum(votes) / len(votes)

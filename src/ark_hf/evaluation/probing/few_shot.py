@@ -71,7 +71,7 @@ def few_shot_curve(
         auroc_of_all: Mean AUROC of the probe that was fitted on all images: the last point.
         evaluated: Numbers of the columns that the mean AUROC is over; all unless set.
         clusters: Patient ids of the training images, which folds keep together.
-        shots: Numbers of images a class.
+        shots: Numbers of images per class.
         repeats: Draws of each subset.
         seed: Draw i is made with seed + i.
         description: What the progress bar is called; there is none without.
@@ -98,7 +98,7 @@ def few_shot_curve(
 
 
 def draw_curve(curves: dict[str, list[ShotResult]], path: Path) -> None:
-    """A PNG of the mean AUROC by the number of training images, on a logarithmic axis, a line a dataset."""
+    """A PNG of the mean AUROC by the number of training images, on a logarithmic axis, a line per dataset."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained", dpi=150)

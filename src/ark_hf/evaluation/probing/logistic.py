@@ -196,7 +196,7 @@ def _without_shift(coefficients: np.ndarray) -> np.ndarray:
 
 
 def _times(groups: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(groups, classes, a) by (a, b), as one product: numpy would do one a group."""
+    """(groups, classes, a) by (a, b), as one product: numpy would do one per group."""
     return (groups.reshape(-1, groups.shape[2]) @ matrix).reshape(*groups.shape[:2], -1)
 
 

@@ -32,7 +32,7 @@ class ProbeReport:
     """
     Results on the test split of one dataset.
 
-    `choices` holds one regularisation a label, or one in all for a single-label task. The means are over the task's
+    `choices` holds one regularisation per label, or one in all for a single-label task. The means are over the task's
     `eval_labels` if it has some. What was not asked for is None.
     """
 

@@ -57,7 +57,7 @@ def probe(
         datasets: Folders or Hub ids of task datasets with the splits train and test.
         out: Folder of the report.
         store: Folder of embeddings, see [`embed`]; `out/embeddings` unless set.
-        few_shot: Also probe 1, 5, 10, 20 and 50 images a class.
+        few_shot: Also probe 1, 5, 10, 20 and 50 images per class.
         neighbours: Also list so many of the most similar train images of each test image.
         shortcuts: Also probe for sex and view, and with several datasets for the dataset an image is of.
         layer: "embeddings" or "pooler_output".

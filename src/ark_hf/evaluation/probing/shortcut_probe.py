@@ -39,7 +39,7 @@ class AttributedImages:
 
     Args:
         embeddings: float32 (n, width).
-        values: A value an image, None or "" where it is not known.
+        values: A value per image, None or "" where it is not known.
         patients: Patient ids, as in `metrics.bootstrap_aurocs`.
     """
 

@@ -348,7 +348,7 @@ class ArkModel(ArkPreTrainedModel):
 
 
 class ArkForImageClassification(ArkPreTrainedModel):
-    """Ark with its heads, one a task and named; with `tasks=None` an ordinary classifier with one head."""
+    """Ark with its heads, one per task and named; with `tasks=None` an ordinary classifier with one head."""
 
     def __init__(self, config: ArkConfig):
         super().__init__(config)

@@ -35,7 +35,7 @@ def growth_table(history: Sequence[dict[str, Any]], earlier: Sequence[str]) -> s
         earlier: Tasks that the initial model had learned. For the others "before" is of a head that knew nothing.
 
     Returns:
-        A row a task, and one of the mean over the earlier tasks; an AUROC that cannot be computed is "undefined".
+        A row per task, and one of the mean over the earlier tasks; an AUROC that cannot be computed is "undefined".
     """
     before, after = (
         {name: task["mean_auroc"] for name, task in entry["validation"]["teacher"]["tasks"].items()}

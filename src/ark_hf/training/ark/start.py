@@ -36,7 +36,7 @@ class Start:
 
 def build_start(args: PretrainingArguments, heads: list[ArkTask]) -> Start:
     """
-    What `args.init` asks for, with one head a task.
+    What `args.init` asks for, with one head per task.
 
     Raises:
         ValueError: As in [`build_student`].

@@ -103,7 +103,7 @@ class FinetuningArguments:
     )
     effective_beta: float = field(default=0.999, metadata=_help("beta of --class_weighting effective, [0, 1)."))
     eval_steps: int | None = field(
-        default=None, metadata=_help("Steps between validations and checkpoints; one an epoch unless set.")
+        default=None, metadata=_help("Steps between validations and checkpoints; one per epoch unless set.")
     )
     patience: int | None = field(
         default=None,

@@ -95,7 +95,7 @@ def class_weights(
     Weights of the classes from how often each is in the training split; those of a class that is not there are 0.
 
     Args:
-        targets: float (rows, labels) in [0, 1], NaN unknown; of a single-label task a column a class.
+        targets: float (rows, labels) in [0, 1], NaN unknown; of a single-label task a column per class.
         problem_type: As in [`ArkTask`]. Each label of a multi-label task is a problem of two classes, its absence and
             its presence.
         weighting: "none"; "balanced": n / (C n_c), by which every class weighs the same; or "effective": (1 - beta) /

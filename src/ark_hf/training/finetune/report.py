@@ -51,7 +51,7 @@ def best_seed(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """The results as Markdown: a row a seed, then the labels of the test split for the seed of the best validation."""
+    """The results as Markdown: a row per seed, then the labels of test for the seed of the best validation."""
     lines = [
         f"# `{results['model']}` fine-tuned on `{results['dataset']}`, task `{results['task']['name']}`",
         "",

@@ -47,7 +47,7 @@ def sex_protocol(
     Args:
         model, dataset, args, data: As in [`finetune.finetune`]. A group's weights are chosen on validation images of
             its own kind.
-        max_images: Training images a group, at most; as many as the sex with fewer has, unless set.
+        max_images: Training images per group, at most; as many as the sex with fewer has, unless set.
 
     Returns:
         What `sex_protocol.json` holds: `images` a group; `auroc` of each group, by the sex of the test images: the
@@ -203,7 +203,7 @@ def _with_interval(seeds: list[float], replicates: np.ndarray) -> dict[str, Any]
 
 
 def protocol_text(results: Mapping[str, Any]) -> str:
-    """The results as Markdown: a row a group of training images, a column a sex of the test images, and the gaps."""
+    """The results as Markdown: a row per group of training images, a column per sex of test images, and the gaps."""
     tested = results["test_images"]
     lines = [
         f"# Sex protocol: `{results['model']}` on `{results['dataset']}`, task `{results['task']['name']}`",
