@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..evaluation.report.figures import auroc_picture
 from ..evaluation.report.page import things_to_look_at
 from ..evaluation.report.stored import read_report
-from ..evaluation.report.tables import Table, auroc_cells, task_tables
+from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
 from ..evaluation.report.task_report import TaskReport
 from ..evaluation.report.text import matched_labels, table_lines
 from ..inference.task_labels import UNNAMED_TASK, label_names
@@ -269,7 +269,7 @@ def _overview(reports: Sequence[TaskReport]) -> str:
         for report in reports
     ]
     note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
-    return _table(Table("", header, rows, note))
+    return _table(TextTable("", header, rows, note))
 
 
 def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +360,7 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
         for mean in means
     ]
     rows.append(["mean (t interval over seeds)", *cells])
-    table = Table("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
+    table = TextTable("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
     return _table(table)
 
 
@@ -370,7 +370,7 @@ def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -
     return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     """As Markdown, in which names from labels and datasets stay text."""
     rows = [[_escape(cell) for cell in row] for row in table.rows]
     header = [_escape(cell) for cell in table.header]

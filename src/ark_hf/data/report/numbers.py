@@ -21,7 +21,7 @@ from ...models.ark.configuration_ark import ArkTask
 from ..build.duplicates import HASH_FILE, find_duplicates, read_hashes
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT
-from .stored_splits import Split, load_splits, read_images
+from .stored_splits import Split, open_splits, read_images
 
 QUANTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
 # An image is read together with the parquet row group around it, so the sample keeps to this many of them a split.
@@ -67,7 +67,7 @@ def describe_datasets(
             name, number = f"{folder.resolve().name} ({number})", number + 1
         named[name] = folder
     for folder in folders:
-        load_splits(folder)  # so that a wrong folder is named before the work on the others
+        open_splits(folder)  # so that a wrong folder is named before the work on the others
     described = {name: describe_dataset(folder, num_images) for name, folder in named.items()}
     report = {
         "images_a_split": num_images,
@@ -88,7 +88,7 @@ def describe_dataset(folder: Path, num_images: int = 1000) -> tuple[dict[str, An
     Raises:
         ValueError: The folder is no task dataset, has no rows, or its files or labels do not fit its card.
     """
-    task, splits = load_splits(folder)
+    task, splits = open_splits(folder)
     samples, thumbnails = _look_at_images(folder.resolve().name, task, splits, num_images)
     patients = _patient_numbers(splits)
     overlap = {

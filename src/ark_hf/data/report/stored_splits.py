@@ -46,7 +46,7 @@ class Split:
     groups: list[Group]
 
 
-def load_splits(folder: Path) -> tuple[ArkTask, list[Split]]:
+def open_splits(folder: Path) -> tuple[ArkTask, list[Split]]:
     """
     The task of a dataset on disk, and its splits without their images.
 

@@ -21,7 +21,7 @@ SEARCH_TOLERANCE, FINAL_TOLERANCE = 1e-6, 1e-9  # of the mean log loss
 
 
 @dataclass(frozen=True)
-class Choice:
+class Regularisation:
     """
     How the regularisation of a label's probe, or of a single-label task's one probe, was chosen.
 
@@ -58,7 +58,7 @@ class Probe:
     coefficients: np.ndarray
     intercepts: np.ndarray
     single_label: bool
-    choices: list[Choice]
+    choices: list[Regularisation]
 
     def predict(self, embeddings: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (n, labels), of embeddings (n, width); NaN for a label without a probe."""
@@ -193,7 +193,7 @@ def _standardisation(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit(
     design: Design, problems: list[np.ndarray], patients: np.ndarray, num_folds: int, seed: int
-) -> tuple[dict[int, np.ndarray], list[Choice]]:
+) -> tuple[dict[int, np.ndarray], list[Regularisation]]:
     """
     Searches and fits problems, each (classes, n) of 0, 1 and NaN: one class for a label, several for a softmax.
 
@@ -204,7 +204,7 @@ def _fit(
     for number, columns in enumerate(problems):
         known = ~np.isnan(columns[0]) if len(columns) else np.zeros(len(patients), dtype=bool)
         positives = int(np.nansum(columns)) if len(columns) == 1 else None
-        choices.append(Choice(np.nan, {}, int(known.sum()), positives, "only one class is known: no probe"))
+        choices.append(Regularisation(np.nan, {}, int(known.sum()), positives, "only one class is known: no probe"))
         if len(columns) == 1 and not 0 < np.nansum(columns) < known.sum() or not known.any():
             continue
         classes = columns[0, known] if len(columns) == 1 else columns[:, known].argmax(axis=0)
@@ -226,7 +226,7 @@ def _fit(
     solutions, _ = solve(design, targets, weights, strengths, starts, FINAL_TOLERANCE)
     for number, strength, path in zip(usable, strengths, losses, strict=True):
         known_and_positive = choices[number].num_known, choices[number].num_positive
-        choices[number] = Choice(float(strength), path, *known_and_positive, _note(strength, path))
+        choices[number] = Regularisation(float(strength), path, *known_and_positive, _note(strength, path))
     return dict(zip(usable, solutions, strict=True)), choices
 
 

@@ -18,7 +18,7 @@ from ...metrics.shortcut import shortcut_baseline
 from ...models.ark.configuration_ark import ArkTask
 from ..scoring import evaluated_columns
 from .few_shot import ShotResult, few_shot_curve
-from .probe import Choice, fit_probe
+from .probe import Regularisation, fit_probe
 from .retrieval import RetrievalResult, nearest_neighbours, retrieval_precision
 from .shortcut_probe import AttributedImages, ShortcutResult, predict_attribute
 
@@ -45,7 +45,7 @@ class ProbeReport:
     mean: MeanResult
     baseline_labels: list[LabelResult]
     baseline_mean: MeanResult
-    choices: list[Choice]
+    choices: list[Regularisation]
     few_shot: list[ShotResult] | None = None
     neighbours: int | None = None
     retrieval: list[RetrievalResult] | None = None

@@ -14,7 +14,7 @@ from ...pages.formats import format_defined, format_interval, format_number
 from ...pages.html import document, escape, html_figures, html_table, look_at
 from .figures import task_figures
 from .stored import KIND, VERSION
-from .tables import Table, subgroup_tables, task_tables
+from .tables import TextTable, subgroup_tables, task_tables
 from .task_report import TaskReport
 from .text import NOTICE, full_text, matched_labels, subgroup_line
 
@@ -145,7 +145,7 @@ def _task(key: str, report: TaskReport) -> list[str]:
     return parts
 
 
-def _html(table: Table) -> str:
+def _html(table: TextTable) -> str:
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     body = html_table(table.header, table.rows)
     if table.folded:

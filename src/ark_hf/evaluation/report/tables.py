@@ -13,7 +13,7 @@ from .task_report import TaskReport
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """`folded`: long, and shown when asked for."""
 
     title: str
@@ -23,7 +23,7 @@ class Table:
     folded: bool = False
 
 
-def task_tables(report: TaskReport) -> list[Table]:
+def task_tables(report: TaskReport) -> list[TextTable]:
     tables = [_auroc_table(report)]
     if report.comparison is not None and report.comparison.results is not None:
         tables.append(comparison_table(report))
@@ -56,7 +56,7 @@ def unscored_labels(report: TaskReport) -> set[str]:
     return {label for label, matches in (report.matches or {}).items() if not matches}
 
 
-def _auroc_table(report: TaskReport) -> Table:
+def _auroc_table(report: TaskReport) -> TextTable:
     unscored = unscored_labels(report)
     rows = []
     for number, result in enumerate(report.labels):
@@ -79,10 +79,10 @@ def _auroc_table(report: TaskReport) -> Table:
     )
     if report.accuracy is not None:
         note += f" Accuracy of the most probable class: {format_number(report.accuracy)}."
-    return Table("AUROC", header, rows, note)
+    return TextTable("AUROC", header, rows, note)
 
 
-def comparison_table(report: TaskReport) -> Table:
+def comparison_table(report: TaskReport) -> TextTable:
     """Raises `ValueError` without a comparison."""
     if report.comparison is None or report.comparison.results is None:
         raise ValueError(f"task {report.task!r} was not compared with another model")
@@ -95,7 +95,7 @@ def comparison_table(report: TaskReport) -> Table:
         f"{'images' if report.num_patients is None else 'patients'}; Holm: p allowing for the number of labels."
     )
     header = ["label", "positives", model, other, "difference", "95 % interval", "p", "p (Holm)"]
-    return Table(f"Against {other}", header, rows, note)
+    return TextTable(f"Against {other}", header, rows, note)
 
 
 def _paired_cells(result: PairedResult) -> list[str]:
@@ -118,7 +118,7 @@ def format_p_value(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
-def _operating_point_table(report: TaskReport) -> Table:
+def _operating_point_table(report: TaskReport) -> TextTable:
     rows = []
     for point in report.operating_points:
         threshold = format_number(point.threshold)
@@ -150,16 +150,16 @@ def _operating_point_table(report: TaskReport) -> Table:
             f" * No operating point is saved with the model: {DEFAULT_THRESHOLD} of the probability. "
             "`ark-hf evaluate --calibrate` chooses them on validation images."
         )
-    return Table("At the operating points", header, rows, note)
+    return TextTable("At the operating points", header, rows, note)
 
 
-def _confusion_table(report: TaskReport, confusion: Sequence[Sequence[int]]) -> Table:
+def _confusion_table(report: TaskReport, confusion: Sequence[Sequence[int]]) -> TextTable:
     names = [result.label for result in report.labels]
     rows = [[name, *(f"{count:,}" for count in counts)] for name, counts in zip(names, confusion, strict=True)]
-    return Table("Confusion", ["class", *names], rows, "Rows: the class. Columns: the most probable class.")
+    return TextTable("Confusion", ["class", *names], rows, "Rows: the class. Columns: the most probable class.")
 
 
-def _calibration_table(report: TaskReport) -> Table:
+def _calibration_table(report: TaskReport) -> TextTable:
     header = ["label", "mean probability", "share of positives", "ECE", "Brier score"]
     before = report.calibration_before
     rows = []
@@ -179,10 +179,10 @@ def _calibration_table(report: TaskReport) -> Table:
             f" {temperature} and operating points ({report.fitted.rule}) come from {report.fitted.num_images:,} "
             "validation images."
         )
-    return Table("Calibration", header, rows, note)
+    return TextTable("Calibration", header, rows, note)
 
 
-def _label_group_table(groups: dict[str, list[str]], means: dict[str, MeanResult]) -> Table:
+def _label_group_table(groups: dict[str, list[str]], means: dict[str, MeanResult]) -> TextTable:
     rows = [
         [
             name,
@@ -194,10 +194,10 @@ def _label_group_table(groups: dict[str, list[str]], means: dict[str, MeanResult
     ]
     header = ["group", "labels", "mean AUROC", "95 % interval", "mean average precision"]
     note = "By the share of positives in train: head above 10 %, medium 1 to 10 %, tail below 1 %."
-    return Table("Frequent and rare labels", header, rows, note)
+    return TextTable("Frequent and rare labels", header, rows, note)
 
 
-def subgroup_tables(attribute: str, results: Sequence[SubgroupResult]) -> list[Table]:
+def subgroup_tables(attribute: str, results: Sequence[SubgroupResult]) -> list[TextTable]:
     """The groups on the mean of the labels, or on the only label; and folded, on each label."""
     *labels, overall = results
     metrics = ["AUROC", "95 % interval", "less the rest", "95 % interval", "sensitivity", "95 % interval",
@@ -212,7 +212,7 @@ def subgroup_tables(attribute: str, results: Sequence[SubgroupResult]) -> list[T
         over = ", ".join(overall.labels) or "no label: none has enough cases in each group"
         note = f"Means over {over}. {note}"
     first = [*(_group_row(group) for group in overall.groups), _gap_row(overall)]
-    tables = [Table(f"By {attribute}", [attribute, *counts, *metrics], first, note)]
+    tables = [TextTable(f"By {attribute}", [attribute, *counts, *metrics], first, note)]
     if labels:
         rows = [
             [result.label, *row]
@@ -220,7 +220,7 @@ def subgroup_tables(attribute: str, results: Sequence[SubgroupResult]) -> list[T
             for row in [*(_group_row(group) for group in result.groups), _gap_row(result)]
         ]
         header = ["label", attribute, *counts, *metrics]
-        tables.append(Table(f"By {attribute}, each label", header, rows, folded=True))
+        tables.append(TextTable(f"By {attribute}, each label", header, rows, folded=True))
     return tables
 
 

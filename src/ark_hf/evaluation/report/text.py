@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ...metrics.subgroups import SubgroupResult
 from ...pages.formats import format_interval, format_number, markdown_table
-from .tables import Table, auroc_cells, comparison_table, mean_name, subgroup_tables, task_tables
+from .tables import TextTable, auroc_cells, comparison_table, mean_name, subgroup_tables, task_tables
 from .task_report import TaskReport
 
 NOTICE = "Research use only: these numbers are no evidence that the model is safe or useful for any patient."
@@ -98,7 +98,7 @@ def _title(report: TaskReport) -> str:
     return f"## {report.task} ({report.split}: {report.num_images} images{patients}){zero_shot}"
 
 
-def table_lines(table: Table) -> list[str]:
+def table_lines(table: TextTable) -> list[str]:
     """The table, and below it its note."""
     lines = markdown_table(table.header, table.rows)
     return [*lines, "", table.note] if table.note else lines
