@@ -22,7 +22,8 @@ from ark_hf.training.finetune.layerwise import freeze_encoder, parameter_groups
 from ark_hf.training.finetune.lora import add_adapters
 from ark_hf.training.finetune.report import seed_interval
 from ark_hf.training.finetune.run import finetune, initial_model
-from ark_hf.training.finetune.trainer import Progress, create_trainer, label_aurocs
+from ark_hf.training.finetune.trainer import Progress, create_trainer
+from ark_hf.training.selection import label_aurocs
 
 from ..conftest import TINY
 

@@ -26,10 +26,11 @@ from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown
 from ..checkpoint import check_settings
 from ..initial_weights import StartArguments, build_student, initial_heads, processor_of, start_facts, start_sha256
 from ..run import default_values
+from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import choose_training_rows, load_finetuning_data
 from .report import results_text, summarise
-from .trainer import DIVERGED, create_trainer, label_aurocs
+from .trainer import DIVERGED, create_trainer
 
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
 DROP_PATH_RATE = 0.1
