@@ -32,6 +32,7 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+COUNTS = {"train": 20, "validation": 12, "test": 12}  # images of a site
 
 
 def pytest_collection_finish():
@@ -54,6 +55,14 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory) -> dict[str, Path]:
+    """Small task datasets: the four phantom sites. All tests share them; who changes one copies it before."""
+    from ark_hf.data.sources.phantom_sites import build_phantom_sites
+
+    return build_phantom_sites(tmp_path_factory.mktemp("phantom") / "sites", COUNTS, size=40)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,6 @@ from transformers import AutoModelForImageClassification
 from transformers.utils import logging
 
 from ark_hf.cli.main import main
-from ark_hf.data.build.build import build_dataset
-from ark_hf.data.sources.phantom_sites import phantom_release
-from ark_hf.training.finetune import sex_protocol
 
 from ..training.conftest import TINY
 
@@ -28,11 +25,8 @@ def loud_libraries():
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "phantom_coast"
-    counts = {"train": 16, "validation": 9, "test": 9}
-    build_dataset(phantom_release("phantom_coast", counts, 40, 0), folder, 40, num_workers=1)
-    return str(folder)
+def site(sites):
+    return str(sites["phantom_coast"])
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +47,22 @@ def test_the_printed_table_is_that_of_the_results(site, run, capsys):
     assert str(site) not in (run / "results.json").read_text()
 
 
-def test_the_sex_protocol_is_asked_for_with_its_options(site, tmp_path, monkeypatch, capsys):
-    def protocol(model, dataset, args, max_images):
-        assert (model, dataset, args.epochs, max_images) == ("none", site, 1, 5)
-        cell = {"mean": 0.75, "ci_low": 0.5, "ci_high": 1.0}
-        aurocs = {arm: {"male": cell, "female": cell} for arm in sex_protocol.ARMS}
-        described = {"model": "none", "dataset": "d", "task": {"name": "t"}, "seeds": [0], "images": 5}
-        return {**described, "test_images": {"male": 3, "female": 4}, "auroc": aurocs, "gaps": aurocs["male"]}
-
-    monkeypatch.setattr(sex_protocol, "sex_protocol", protocol)
+def test_the_sex_protocol_is_asked_for_with_its_options(site, tmp_path, capsys):
     arguments = ["--output_dir", str(tmp_path / "run"), "--protocol", "sex", "--max_images", "5", *TINY_MODEL]
     assert main(["finetune", "none", site, *arguments]) == 0
-    assert "| mixed | 0.750 (0.500 to 1.000) | 0.750 (0.500 to 1.000) |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith((tmp_path / "run" / "sex_protocol.md").read_text())
+    results = json.loads((tmp_path / "run" / "sex_protocol.json").read_text())
+    assert results["images"] == 5 and results["settings"]["epochs"] == 1
+    for arm, tested in results["auroc"].items():
+        assert f"| {arm} | {tested['male']['mean']:.3f} (" in printed
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         (["--freeze", "half"], "use none, encoder or a number of stages"),
-        (["--per_class", "100"], "100 images per class are asked for, but there are only: normal 5"),
+        (["--per_class", "100"], "100 images per class are asked for, but there are only: normal 7"),
         (["--max_images", "5"], "--max_images is for --protocol sex"),
         (["--protocol", "sex", "--test", "false"], "leave out --test false"),
         (["--protocol", "sex", "--push_to_hub", "me/x"], "leave out --push_to_hub"),

@@ -17,7 +17,6 @@ from PIL import Image
 import ark_hf
 from ark_hf.cli.arguments import read_options
 from ark_hf.cli.main import main, verbs
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.evaluation.arguments import Transfers
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
 from ark_hf.training.ark.recipe import PretrainingArguments
@@ -26,10 +25,11 @@ from tests.training.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, sites):
     """A run over two phantom sites through the command line."""
     root = tmp_path_factory.mktemp("cli")
-    names = list(build_phantom_sites(root / "sites", {"train": 16, "validation": 8, "test": 12}, size=40))[:2]
+    (root / "sites").symlink_to(sites["phantom_city"].parent)
+    names = list(sites)[:2]
     recipe = {**TINY, "cycles": 1, "output_dir": str(root / "run"), "tasks": [{"dataset": name} for name in names]}
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["pretrain", str(root / "recipe.yaml"), "--data_root", str(root / "sites")]) == 0

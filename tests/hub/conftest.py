@@ -7,17 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.hub.push_dataset import push_dataset
 from tests.hub_stand_in import STRANGER
 
-COUNTS = {"train": 12, "validation": 6, "test": 6}
 SHARD = "data/train-00000-of-00001.parquet"
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory):
-    return build_phantom_sites(tmp_path_factory.mktemp("phantom") / "sites", COUNTS, size=40)
 
 
 @pytest.fixture

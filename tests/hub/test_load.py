@@ -20,8 +20,9 @@ from ark_hf.data.rows import Problem
 from ark_hf.data.sources.releases import read_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
+from tests.conftest import COUNTS
 from tests.data.sources.tiny_releases import RELEASES
-from tests.hub.conftest import COUNTS, SHARD, assert_same_rows, rewrite
+from tests.hub.conftest import SHARD, assert_same_rows, rewrite
 from tests.training.conftest import TINY
 
 # The stand-in --------------------------------------------------------------------------------------------------------

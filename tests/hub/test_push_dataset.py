@@ -15,7 +15,8 @@ from ark_hf.data.image_statistics import dataset_statistics
 from ark_hf.data.open_dataset import open_dataset
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
-from tests.hub.conftest import COUNTS, SHARD, rewrite, sent_objects
+from tests.conftest import COUNTS
+from tests.hub.conftest import SHARD, rewrite, sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 
 # What may be pushed --------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def spoil_the_card(folder):
         (spoil_with_a_path_in_the_report, r"build_report.json names a path of this machine, '/home/me/scans/1.png'"),
         (spoil_with_a_column, r"has the columns \['name'\]; a task dataset has no others than"),
         (spoil_with_paths_as_ids, r"train-00000-of-00001.parquet: images are named by paths of this machine"),
-        (spoil_with_a_missing_shard, r"split 'train' should have 12 images as README.md says, but its files hold 0"),
+        (spoil_with_a_missing_shard, r"split 'train' should have 20 images as README.md says, but its files hold 0"),
         (spoil_by_cutting_a_shard, r"train-00000-of-00001.parquet: "),
         (spoil_with_a_model, "no part of a task dataset: config.json. Move them elsewhere"),
         (spoil_by_removing_the_data, r"has no data/\*.parquet"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -29,6 +30,7 @@ from ark_hf.hub.push_dataset import push_dataset
 from ark_hf.hub.push_model import check_model_folder, model_files, push_model
 from ark_hf.inference.predict import load_ark
 from ark_hf.provenance import read_provenance
+from tests.conftest import COUNTS
 from tests.hub.conftest import sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 from tests.training.conftest import TINY
@@ -427,6 +429,8 @@ def test_the_card_is_valid_and_its_numbers_are_the_run_s(hub, run, pushed_model)
     card, report = ModelCard(files["README.md"].decode()), json.loads((run / "report" / "report.json").read_text())
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
     assert card.data.license == "other" and card.data.model_name == "ark-cxr"
+    index = eval_results_to_model_index("ark-cxr", card.data.eval_results)
+    assert model_index_to_eval_results(index) == ("ark-cxr", card.data.eval_results)
     stated = {(each.task_name, each.metric_name): each.metric_value for each in card.data.eval_results}
     for task in report["tasks"]:
         assert stated[task["task"], "mean AUROC"] == round(task["mean"]["auroc"], 4)
@@ -437,7 +441,7 @@ def test_the_card_is_valid_and_its_numbers_are_the_run_s(hub, run, pushed_model)
         assert f"figures/auroc-{report['tasks'].index(task) + 1}-{task['task']}.png" in card.text
     assert "Trained on drawn phantoms alone".lower() in card.text.lower()
     assert f'model="{pushed_model}"' in card.text and "backbone: convnext_atto" in card.text
-    assert "| `phantom_city` |" in card.text and "drawn phantoms | 12 |" in card.text
+    assert "| `phantom_city` |" in card.text and f"drawn phantoms | {COUNTS['train']} |" in card.text
 
 
 def test_results_on_datasets_of_the_hub_go_to_their_leaderboards(hub, run, sites, tmp_path):

@@ -56,6 +56,10 @@ CASES = {
     "vit, one label, no projector": (VIT | {"tasks": TASKS[2:], "projector_dim": None}, {}),
     "swin, several heads, calibrated": (SWIN | {"tasks": TASKS}, {}),
 }
+# An export takes seconds: make test has two of them
+each_case = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if "several heads" in name else pytest.mark.slow_ci) for name in CASES]
+)
 
 
 class Exported(NamedTuple):
@@ -130,7 +134,7 @@ def by_hand(model: ArkForImageClassification, pixel_values: torch.Tensor) -> tor
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_the_file_computes_what_the_model_does(exports, name):
     exported = exports(name)
     session = session_of(exported.folder)
@@ -149,7 +153,7 @@ def test_the_file_computes_what_the_model_does(exports, name):
     assert np.ptp(found[0], axis=0).max() > 1e-2  # or mixed up pictures would go unseen
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_the_file_explains_itself(exports, name):
     exported = exports(name)
     config = ArkConfig.from_pretrained(exported.model)
@@ -343,6 +347,7 @@ def pictures(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("name", ["swin, several heads, calibrated", "convnext, one head of classes, cropped"])
 def test_the_example_predicts_as_we_do_without_our_libraries(exports, pictures, name):
     exported = exports(name)

@@ -114,6 +114,7 @@ def test_a_killed_run_keeps_what_was_before(tmp_path, first, sites):
     assert histories[0] == histories[1] and histories[0][0]["cycle"] == 0
 
 
+@pytest.mark.slow_ci
 def test_a_new_disease_is_learned(tmp_path):
     """After a site of other findings, tuberculosis: well above chance on phantoms that were never seen."""
     sites = build_phantom_sites(tmp_path / "sites", {"train": 96, "validation": 48}, size=64)
