@@ -19,10 +19,9 @@ from ark_hf.models.ark.modeling_ark import log_odds, masked_classification_loss
 from ark_hf.training.ark.curriculum import merge_labels
 from ark_hf.training.ark.objective import Objective
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
-from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
-from ark_hf.training.ark.tasks import load_tasks
+from ark_hf.training.ark.recipe import PretrainingArguments
 
-from ..conftest import TINY
+from ..conftest import TINY, open_site
 from .test_pretrainer import distance
 from .test_resume import Killed, MortalPretrainer, same_weights
 
@@ -34,8 +33,7 @@ LEARNERS = [FINDINGS, KINDS]
 
 def pretrainer(folder, sites, kind=CyclicPretrainer, **settings) -> CyclicPretrainer:
     args = PretrainingArguments(output_dir=str(folder), **{**TINY, **settings})
-    specs = [TaskSpec(str(path), uncertain="lsr_ones") for path in sites.values()]
-    return kind(args, load_tasks(specs, "."))
+    return kind(args, [open_site(path, uncertain="lsr_ones") for path in sites.values()])
 
 
 def seen_in_a_cycle(trainer) -> tuple[list[int], dict[float, torch.Tensor]]:

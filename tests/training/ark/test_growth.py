@@ -19,7 +19,7 @@ from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
 
-from ..conftest import TINY
+from ..conftest import TINY, open_site
 from .test_resume import Killed, MortalPretrainer, same_weights, write_recipe
 
 EARLIER, NEW = ["phantom_city", "phantom_coast"], "phantom_hill"
@@ -29,15 +29,15 @@ EARLIER, NEW = ["phantom_city", "phantom_coast"], "phantom_hill"
 def first(tmp_path_factory, sites):
     """The folder of a model of two sites."""
     folder = tmp_path_factory.mktemp("first")
-    specs = [TaskSpec(str(sites[name])) for name in EARLIER]
-    CyclicPretrainer(PretrainingArguments(output_dir=str(folder), **TINY), load_tasks(specs, ".")).train()
+    tasks = [open_site(sites[name]) for name in EARLIER]
+    CyclicPretrainer(PretrainingArguments(output_dir=str(folder), **TINY), tasks).train()
     return folder / "ark-cxr"
 
 
 def grown(folder, first, sites, kind=CyclicPretrainer, rehearse=False, **settings) -> CyclicPretrainer:
     args = PretrainingArguments(output_dir=str(folder), **{**TINY, "init": str(first), **settings})
-    specs = [TaskSpec(str(sites[NEW])), *(TaskSpec(str(sites[name]), train=rehearse) for name in EARLIER)]
-    return kind(args, load_tasks(specs, "."))
+    tasks = [open_site(sites[NEW]), *(open_site(sites[name], train=rehearse) for name in EARLIER)]
+    return kind(args, tasks)
 
 
 def mean_auroc(model, processor, folder) -> float:
@@ -94,7 +94,7 @@ def test_tasks_that_are_rehearsed_are_compared_too(tmp_path, first, sites):
 
 def test_a_model_that_knew_none_of_the_tasks_has_no_before(tmp_path, first, sites):
     args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "init": str(first), "cycles": 1})
-    trainer = CyclicPretrainer(args, load_tasks([TaskSpec(str(sites[NEW]))], "."))
+    trainer = CyclicPretrainer(args, [open_site(sites[NEW])])
     trainer.train()
     assert trainer.earlier == [] and [entry["cycle"] for entry in trainer.state.history] == [1]
     assert [task.name for task in trainer.teacher.config.tasks] == [NEW, *EARLIER]

@@ -28,13 +28,13 @@ from ark_hf.training.ark.tasks import load_tasks
 from ark_hf.training.ark.validation import validate
 
 from ...models.ark.original_files import swin_state_dict
-from ..conftest import TINY
+from ..conftest import TINY, open_site
 
 
 def run(folder, sites, specs=None, accelerator=None, **settings):
     args = PretrainingArguments(output_dir=str(folder), **{**TINY, **settings})
-    specs = specs or [TaskSpec(str(path)) for path in sites.values()]
-    trainer = CyclicPretrainer(args, load_tasks(specs, "."), accelerator=accelerator)
+    tasks = load_tasks(specs, ".") if specs else [open_site(path) for path in sites.values()]
+    trainer = CyclicPretrainer(args, tasks, accelerator=accelerator)
     trainer.train()
     return trainer
 
@@ -117,7 +117,7 @@ def test_accumulation_gives_the_step_of_the_whole_batch(tmp_path, sites, reprodu
 def test_heads_of_other_tasks_are_untouched_during_a_pass_unless_asked(tmp_path, sites, optim, reproduce):
     settings = {**TINY, "optim": optim, "weight_decay": 0.1, "reproduce": reproduce}
     args = PretrainingArguments(output_dir=str(tmp_path), **settings)
-    trainer = CyclicPretrainer(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."))
+    trainer = CyclicPretrainer(args, [open_site(path) for path in sites.values()])
     names = list(sites)
     steps = []
     for index, data in enumerate(trainer.passes):
@@ -233,7 +233,7 @@ def test_starting_from_a_converted_encoder_or_its_original_file(tmp_path, sites)
     torch.save({"state_dict": weights}, tmp_path / "original.pth")
     save_conversion(convert_checkpoint(tmp_path / "original.pth"), tmp_path / "encoder")
     swin = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 2}
-    tasks = load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+    tasks = [open_site(sites["phantom_hill"])]
     for init in ("encoder", "original.pth"):
         settings = {**TINY, "init": str(tmp_path / init), "projector_dim": 6}
         settings |= {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": swin}
@@ -270,7 +270,7 @@ def test_continuing_at_another_image_size(tmp_path, sites, image_size, expected)
 @pytest.mark.parametrize(("image_size", "resize_size", "expected"), [(224, None, 256), (768, None, 878), (64, 72, 72)])
 def test_resize_size_follows_the_models_size(tmp_path, sites, image_size, resize_size, expected):
     settings = {**TINY, "image_size": image_size, "resize_size": resize_size}
-    tasks = load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+    tasks = [open_site(sites["phantom_hill"])]
     args = PretrainingArguments(output_dir=str(tmp_path), **settings)
     assert CyclicPretrainer(args, tasks).views.resize == expected
     args.resize_size = image_size - 1
@@ -306,7 +306,7 @@ def test_imagenet_weights_are_loaded_after_construction(tmp_path, sites, monkeyp
 
     monkeypatch.setattr(timm, "create_model", with_weights)
     args = PretrainingArguments(output_dir=str(tmp_path), **TINY, init="imagenet")
-    student = CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")).student
+    student = CyclicPretrainer(args, [open_site(sites["phantom_hill"])]).student
     assert (student.ark.encoder.stem[0].weight == 3).all()
 
 
@@ -316,7 +316,7 @@ def test_initial_weights_that_cannot_be_had_are_explained(tmp_path, sites, init)
     args.backbone, args.backbone_kwargs = "convnext_atto.d2_in1k", None
     message = {"imagenet": "network, give `init` a local weights file", "nobody/nothing": "Cannot load an Ark model"}
     with pytest.raises(ValueError, match=message.get(init, "is not a weights file")):
-        CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], "."))
+        CyclicPretrainer(args, [open_site(sites["phantom_hill"])])
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,17 @@ from ark_hf import ArkTask
 from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.quirks import bce_everywhere, teacher_train_until_test, zero_idle_grads
-from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments, TaskSpec
+from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments
 from ark_hf.training.ark.schedules import Schedules, lr_by_val_loss
 from ark_hf.training.ark.start import build_start
-from ark_hf.training.ark.tasks import load_tasks
 from ark_hf.training.run import RunState
 
-from ..conftest import TINY
+from ..conftest import TINY, open_site
 
 
 def pretrainer(folder, sites, kind=CyclicPretrainer, models=None, **settings) -> CyclicPretrainer:
     args = PretrainingArguments(output_dir=str(folder), **{**TINY, "cycles": 1, **settings})
-    return kind(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."), **models or {})
+    return kind(args, [open_site(path) for path in sites.values()], **models or {})
 
 
 def equal_parts(one: torch.nn.Module, other: torch.nn.Module) -> set[str]:
@@ -70,7 +69,7 @@ def test_learning_rate_by_validation_loss_stays_in_its_range(peak, warmup_epochs
 
 def test_learning_rate_by_validation_loss_needs_a_validation_split(tmp_path, sites):
     args = PretrainingArguments(output_dir=str(tmp_path), **TINY, reproduce=["lr_by_val_loss"])
-    tasks = load_tasks([TaskSpec(str(path)) for path in sites.values()], ".")
+    tasks = [open_site(path) for path in sites.values()]
     for data in tasks[1:]:
         del data.splits["validation"]
     CyclicPretrainer(args, tasks)  # one is enough

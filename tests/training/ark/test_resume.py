@@ -14,10 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
-from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments, TaskSpec
-from ark_hf.training.ark.tasks import load_tasks
+from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments
 
-from ..conftest import TINY
+from ..conftest import TINY, open_site
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -100,7 +99,7 @@ def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, opti
 
     def pretrainer(name: str) -> MortalPretrainer:
         args = PretrainingArguments(output_dir=str(tmp_path / name), reproduce=[*QUIRKS], **settings)
-        return MortalPretrainer(args, load_tasks([TaskSpec(str(path)) for path in sites.values()], "."))
+        return MortalPretrainer(args, [open_site(path) for path in sites.values()])
 
     whole = pretrainer("whole")
     whole.train()
