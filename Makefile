@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORES := --numprocesses logical --maxprocesses 8 --dist loadfile
+unexport PYTHONDONTWRITEBYTECODE  # every process would compile our code and the tests anew
 
 # What Pillow's version can change: goldens and probabilities
 PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_golden_ark.py tests/data/images \
@@ -28,7 +29,7 @@ demo: .venv/.core  ## Train on the built-in phantom sites and predict
 
 test: .venv/.dev  ## The fast tests, then transformers' own tests of our classes
 	$(BIN)/python -m pytest $(CORES) --durations=10
-	$(BIN)/python -m pytest $(CORES) -o addopts="" -q --timeout 300 tests/upstream
+	$(BIN)/python -m pytest $(CORES) --dist loadscope -o addopts="" -q --timeout 300 tests/upstream
 
 slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a browser or a wheel; extras; Pillow 13
 	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,lora,onnx,serve]"

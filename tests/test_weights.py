@@ -249,6 +249,7 @@ def hostile_files(tmp_path_factory) -> tuple[dict[str, bytes], os.PathLike]:
     return truncated() | flipped() | wrong_tensors() | code(sentinel) | bombs() | foreign(), sentinel
 
 
+@pytest.mark.slow_ci
 def test_two_hundred_hostile_checkpoints(hostile_files, tmp_path, capsys):
     files, sentinel = hostile_files
     assert len(files) >= 200

@@ -124,6 +124,7 @@ def test_neighbours_are_listed_by_row(probed):
     assert share == pytest.approx(report["retrieval"][0]["precision"])
 
 
+@pytest.mark.slow_ci
 def test_sites_are_told_apart_and_two_draws_of_one_are_not(model_folder, tmp_path):
     counts = {"train": 60, "test": 60}
     same = [write_dataset(tmp_path / name, counts, ["Bright"], seed) for seed, name in enumerate(("one", "two"))]

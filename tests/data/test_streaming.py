@@ -378,6 +378,7 @@ def test_checks_read_no_picture(tmp_path, monkeypatch):
     assert sum(amounts) > 2 * 10**6
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("kind", [StreamedRows, load_task_dataset])
 def test_memory_does_not_grow_over_a_pass(tmp_path, monkeypatch, kind):
     """33 MB of pictures, of which 100 wait in memory at most."""

@@ -19,6 +19,9 @@ from ..training.conftest import TINY
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+pytestmark = pytest.mark.slow_ci
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("finetune") / "ark-cxr"

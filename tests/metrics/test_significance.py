@@ -155,6 +155,7 @@ def test_clustered_standard_error_is_the_bootstraps(mixed):
     assert ratio < 0.7 if mixed else ratio > 1.2
 
 
+@pytest.mark.slow_ci
 def test_coverage_and_false_positives_by_simulation():
     """Clustered intervals cover, and paired tests err, as often as they say; images taken as independent do not."""
     rng = np.random.default_rng(2)

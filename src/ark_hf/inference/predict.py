@@ -20,6 +20,7 @@ from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
 from ..files import replacing
 from ..hub_errors import explain, is_of_the_hub
+from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
@@ -173,9 +174,9 @@ def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndar
     Returns:
         float64 (samples, labels) in [0, 1].
     """
-    values = torch.as_tensor(logits, dtype=torch.float64)
+    values = np.asarray(logits, dtype=np.float64)
     multi_label = task.problem_type == "multi_label_classification" or values.shape[-1] == 1
-    probabilities = (values.sigmoid() if multi_label else values.softmax(dim=-1)).numpy()
+    probabilities = probabilities_of(values, f"{'multi' if multi_label else 'single'}_label_classification")
     return probabilities.mean(axis=1) if probabilities.ndim == 3 else probabilities
 
 

@@ -154,7 +154,11 @@ def logits_and_columns(logits: ArrayLike, targets: ArrayLike, problem_type: str)
 
 
 def probabilities_of(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """Those that a head of this problem type gives, (n, num_labels)."""
+    """
+    Those that a head of this problem type gives, of the same shape.
+
+    Equal logits get equal probabilities, wherever they stand: torch's vectorised sigmoid would break ties at the ends.
+    """
     return softmax(logits, axis=-1) if problem_type == "single_label_classification" else expit(logits)
 
 

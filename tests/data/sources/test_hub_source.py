@@ -91,6 +91,7 @@ def test_a_column_of_lists(tmp_path, feature, values, options):
     np.testing.assert_equal(labels(release), [[1, 1], [0, 0], [math.nan, math.nan], [0, 1]])
 
 
+@pytest.mark.slow_ci
 def test_an_image_folder_is_read_too_by_two_processes_as_by_one(tmp_path):
     for number in range(40):
         kind = ("normal", "viral")[number % 2]

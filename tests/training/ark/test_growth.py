@@ -100,6 +100,7 @@ def test_a_model_that_knew_none_of_the_tasks_has_no_before(tmp_path, first, site
     assert [task.name for task in trainer.teacher.config.tasks] == [NEW, *EARLIER]
 
 
+@pytest.mark.slow_ci
 def test_a_killed_run_keeps_what_was_before(tmp_path, first, sites):
     grown(tmp_path / "whole", first, sites, save_steps=2).train()
     mortal = grown(tmp_path / "killed", first, sites, MortalPretrainer, save_steps=2)

@@ -101,6 +101,7 @@ def test_a_streamed_run_resumes_in_the_middle_of_a_pass_to_the_same_weights(tmp_
     assert len(decoded) == 4 + 20 + 2 * 12
 
 
+@pytest.mark.slow_ci
 def test_a_streamed_run_is_not_resumed_from_loaded_datasets_nor_from_other_files(tmp_path, sites):
     pretrainer(tmp_path / "run", sites, cycles=1).train()
     with pytest.raises(ValueError, match="streaming was True, now False"):
@@ -122,6 +123,7 @@ def test_two_processes_share_a_streamed_pass(tmp_path, sites):
     assert one["history"][0]["train"] == pytest.approx(two["history"][0]["train"], abs=1e-5)
 
 
+@pytest.mark.slow_ci
 def test_a_run_goes_on_after_its_stream_broke_off(tmp_path, sites, hub, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits before it tries again
     remote = {}

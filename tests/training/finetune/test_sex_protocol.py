@@ -94,6 +94,7 @@ def test_a_run_from_start_to_end_and_again(sites, tmp_path, monkeypatch):
         sex_protocol("none", site, args, max_images=5)
 
 
+@pytest.mark.slow_ci
 def test_only_the_main_process_writes(sites, tmp_path, monkeypatch):
     folder, site = tmp_path / "run", str(sites["phantom_hill"])
     results = sex_protocol("none", site, arguments(folder, seeds=[3]), max_images=6)
