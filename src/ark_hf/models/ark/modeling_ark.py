@@ -3,12 +3,14 @@
 import difflib
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
@@ -232,6 +234,21 @@ class ArkPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
 
+class _NoValues(TorchFunctionMode):
+    """
+    Leaves out what would fill tensors on the meta device, which have no values.
+
+    transformers builds every model there before it loads the weights; timm's random numbers took most of that time.
+    """
+
+    FILLING = {"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_"}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if args and getattr(func, "__name__", "") in self.FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
     """
     The timm encoder that the config names, with timm's own weights if `pretrained` (they are downloaded).
@@ -250,7 +267,8 @@ def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
         kwargs["img_size"] = config.image_size
     kwargs |= config.backbone_kwargs or {}
     try:
-        encoder = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **kwargs)
+        with _NoValues() if torch.get_default_device().type == "meta" else nullcontext():
+            encoder = timm.create_model(config.backbone, pretrained=pretrained, num_classes=0, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"Backbone {config.backbone!r} cannot be built with {kwargs}: {error}") from error
     _check_window(encoder, config)
