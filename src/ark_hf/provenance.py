@@ -14,7 +14,7 @@ from .files import write_json
 if TYPE_CHECKING:
     import torch
 
-PROVENANCE_FILE, WEIGHTS_FILE = "provenance.json", "model.safetensors"
+PROVENANCE_FILE, CALIBRATION_FILE, WEIGHTS_FILE = "provenance.json", "calibration.json", "model.safetensors"
 # How weights come about, and what a card has to know of it
 KINDS = {
     "pretraining": ("cycle",),
@@ -72,6 +72,25 @@ def read_provenance(name_or_path: str | Path) -> dict[str, Any] | None:
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: save the model again.")
     return values
+
+
+def read_calibrations(name_or_path: str | Path) -> list[dict[str, Any]]:
+    """
+    What calibrations of a model, in a folder or on the Hub, did, the last one last; empty if there was none.
+
+    Raises:
+        ValueError: The record is damaged.
+    """
+    path = _file_beside(name_or_path, CALIBRATION_FILE)
+    if path is None:
+        return []
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        entries = None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is not what ark-hf wrote: calibrate the model anew, or delete the file.")
+    return entries
 
 
 def copy_notes(name_or_path: str | Path, folder: Path) -> None:

@@ -35,7 +35,7 @@ from tests.hub.conftest import sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 from tests.training.conftest import TINY
 
-CODE_FILES = {"configuration_ark.py", "image_processing_ark.py", "modeling_ark.py"}
+CODE_FILES = {"configuration_ark.py", "image_processing_ark.py", "modeling_ark.py", "thresholds_ark.py"}
 MODEL_FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "provenance.json", *CODE_FILES}
 SITES = ("phantom_city", "phantom_hill")
 
@@ -491,7 +491,7 @@ def test_push_from_the_command_line(hub, run, tmp_path, capsys):
     assert "someone/listed" in card and (tmp_path / "card" / "figures" / "auroc-1-phantom_city.png").is_file()
     assert main(["push", model, "someone/listed", "--report", report]) == 0
     assert hub.model("someone/listed").files["README.md"].decode() == card
-    assert "/someone/listed: 13 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
+    assert "/someone/listed: 14 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

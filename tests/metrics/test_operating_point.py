@@ -166,10 +166,19 @@ def test_the_highest_threshold_of_a_sensitivity(column, value):
     if len(np.unique(labels)) < 2:
         assert found == {}
         return
-    assert found["a"] in probabilities
     for threshold in np.unique(probabilities):
         reached = np.mean(probabilities[labels == 1] >= threshold) >= value
-        assert reached == (threshold <= found["a"])
+        assert (threshold >= found["a"]) or reached
+    assert np.mean(probabilities[labels == 1] >= found["a"]) >= value
+    lowest_called = probabilities[probabilities >= found["a"]].min()
+    assert not np.mean(probabilities[labels == 1] > lowest_called) >= value
+    assert_in_the_middle(found["a"], probabilities)
+
+
+def assert_in_the_middle(threshold, probabilities):
+    called = probabilities >= threshold
+    below = probabilities[~called].max(initial=0)
+    assert threshold - below == pytest.approx(probabilities[called].min() - threshold, abs=1e-12)
 
 
 @given(columns())
@@ -178,14 +187,27 @@ def test_chosen_youden_thresholds(column):
     probabilities = (scores + 4 / 7) / 2
     found = choose_thresholds(labels[:, None], probabilities[:, None], ["a"], "youden")
     expected = youden_threshold(labels, probabilities)[0]
-    assert found == ({"a": expected} if math.isfinite(expected) else {})
+    if not math.isfinite(expected):
+        assert found == {}
+        return
+    known = known_part(labels, probabilities)[1]
+    np.testing.assert_array_equal(known >= found["a"], known >= expected)
+    assert_in_the_middle(found["a"], known)
 
 
 def test_labels_without_a_threshold_are_left_out():
     labels = np.array([[0, 1, 0, 0], [1, 1, 1, NAN], [1, 1, 0, 1]])
     probabilities = np.array([[0.2, 0.2, NAN, 0.9], [0.8, 0.8, NAN, 0.9], [0.6, 0.6, NAN, 0.1]])
-    assert choose_thresholds(labels, probabilities, list("abcd"), "youden") == {"a": 0.6}
-    assert choose_thresholds(labels, probabilities, list("abcd"), "sensitivity", 0.5) == {"a": 0.8, "d": 0.1}
+    assert choose_thresholds(labels, probabilities, list("abcd"), "youden") == pytest.approx({"a": 0.4})
+    found = choose_thresholds(labels, probabilities, list("abcd"), "sensitivity", 0.5)
+    assert found == pytest.approx({"a": 0.7, "d": 0.05})
+
+
+def test_a_threshold_tells_neighbours_apart():
+    lower, higher = 0.5, np.nextafter(0.5, 1)
+    found = choose_thresholds([[0], [1]], [[lower], [higher]], ["a"], "youden")
+    assert lower < found["a"] <= higher
+    assert choose_thresholds([[0], [1]], [[0.5], [0.0]], ["a"], "sensitivity", 1) == {"a": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ number is folded into the head's weights, so that whatever runs the saved model 
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,11 @@ from ..metrics.operating_point import Rule, check_rule, choose_thresholds
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from ..provenance import copy_notes
+from ..provenance import CALIBRATION_FILE, copy_notes, read_calibrations
 from .scoring import ScoredTask
 
-# How far below the chosen image's score a saved threshold lies, in log-odds: that image must still be called positive
-# where another batch size or another machine rounds its logit differently.
-ROUNDING_MARGIN = 1e-4
+# With fewer images of a kind, an operating point's sensitivity or specificity is known to about ±0.2 at best
+FEW_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class CalibrationResult:
     `temperature` is what the head was divided by; 1, and `is_fitted` false, if no temperature between the bounds is
     best. The negative log-likelihood (nats), the expected calibration error and the Brier score are over all known
     labels of the head together, for a single-label head class against rest but for the likelihood. They are measured
-    on the images that the temperature was fitted on. `thresholds` are probabilities of the calibrated head,
+    on the images that the temperature was fitted on. `thresholds` are probabilities of the calibrated head, computed
+    in `dtype`; `num_positives` and `num_negatives` are the known images of each label that they rest on.
     `without_threshold` says for the other labels why they have none.
     """
 
@@ -64,11 +64,22 @@ class CalibrationResult:
     rule: str
     thresholds: dict[str, float]
     without_threshold: dict[str, str]
+    num_positives: dict[str, int] = field(default_factory=dict)  # which earlier versions did not note
+    num_negatives: dict[str, int] = field(default_factory=dict)
+    dtype: str = "float32"
 
     @property
     def caveats(self) -> list[str]:
-        """What could not be had, a sentence each, for reports."""
+        """What could not be had, or is not to be relied on, a sentence each, for reports."""
         sentences = [f"No operating point for {label}: {why}." for label, why in self.without_threshold.items()]
+        for label in self.thresholds:
+            counts = {"positive": self.num_positives.get(label), "negative": self.num_negatives.get(label)}
+            few = [f"{count} {kind}" for kind, count in counts.items() if count is not None and count < FEW_IMAGES]
+            if few:
+                sentences.append(
+                    f"The operating point of {label} rests on {' and '.join(few)} images alone: others would give "
+                    "another."
+                )
         if not self.is_fitted:
             low, high = TEMPERATURE_RANGE
             sentences.insert(
@@ -103,9 +114,11 @@ def fold_temperature(model: ArkForImageClassification, task_name: str | None, te
     task = next((each for each in tasks if each.name == task_name), None)
     if (task is None) if tasks else (task_name is not None):
         raise ValueError(f"The model has no head {task_name!r}; its heads are {[each.name for each in tasks]}.")
+    model.drop_stale_thresholds()
     head = model.classifier if task is None else model.heads[task.name]
     head.weight.div_(temperature)
     head.bias.div_(temperature)
+    task = next((each for each in model.config.tasks or [] if each.name == task_name), None)
     if task is None or not task.thresholds:
         return []
     if task.problem_type == "single_label_classification":
@@ -160,8 +173,7 @@ def calibrate_task(
 
     columns = logits_and_columns(logits, targets, task.problem_type)[1]
     before, after = (probabilities_of(logits / divisor, task.problem_type) for divisor in (1, temperature))
-    chosen = choose_thresholds(columns, after, task.labels, rule, value)
-    thresholds = {label: float(expit(logit(threshold) - ROUNDING_MARGIN)) for label, threshold in chosen.items()}
+    thresholds = choose_thresholds(columns, after, task.labels, rule, value)
     fold_temperature(model, task.name, temperature)
     _set_thresholds(model, task.name, thresholds or None)
     known = ~np.isnan(columns)
@@ -184,6 +196,9 @@ def calibrate_task(
             for label, column in zip(task.labels, columns.T, strict=True)
             if label not in thresholds
         },
+        num_positives=dict(zip(task.labels, (columns == 1).sum(axis=0).tolist(), strict=True)),
+        num_negatives=dict(zip(task.labels, (columns == 0).sum(axis=0).tolist(), strict=True)),
+        dtype=str(model.dtype).removeprefix("torch."),
     )
 
 
@@ -199,14 +214,17 @@ def save_calibrated(
     """
     Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
 
-    What the folder or repository that the model was loaded from says of the weights goes along.
+    What the folder or repository that the model was loaded from says of the weights goes along. If these were
+    calibrated before, that record comes first in `calibration.json`: of two entries of a head the last one holds, and
+    the product of their temperatures is what the head was divided by.
     """
+    earlier = read_calibrations(model.name_or_path)
 
     def write(new: Path) -> None:
         model.save_pretrained(new)
         processor.save_pretrained(new)
         copy_notes(model.name_or_path, new)
-        write_json(new / "calibration.json", [asdict(result) for result in results])
+        write_json(new / CALIBRATION_FILE, [*earlier, *map(asdict, results)])
 
     replace_folder(folder, write)
 
@@ -220,6 +238,8 @@ def _why_no_threshold(column: np.ndarray) -> str:
 
 def _set_thresholds(model: ArkForImageClassification, task_name: str, thresholds: dict[str, float] | None) -> None:
     # Assigned as a whole: the config checks its tasks when they are set, and not when one of them changes
+    unbound = {"thresholds": thresholds, "thresholds_digest": None, "thresholds_dtype": None}
     model.config.tasks = [
-        replace(task, thresholds=thresholds) if task.name == task_name else task for task in model.config.tasks or []
+        replace(task, **unbound) if task.name == task_name else task for task in model.config.tasks or []
     ]
+    model.bind_thresholds()

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
 from ..inference.predict import load_ark
-from ..models.ark import configuration_ark, image_processing_ark, modeling_ark
+from ..models.ark import configuration_ark, image_processing_ark, modeling_ark, thresholds_ark
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
@@ -23,7 +23,7 @@ from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explai
 
 CODE_FILES = {
     Path(str(module.__file__)).name: Path(str(module.__file__))
-    for module in (configuration_ark, image_processing_ark, modeling_ark)
+    for module in (configuration_ark, image_processing_ark, modeling_ark, thresholds_ark)
 }
 NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
 EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
@@ -216,6 +216,14 @@ def _check_weights(folder: Path, names: set[str]) -> None:
     if beside:
         raise ValueError(
             f"{folder} holds tensors that are not the model's: {name_files(beside)}. Load the model and save it again."
+        )
+    kept = {task.name for task in model.config.tasks or [] if task.thresholds}
+    stored_tasks = ArkConfig.from_pretrained(folder).tasks or []
+    stale = [task.name for task in stored_tasks if task.thresholds and task.name not in kept]
+    if classifies and stale:
+        raise ValueError(
+            f"{folder}: nothing shows that the operating points of {name_files(stale)} were found on these weights. "
+            "Load the model and save it again, which drops them, or calibrate it anew."
         )
 
 

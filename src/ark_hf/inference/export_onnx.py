@@ -68,7 +68,8 @@ def export_onnx(
     `notice`. Weights beyond what one ONNX file can hold (2 GB) go to `model.onnx.data` beside it.
 
     Args:
-        model: It is copied, not changed; the file's weights are float32 whatever the model's are.
+        model: It is copied, not changed, but that it loses operating points of other weights; the file's weights are
+            float32 whatever the model's are.
         processor: It must resize to the model's size, alone or with a centre crop.
         output_dir: New folder.
         opset: Version of ONNX's operators, 18 to 23.
@@ -88,6 +89,7 @@ def export_onnx(
     config = model.config
     if config.problem_type == "regression":
         raise ValueError("The model is a regression, which has no probabilities; only classifiers can be exported.")
+    model.drop_stale_thresholds()
     metadata = _metadata(model, processor)
     if weights_sha256 is not None:
         metadata["weights_sha256"] = weights_sha256

@@ -37,6 +37,8 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
         super().__init__(*args, **kwargs)
         if self.model.config.problem_type == "regression":
             raise ValueError("This model is trained for regression: it gives no probabilities.")
+        if hasattr(self.model, "drop_stale_thresholds"):  # a model in memory may have been trained on since
+            self.model.drop_stale_thresholds()
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """

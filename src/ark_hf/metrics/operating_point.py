@@ -124,7 +124,10 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float
 def choose_thresholds(
     labels: ArrayLike, probabilities: ArrayLike, label_names: Sequence[str], rule: Rule, value: float | None = None
 ) -> dict[str, float]:
-    """An operating point for each label that has one; every one is a probability that occurs.
+    """An operating point for each label that has one.
+
+    Every one lies in the middle between the lowest probability that it calls positive and the next that it does not
+    (0, if there is none): on an image's own probability, another processor's or machine's rounding would decide.
 
     Args:
         labels: (n, num_labels) 0, 1 or NaN for unknown.
@@ -156,8 +159,15 @@ def choose_thresholds(
         else:
             threshold = _threshold_of_sensitivity(scores[column == 1], value)
         if math.isfinite(threshold):
-            thresholds[name] = threshold
+            thresholds[name] = _between_scores(threshold, scores[~np.isnan(column)])
     return thresholds
+
+
+def _between_scores(threshold: float, scores: np.ndarray) -> float:
+    """The middle between a score that occurs and the next lower one, 0 if it is the lowest."""
+    below = float(scores.max(initial=0.0, where=scores < threshold))
+    middle = (threshold + below) / 2
+    return middle if middle > below else threshold  # of two neighbours in float64 the middle is one of them
 
 
 def check_rule(rule: str, value: float | None) -> None:

@@ -177,7 +177,7 @@ def _calibration_table(report: TaskReport) -> TextTable:
             temperature = "No temperature, since none is best on so few or so easy images,"
         note += (
             f" {temperature} and operating points ({report.fitted.rule}) come from {report.fitted.num_images:,} "
-            "validation images."
+            f"validation images. {' '.join(report.fitted.caveats)}".rstrip()
         )
     return TextTable("Calibration", header, rows, note)
 

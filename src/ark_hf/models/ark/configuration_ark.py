@@ -44,6 +44,10 @@ class ArkTask:
         eval_labels: The labels that the published evaluation reports, where it leaves some out.
         thresholds: Operating point in probability, [0, 1], for some or all labels.
         modality: DICOM's code of what its images are taken with: "CR" for radiographs, "CT", "MR", "OP", ...
+        thresholds_digest: What the thresholds are bound to: a sha256 of the encoder, the projector and this head, see
+            [`ArkForImageClassification.bind_thresholds`]. Thresholds without one are bound when
+            a model with them is put into training mode or saved.
+        thresholds_dtype: What the model computed in when the thresholds were found, "float32", "bfloat16", ...
 
     Raises:
         ValueError: A field is not as described above.
@@ -55,6 +59,8 @@ class ArkTask:
     eval_labels: list[str] | None = None
     thresholds: dict[str, float] | None = None
     modality: str = DEFAULT_MODALITY
+    thresholds_digest: str | None = None
+    thresholds_dtype: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -91,6 +97,11 @@ class ArkTask:
                 raise ValueError(
                     f"Task {self.name!r}: the threshold of {label!r} must be a number in [0, 1], got {threshold!r}."
                 )
+        digest = self.thresholds_digest
+        if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            raise ValueError(f"Task {self.name!r}: thresholds_digest must be a sha256 in hexadecimal, got {digest!r}.")
+        if not self.thresholds:
+            self.thresholds_digest = self.thresholds_dtype = None
         check_modality(self.modality, f"Task {self.name!r}: modality")
 
     @classmethod
