@@ -6,8 +6,8 @@ from torch import nn
 
 def create_optimizer(model: nn.Module, optim: str, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """
-    SGD with Nesterov's momentum 0.9 (`optim` "sgd"), or AdamW ("adamw"); weight decay is for matrices and kernels
-    alone.
+    SGD with momentum 0.9, Nesterov's (`optim` "sgd") or plain ("momentum"), as timm names them; or AdamW ("adamw").
+    Weight decay is for matrices and kernels alone.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -16,4 +16,4 @@ def create_optimizer(model: nn.Module, optim: str, learning_rate: float, weight_
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if optim == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=optim == "sgd")

@@ -112,7 +112,7 @@ def test_accumulation_gives_the_step_of_the_whole_batch(tmp_path, sites, reprodu
     assert whole.state.history[0]["train"] == pytest.approx(parts.state.history[0]["train"], abs=1e-5)
 
 
-@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+@pytest.mark.parametrize("optim", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("reproduce", [[], ["zero_idle_grads"]])
 def test_heads_of_other_tasks_are_untouched_during_a_pass_unless_asked(tmp_path, sites, optim, reproduce):
     settings = {**TINY, "optim": optim, "weight_decay": 0.1, "reproduce": reproduce}

@@ -101,6 +101,24 @@ def test_momentum_is_indexed_by_step_or_by_pass(cycles, steps, by_pass):
             step += 1
 
 
+# coefficient_from_0.9
+
+
+@given(st.floats(0, 0.999), st.integers(1, 9))
+def test_the_coefficient_of_ark_plus_hangs_on_the_momentum_alone(start, cycles):
+    def schedules(**settings):
+        return Schedules(PretrainingArguments("run", ema_momentum=start, cycles=cycles, **settings), 1, 1)
+
+    fixed, ours = schedules(reproduce=["coefficient_from_0.9"]), schedules()
+    for cycle in range(cycles):
+        state = RunState(cycle, 0, 0, cycle)
+        momentum = fixed.teacher_momentum(state)
+        assert fixed.consistency_coefficient(state) == pytest.approx(5 * (momentum - 0.9), abs=1e-12)
+        assert -1e-12 <= ours.consistency_coefficient(state) <= 0.5
+    with pytest.raises(ValueError, match="consistency 0.1 has no effect"):
+        schedules(reproduce=["coefficient_from_0.9"], consistency=0.1)
+
+
 # zero_idle_grads
 
 

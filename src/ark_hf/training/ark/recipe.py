@@ -12,6 +12,7 @@ QUIRKS = {
     "lr_by_val_loss": "the learning rate is a cosine of 200 epochs, read each cycle at the student's last validation "
     "loss in place of the epoch",
     "ema_index_by_pass": "with ema_mode iteration, the momentum's index is the number of the pass plus the step in it",
+    "coefficient_from_0.9": "the consistency loss weighs 5 (momentum - 0.9), as in Ark+, whatever ema_momentum is",
     "zero_idle_grads": "momentum and weight decay also move a head during other tasks' passes, as under torch 1.13",
     "independent_teacher": "the teacher's weights are drawn apart from the student's where init does not cover them",
     "teacher_train_until_test": "stochastic depth in the teacher until the releases' first test: in the first cycle",
@@ -97,7 +98,9 @@ class PretrainingArguments:
         default=200, metadata=_help("Images per optimiser step, over all processes and accumulation steps.")
     )
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
-    optim: Literal["sgd", "adamw"] = field(default="sgd", metadata=_help("sgd (Nesterov, momentum 0.9) or adamw."))
+    optim: Literal["sgd", "momentum", "adamw"] = field(
+        default="sgd", metadata=_help("sgd (momentum 0.9 by Nesterov), momentum (the same without Nesterov) or adamw.")
+    )
     learning_rate: float = field(default=0.3, metadata=_help("Highest learning rate."))
     weight_decay: float = field(default=0.0, metadata=_help("Not applied to biases and norms."))
     max_grad_norm: float | None = field(default=None, metadata=_help("Clip gradients to this norm; null for never."))
@@ -187,6 +190,10 @@ class PretrainingArguments:
         if "ema_index_by_pass" in self.reproduce and self.ema_mode == "epoch":
             raise ValueError(
                 "reproduce: ema_index_by_pass needs ema_mode: iteration; with epoch the index is the pass's already."
+            )
+        if "coefficient_from_0.9" in self.reproduce and self.consistency != 0.5:
+            raise ValueError(
+                f"reproduce: coefficient_from_0.9 ends at 0.5; consistency {self.consistency} has no effect."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Schedules:
         momentum = self.teacher_momentum(state)
         if "ema_index_by_pass" in self.args.reproduce:  # the releases read it once a pass
             momentum = cosine_schedule(self.args.ema_momentum, 1.0, self.pass_number(state), self.total_steps)
-        return consistency_coefficient(momentum, self.args.ema_momentum, self.args.consistency)
+        start = 0.9 if "coefficient_from_0.9" in self.args.reproduce else self.args.ema_momentum
+        return consistency_coefficient(momentum, start, self.args.consistency)
 
 
 def _validation_loss(state: RunState) -> float:
