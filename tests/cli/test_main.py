@@ -61,7 +61,7 @@ def test_help_of_every_verb_shows_defaults_and_choices_and_loads_no_torch():
         assert f"usage: {' '.join(['ark-hf', *part])} " in shown
     for part in (
         "ark-hf finetune {RECIPE | MODEL DATASET} [--option value ...]",
-        "--optim {sgd,adamw} sgd (Nesterov, momentum 0.9) or adamw. (default: sgd)",
+        "--optim {sgd,momentum,adamw} sgd (momentum 0.9 by Nesterov), momentum (the same without Nesterov) or adamw. (default: sgd)",
         "--key {teacher,student,null} Which model of a training checkpoint;",
         "unless said. (default: null)",
         "Seed of weights, order, views and label smoothing. (default: 0)",
@@ -402,7 +402,7 @@ def test_wrong_input_is_explained(trained, tmp_path, capsys):
             {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": None, "image_size": 200},
             "use a multiple of 224",
         ),
-        ({"optim": "adam"}, "use one of ('sgd', 'adamw')"),
+        ({"optim": "adam"}, "use one of ('sgd', 'momentum', 'adamw')"),
     ]:
         wrong.write_text(yaml.safe_dump(recipe | {"output_dir": str(tmp_path / "run")} | change))
         assert message in error_of(capsys, "pretrain", str(wrong), "--data_root", str(trained / "sites"))

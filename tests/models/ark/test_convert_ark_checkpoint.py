@@ -218,6 +218,17 @@ def test_wrong_task_files(tmp_path, text, message):
         read_tasks(tmp_path / "absent.yaml")
 
 
+def test_a_released_file_is_known_by_its_name_and_its_heads(tmp_path):
+    weights = swin_state_dict(heads=[14, 14, 14, 3, 6, 1])
+    path = saved(tmp_path, {"teacher": weights, "epoch": 50}).rename(tmp_path / "Ark6_swinLarge768_ep50.pth.tar")
+    conversion = convert_checkpoint(path)
+    assert [task.name for task in conversion.model.config.tasks] == [task.name for task in RELEASED_TASKS[:6]]
+    assert "by its name Ark+, Swin-L at 768 pixels" in conversion.summary()
+    path = saved(tmp_path, swin_state_dict(heads=[14, 14, 3, 6, 1]))
+    with pytest.raises(ValueError, match=r"as Ark-5 has, .* not the order of the heads. Name them with --tasks FILE"):
+        convert_checkpoint(path)
+
+
 def test_fine_tuned_swin_becomes_an_encoder_or_a_named_classifier(tmp_path):
     weights = swin_state_dict(projector=None, heads=[])
     weights |= {"head.weight": weights["head.weight"][:5], "head.bias": weights["head.bias"][:5]}

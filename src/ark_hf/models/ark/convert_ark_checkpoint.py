@@ -48,6 +48,12 @@ RELEASED_TASKS = (
     ArkTask("covidx", ["normal", "pneumonia", "COVID-19"], "single_label_classification"),
 )  # fmt: skip
 RELEASED_SIZES = [len(task.labels) for task in RELEASED_TASKS]
+# What the files are called that the authors give away (specification of the originals, sections 2 and 5)
+RELEASED_FILES = {
+    "ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar": "Ark-6 of MICCAI 2023, Swin-B at 224 pixels",
+    "Ark6_swinLarge768_ep50.pth.tar": "Ark+, Swin-L at 768 pixels",
+}
+ARK5_SIZES = RELEASED_SIZES[1:6]
 
 # What an Ark model has no use for: a reason and the keys, inside the encoder and, by its prefix, beside it
 IGNORED_IN_ENCODER = {
@@ -96,8 +102,9 @@ class Conversion:
         projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
         heads = ", ".join(f"{task.name} ({len(task.labels)})" for task in config.tasks or [])
         heads = heads or "none (a fine-tuned classifier is kept if --tasks names its classes)"
+        release = f", by its name {RELEASED_FILES[self.source]}" if self.source in RELEASED_FILES else ""
         lines = [
-            f"weights: {self.section} of {self.source}",
+            f"weights: {self.section} of {self.source}{release}",
             f"encoder: {self.architecture.description}",
             f"image size: {self.architecture.image_size} (from {self.architecture.image_size_source}){resized}",
             f"pixels: minus {self.processor.image_mean}, by {self.processor.image_std}",
@@ -331,9 +338,11 @@ def _named_tasks(sizes: list[int], tasks: list[ArkTask] | None) -> list[ArkTask]
     if not sizes:
         return None
     if sizes not in (RELEASED_SIZES[:6], RELEASED_SIZES):
+        known = f"which is not a released model ({RELEASED_SIZES[:6]} or {RELEASED_SIZES})"
+        if sorted(sizes) == sorted(ARK5_SIZES):
+            known = "as Ark-5 has, whose paper names five datasets but not the order of the heads"
         raise ValueError(
-            f"its heads have {sizes} outputs, which is not a released model ({RELEASED_SIZES[:6]} or "
-            f"{RELEASED_SIZES}). Name them with --tasks FILE: a YAML list of one "
+            f"its heads have {sizes} outputs, {known}. Name them with --tasks FILE: a YAML list of one "
             "`{name: ..., labels: [...], problem_type: ...}` a head, in this order."
         )
     return list(RELEASED_TASKS[: len(sizes)])
