@@ -61,7 +61,7 @@ def test_help_of_every_verb_shows_defaults_and_choices_and_loads_no_torch():
         assert f"usage: {' '.join(['ark-hf', *part])} " in shown
     for part in (
         "ark-hf finetune {RECIPE | MODEL DATASET} [--option value ...]",
-        "--optim {sgd,momentum,adamw} sgd (momentum 0.9 by Nesterov), momentum (the same without Nesterov) or adamw. (default: sgd)",
+        "--optim {sgd,momentum,adamw} sgd (momentum 0.9 by Nesterov), momentum (the same without",
         "--key {teacher,student,null} Which model of a training checkpoint;",
         "unless said. (default: null)",
         "Seed of weights, order, views and label smoothing. (default: 0)",

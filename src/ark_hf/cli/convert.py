@@ -6,11 +6,12 @@ from typing import Literal
 from .arguments import check_at_least, parse, quiet
 
 DESCRIPTION = (
-    "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package. Those of Ark "
-    "are given to who asks, by the form under 'Pre-trained Ark models' at https://github.com/jlianglab/Ark, for academic "
-    "and other non-commercial use alone (ASU GitHub Project License). Known are Ark6_swinLarge768_ep50.pth.tar (Ark+) "
-    "and ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar (Ark-6 of MICCAI 2023): six heads with 52 labels under "
-    "their true names, and the image processor. Architecture and size are read from the file."
+    "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package. Those of "
+    "Ark are given to who asks, by the form under 'Pre-trained Ark models' at https://github.com/jlianglab/Ark, for "
+    "academic and other non-commercial use alone (ASU GitHub Project License). Known are "
+    "Ark6_swinLarge768_ep50.pth.tar (Ark+) and ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar (Ark-6 of MICCAI "
+    "2023): six heads with 52 labels under their true names, and the image processor. Architecture and size are "
+    "read from the file."
 )
 
 
