@@ -22,7 +22,7 @@ from .images.image_files import (
     naming_the_image,
     open_image_file,
 )
-from .radiograph import grey_values, narrow, open_radiograph
+from .radiograph import all_bits, grey_values, luminance, narrow, open_radiograph
 
 MAX_DOWNLOAD = 4 * MAX_PIXELS  # bytes: no uncompressed picture that can be read has more
 LONGEST_NAME = 4096  # characters: no path has more
@@ -39,7 +39,6 @@ MAX_WHITE = 0.1  # share of the pixels at the highest value: 0.05
 MAX_BLACK = 0.6  # share of the pixels at the lowest value, black frames among them: 0.50
 
 GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its kin
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
 _processor = ArkImageProcessor()
 
@@ -98,7 +97,7 @@ def read_input(source: Any) -> RadiographInput:
         if isinstance(source, (np.ndarray, torch.Tensor)):
             return _described(_channels_first(source), name)
         if isinstance(source, Image.Image):
-            return _described(source, name)
+            return _described(all_bits(source), name)
         raise UnreadableImageError(
             "a radiograph is a path, an http(s) address, the bytes of a file, a PIL image, a NumPy array, a tensor or "
             "an image that `datasets` has not decoded; give several as a list"
@@ -181,8 +180,7 @@ def _described(opened: Image.Image | np.ndarray, name: str | None) -> Radiograph
             colours = np.moveaxis(np.asarray(opened.convert("RGB")), -1, 0)
     elif opened.ndim == 3 and len(opened) > 1:
         colours = opened[:3]
-        grey = np.tensordot(LUMINANCE, colours, axes=1)
-        grey = narrow(np.rint(grey).astype(np.uint16)) if colours.dtype == np.uint16 else grey.astype(np.float32)
+        grey = luminance(colours)
     else:
         grey = narrow(opened.reshape(opened.shape[-2:]))
     return RadiographInput(grey[None], name, _doubts(grey, colours))

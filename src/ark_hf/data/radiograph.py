@@ -8,9 +8,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from .images.deep_colour import deep_channels
 from .images.dicom import is_dicom, read_dicom
 from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, open_image_file
 from .images.metaimage import is_metaimage, read_metaimage
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
 
 def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
@@ -35,14 +38,13 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     with open_image_file(path) as file:
-        opened = open_radiograph(file, path)
-        return (grey_values(opened) if isinstance(opened, Image.Image) else opened)[None]
+        return grey_values(open_radiograph(file, path))[None]
 
 
 def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
     """
-    What an open file of this name holds: a Pillow image, not yet decoded, of a PNG, JPEG or TIFF, for [`grey_values`];
-    of DICOM and MetaImage the (H, W) uint8 or uint16 of [`read_radiograph`].
+    What an open file of this name holds, for [`grey_values`]: of a PNG, JPEG or TIFF what [`all_bits`] gives; of DICOM
+    and MetaImage the (H, W) uint8 or uint16 of [`read_radiograph`].
     """
     head = file.read(132)
     file.seek(0)
@@ -50,12 +52,12 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
         return narrow(read_dicom(file))
     if is_metaimage(path, head):
         return narrow(read_metaimage(file))
-    return _open_picture(file)
+    return all_bits(_open_picture(file))
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
     """(H, W) uint8 or uint16 of an open PNG, JPEG or TIFF, as in [`read_radiograph`]; other errors are Pillow's."""
-    return grey_values(_open_picture(file))
+    return grey_values(all_bits(_open_picture(file)))
 
 
 def _open_picture(file: BinaryIO) -> Image.Image:
@@ -70,15 +72,27 @@ def _open_picture(file: BinaryIO) -> Image.Image:
         raise UnreadableImageError(f"it claims more than the {MAX_PIXELS:,} pixels that can be read") from None
 
 
-def grey_values(opened: Image.Image) -> np.ndarray:
-    """(H, W) uint8 or uint16 of a Pillow image of any mode, as in [`read_radiograph`]; other errors are Pillow's."""
+def all_bits(opened: Image.Image) -> Image.Image | np.ndarray:
+    """
+    A Pillow image as it is, unless Pillow would lose bits: colours of 16 bits as (3, H, W) uint16, grey with alpha as
+    (H, W). Of an image that is decoded already they are lost.
+    """
     check_size(opened.height, opened.width)
-    white_is_zero = False
-    if isinstance(opened, TiffImageFile):
-        if opened.n_frames > 1:
-            raise UnreadableImageError("this TIFF has several pages; save the radiograph's page alone")
-        white_is_zero = opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    if getattr(opened, "n_frames", 1) > 1 and isinstance(opened, TiffImageFile):
+        raise UnreadableImageError("this TIFF has several pages; save the radiograph's page alone")
+    channels = deep_channels(opened)
+    if channels is None:
+        return opened
+    channels = narrow(channels)
+    in_colour_of_8_bits = channels.ndim == 3 and channels.dtype == np.uint8
+    return Image.fromarray(np.moveaxis(channels, 0, -1)) if in_colour_of_8_bits else channels
 
+
+def grey_values(opened: Image.Image | np.ndarray) -> np.ndarray:
+    """(H, W) uint8 or uint16 of what [`all_bits`] gives, as in [`read_radiograph`]; other errors are Pillow's."""
+    if isinstance(opened, np.ndarray):
+        return opened if opened.ndim == 2 else luminance(opened)
+    white_is_zero = isinstance(opened, TiffImageFile) and opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     picture = ImageOps.exif_transpose(opened)
     if picture.mode == "F":
         values = np.asarray(picture)
@@ -96,9 +110,15 @@ def grey_values(opened: Image.Image) -> np.ndarray:
     return narrow(np.uint16((1 << int(grey.max()).bit_length()) - 1) - grey if white_is_zero else grey)
 
 
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """(H, W) of three channels (3, H, W): uint16 of uint16, narrowed, and float32 of floats."""
+    grey = np.tensordot(LUMINANCE, colours, axes=1)
+    return narrow(np.rint(grey).astype(np.uint16)) if colours.dtype == np.uint16 else grey.astype(np.float32)
+
+
 def narrow(grey: np.ndarray) -> np.ndarray:
     """
-    Grey values (H, W), as uint8 if they are uint16 and all multiples of 257; others as they are.
+    Grey values, as uint8 if they are uint16 and all multiples of 257; others as they are.
 
     By 257 tools widen 8 bits to 16, so nothing is lost. The same picture then gives the same probabilities in either
     depth: the image processor resizes 8 bits with rounding to whole grey levels, as the original does, and deeper
