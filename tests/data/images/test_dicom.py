@@ -12,6 +12,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -19,6 +20,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -336,6 +338,55 @@ def test_lossless_compression_changes_nothing(tmp_path, bits):
     Image.fromarray(stored).save(stream, "JPEG2000", no_jp2=True, irreversible=False)
     dataset = encapsulated(stored, bits, JPEG2000Lossless, stream.getvalue())
     np.testing.assert_array_equal(read_radiograph(save(dataset, tmp_path / "j2k.dcm")), expected)
+
+
+def jpeg2000(stored: np.ndarray, **options) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(stored).save(stream, "JPEG2000", no_jp2=True, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("kind", ["RLE", "JPEG 2000", "JPEG", "JPEG-LS"])
+def test_bits_above_those_stored_are_no_pixels_in_any_compression(tmp_path, monkeypatch, kind, signed):
+    """Old systems keep overlays there."""
+    values = chest_like(np.uint16, 4095)
+    words = values - np.uint16(2048 * signed) & 0x0FFF
+    words[3:9, :20] |= 0x1000
+    words[20:30] |= 0x8000
+    streams = {
+        "JPEG 2000": (JPEG2000Lossless, lambda: jpeg2000(words, irreversible=False)),
+        "JPEG": (JPEGLosslessSV1, lambda: lossless_jpeg(words)),
+        "JPEG-LS": (JPEGLSLossless, lambda: lossless_jpeg(words)),
+    }
+    if kind == "JPEG":
+        pytest.importorskip("libjpeg", reason="pip install pylibjpeg-libjpeg")
+    if kind == "JPEG-LS":  # which nothing here writes
+        decoded = words.view(np.int16) if signed else words
+        monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: decoded)
+    if kind == "RLE":
+        dataset = make_dicom(words, 16)
+        dataset.compress(RLELossless)
+    else:
+        syntax, encode = streams[kind]
+        dataset = encapsulated(words, 16, syntax, encode())
+    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    grey = read_radiograph(save(dataset, tmp_path / "x.dcm"))[0]
+    low, high = float(values.min()), float(values.max())
+    np.testing.assert_array_equal(grey, np.rint((values - low) / (high - low) * 65535))
+
+
+def test_the_error_of_a_lossy_stream_does_not_wrap_round(tmp_path):
+    stored = chest_like(np.uint16, 4095)
+    stored[10:40, 10:40] = 4095
+    stream = jpeg2000(stored, irreversible=True, quality_layers=[10])
+    bright = slice(14, 36), slice(14, 36)
+    assert np.asarray(Image.open(BytesIO(stream)))[bright].max() > 4095
+    dataset = encapsulated(stored, 16, JPEG2000, stream)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    assert read_radiograph(save(dataset, tmp_path / "x.dcm"))[0][bright].min() > 0.9 * 65535
 
 
 def test_jpeg_lossless_needs_and_uses_the_extra(tmp_path):

@@ -181,21 +181,39 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
 def _decode(dataset: Any) -> np.ndarray:
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
-    from pydicom.uid import RLELossless
+    from pydicom.uid import HTJ2K, JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, RLELossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
+    lossy = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
     if not syntax.is_encapsulated:
         return pixel_array(dataset, index=0)
     try:
         if syntax != RLELossless:
             _check_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset.Rows, dataset.Columns)
-        return pixel_array(dataset, index=0)
+        decoded = pixel_array(dataset, index=0)
     except Exception:
         raise UnreadableImageError(
             f"its pixels, compressed as {syntax.name}, cannot be decoded: "
             "either the decoder is missing (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) "
             "or the file is damaged"
         ) from None
+    return _stored_bits(decoded, int(dataset.BitsStored), exact=syntax not in lossy)
+
+
+def _stored_bits(decoded: np.ndarray, bits: int, exact: bool) -> np.ndarray:
+    """
+    What a stream of more than `bits` bits stores in the lowest of them, signed or not, as for uncompressed pixels.
+
+    Above them old systems kept overlays, which are no pixels (PS3.5, 8.1.1). In a lossy stream it is its error that
+    goes beyond.
+    """
+    unused = 8 * decoded.itemsize - bits
+    if unused <= 0:
+        return decoded
+    if exact:
+        return decoded << unused >> unused
+    limits = np.iinfo(decoded.dtype)
+    return np.clip(decoded, limits.min >> unused, limits.max >> unused)
 
 
 def _check_codestream(stream: bytes, rows: int, columns: int) -> None:
