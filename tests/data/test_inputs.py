@@ -129,6 +129,24 @@ def test_floats_stay_floats(shape):
     np.testing.assert_allclose(read_input(tensor.detach().bfloat16()).pixels[0] * 255, chest(), atol=0.6)
 
 
+def test_floats_that_rounding_carried_out_of_range_are_clipped():
+    """As min-max scaling, or a resize in the tensor's own precision, leaves them."""
+    unit = chest() / np.float32(255)
+    above, below = unit.copy(), unit.copy()
+    above[0, 0], below[0, 0] = np.nextafter(np.float32(1), np.float32(2)), -1e-7
+    half = torch.from_numpy(unit).bfloat16()
+    half[0, 0] = 1 + torch.finfo(torch.bfloat16).eps
+    sources = [above, below, above.astype(np.float64), np.stack([above] * 3), torch.from_numpy(above), half]
+    for source in [*sources, Image.fromarray(above), encode(below, "TIFF")]:
+        pixels = read_input(source).pixels
+        white = 1 if pixels.dtype == np.float32 else np.iinfo(pixels.dtype).max
+        assert pixels.min() >= 0 and pixels.max() <= white and pixels[0, 0, 0] in (0, white)
+    for wrong in (above + np.float32(2e-4), below - np.float32(2e-4)):
+        for source in (wrong, torch.from_numpy(wrong), encode(wrong, "TIFF")):
+            with pytest.raises(UnreadableImageError, match=r"float .* in \[0, 1\]"):
+                read_input(source)
+
+
 def test_sixteen_bits_that_hold_eight_are_eight_bits():
     widened = chest().astype(np.uint16) * 257
     for source in (widened, np.stack([widened] * 3), torch.from_numpy(widened), Image.fromarray(widened)):

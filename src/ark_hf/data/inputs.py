@@ -157,11 +157,14 @@ def _channels_first(image: np.ndarray | torch.Tensor) -> np.ndarray:
         check_size(*sorted(image.shape)[-2:])  # channels are fewer than rows and columns
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()  # there is no array of bfloat16
     try:
         scaled = _processor.process_image(image, do_convert_rgb=False).numpy()
     except (TypeError, ValueError) as refusal:
         raise UnreadableImageError(str(refusal)) from None
+    if isinstance(image, torch.Tensor):
+        if image.is_floating_point():  # there is no array of bfloat16
+            return scaled
+        image = image.numpy()
     if image.dtype.kind == "f":
         return scaled
     stored = image[None] if image.ndim == 2 else image

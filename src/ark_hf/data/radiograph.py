@@ -13,6 +13,7 @@ from .images.dicom import is_dicom, read_dicom
 from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, open_image_file
 from .images.metaimage import is_metaimage, read_metaimage
 
+ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
 
@@ -96,9 +97,9 @@ def grey_values(opened: Image.Image | np.ndarray) -> np.ndarray:
     picture = ImageOps.exif_transpose(opened)
     if picture.mode == "F":
         values = np.asarray(picture)
-        if not (values.min() >= 0 and values.max() <= 1):
+        if not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
             raise UnreadableImageError("its float values are not all in [0, 1]; export it with 8 or 16 bits")
-        grey = np.rint(values * 65535).astype(np.uint16)
+        grey = np.rint(values.clip(0, 1) * 65535).astype(np.uint16)
     elif picture.mode.startswith("I"):
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:

@@ -205,6 +205,16 @@ def test_integers_are_scaled_by_their_bit_depth(processor_class, maximum, white)
 
 
 @both_backends
+def test_floats_beyond_the_range_by_rounding_are_clipped(processor_class):
+    picture = np.linspace(0, 1, 1200, dtype=np.float32).reshape(30, 40)
+    beyond = picture.copy()
+    beyond[0, 0], beyond[-1, -1] = -1e-7, 1 + 1e-6
+    expected = pixels(small(processor_class), picture)
+    for source in (beyond, Image.fromarray(beyond), torch.from_numpy(beyond)):
+        np.testing.assert_array_equal(pixels(small(processor_class), source), expected)
+
+
+@both_backends
 def test_floats_are_never_rescaled(processor_class):
     picture = np.full((30, 40), 0.5, np.float32)
     for do_rescale in (True, False):

@@ -25,6 +25,7 @@ from .configuration_ark import DEFAULT_MODALITY, check_modality
 
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 CHANNEL_COUNTS = (1, 3, 4)
+ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]; of coarser ones an ulp
 DEEP_PIL_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
@@ -156,7 +157,7 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
     - 8-bit integers, taken as they are;
     - other integers from 0 to 65535, which includes PIL's `I;16` and `I`, divided by 2^n - 1 with n the smallest of
       8, 10, 12, 14, 15 and 16 that holds the image's maximum, and resized in floating point;
-    - floats in [0, 1] (0 black, 1 white), which are not rescaled again.
+    - floats in [0, 1] (0 black, 1 white), which are not rescaled again; what lies outside by rounding is clipped.
 
     Other values, NaN included, raise a `ValueError`.
 
@@ -316,12 +317,13 @@ def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
     values = image.to(torch.float32)
     low, high = (bound.item() for bound in values.aminmax())
     if image.is_floating_point():
-        if not (0 <= low and high <= 1):
+        slack = max(ROUNDING, torch.finfo(image.dtype).eps)
+        if not (-slack <= low and high <= 1 + slack):
             raise ValueError(
                 f"float images must lie in [0, 1] (0 black, 1 white) without NaN, got values from {low} to {high}: "
                 "scale the image, or pass the stored integers (uint8, or up to 16 bits)"
             )
-        return values
+        return values.clamp(0, 1)
     if not (0 <= low and high <= 65535):
         raise ValueError(f"integer images must lie in 0..65535, got values from {low:.0f} to {high:.0f}")
     white = next(2**depth - 1 for depth in BIT_DEPTHS if high < 2**depth)
