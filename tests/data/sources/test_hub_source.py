@@ -10,10 +10,14 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
+from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.rows import Release
 from ark_hf.data.sources.hub_source import HubSource, read_hub
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
+from tests.data.images.test_dicom import make_dicom, save
+from tests.data.images.test_metaimage import metaimage
+from tests.wrong_inputs import chest
 
 from ..build.generated import contents, draw_picture
 
@@ -89,6 +93,28 @@ def test_a_column_of_lists(tmp_path, feature, values, options):
     release = read(tmp_path / "in", label_column="found", **options)
     assert release.task == ArkTask("foreign", ["Mass", "Edema"])
     np.testing.assert_equal(labels(release), [[1, 1], [0, 0], [math.nan, math.nan], [0, 1]])
+
+
+@pytest.mark.parametrize("feature", [Image(), Value("binary")], ids=["image", "binary"])
+def test_cells_of_any_kind_that_is_read_are_built_as_their_files(tmp_path, feature):
+    """`datasets` and the Hub keep DICOM as it is, with a name or without."""
+    grey = chest().astype(np.uint16) * 16 + 3
+    for number, name in enumerate(("a.dcm", "b.dcm")):
+        save(make_dicom(grey // (number + 1), 12, PhotometricInterpretation="MONOCHROME1"), tmp_path / name)
+    (tmp_path / "c.mha").write_bytes(metaimage(grey, "MET_SHORT", compressed=True))
+    PIL.Image.fromarray(grey).save(tmp_path / "d.tif")
+    paths = [tmp_path / name for name in ("a.dcm", "b.dcm", "c.mha", "d.tif")]
+    cells = [path.read_bytes() for path in paths]
+    if not isinstance(feature, Value):
+        cells = [{"bytes": cell, "path": name} for cell, name in zip(cells, ("a.dcm", None, None, "d"), strict=True)]
+    (tmp_path / "in").mkdir()
+    table = Dataset.from_dict({"img": cells, "TB": [0, 1, 0, 1]}, Features({"img": feature, "TB": Value("int64")}))
+    for split in ("train", "test"):
+        table.select(range(4) if split == "train" else range(1)).to_parquet(tmp_path / "in" / f"{split}.parquet")
+    build_dataset(read(tmp_path / "in", labels=["TB"]), tmp_path / "out", num_workers=1, allow_patient_overlap=True)
+    built = load_task_dataset(tmp_path / "out", "train")["image"]
+    for picture, path in zip(built, paths, strict=True):
+        np.testing.assert_array_equal(np.asarray(picture), read_radiograph(path)[0])
 
 
 @pytest.mark.slow_ci

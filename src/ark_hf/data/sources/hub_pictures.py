@@ -3,12 +3,13 @@
 import io
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Image
 
 from ..images.image_files import UnreadableImageError
-from ..radiograph import read_picture, read_radiograph
+from ..radiograph import grey_values, open_radiograph, read_radiograph
 from ..rows import Row
 
 
@@ -25,7 +26,7 @@ class HubPictures:
         try:
             if picture["bytes"] is None:
                 return read_radiograph(picture["path"])
-            return read_picture(io.BytesIO(picture["bytes"]))[None]
+            return grey_values(open_radiograph(io.BytesIO(picture["bytes"]), Path(picture["path"] or "")))[None]
         except UnreadableImageError as refusal:
             raise UnreadableImageError(str(refusal).removeprefix(f"{picture['path']}: ")) from None
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
