@@ -1,10 +1,11 @@
 """Folders that are replaced whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ark_hf.files import replace_folder, replacing
+from ark_hf.files import printable, replace_folder, replacing
 
 
 @pytest.fixture
@@ -16,6 +17,21 @@ def folder(tmp_path):
 
 def write_new(new):
     (new / "file").write_text("new")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Müller/über_\u0308 100 %.png", "Müller/über_\u0308 100 %.png"),
+        (os.fsdecode(b"m\xfcller\xff.png"), "m\\xfcller\\xff.png"),
+        ("\ud800.png", "\\ud800.png"),
+        (Path("a/b.png"), "a/b.png"),
+        (None, "None"),
+    ],
+)
+def test_names_become_text_that_can_be_written(name, text):
+    assert printable(name) == text
+    printable(name).encode()
 
 
 def test_a_folder_is_replaced_and_nothing_else_is_left(folder):

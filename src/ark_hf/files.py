@@ -1,7 +1,8 @@
-"""Writing files and folders whole or not at all: under a temporary name first, then renamed."""
+"""Writing files and folders whole or not at all: under a temporary name first, then renamed; names as text."""
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,15 @@ def replacing(path: Path) -> Iterator[Path]:
             new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def printable(name: object) -> str:
+    r"""
+    A name as text that every file and terminal takes: what is no UTF-8 in it, as in names from old archives, becomes
+    `\xfc`. Other names stay as they are.
+    """
+    escaped = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(name))
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,8 @@
 """Crops and probabilities: every crop goes through the model by itself, and probabilities are averaged, not logits."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from PIL import Image as PILImage
 from ark_hf.data.build.build import encode_png
 from ark_hf.data.inputs import read_input
 from ark_hf.data.loading import InferenceSamples
+from ark_hf.inference.agreement import FindingLabel, writing_second_opinions
 from ark_hf.inference.heatmaps import heat_maps
 from ark_hf.inference.predict import (
     load_ark,
@@ -274,6 +278,23 @@ def test_predictions_are_kept_if_nothing_can_be_read(tmp_path):
     assert write_predictions(out, ["a"], iter([(tmp_path / "y.png", "is text")])) == (0, unreadable)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, unreadable.name]
+
+
+def test_names_that_are_no_utf8_are_escaped_in_every_table(model, processor, tmp_path):
+    names = [b"m\xfcller.png", "mäller.png".encode(), b"\xfctext.png"]
+    paths = [Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))) for name in names]
+    for path in paths[:2]:
+        PILImage.fromarray(np.zeros((40, 40), np.uint8)).save(path)
+    paths[2].write_text("no picture")
+    out, opinions = tmp_path / "p.csv", tmp_path / "o.csv"
+    source = FindingLabel(0, "findings", "Edema", 0.5, True)
+    results = writing_second_opinions(opinions, {"edema": [source]}, predict_files(model, processor, paths))
+    assert write_predictions(out, [str(label) for label in range(5)], results) == (2, tmp_path / "p.unreadable.csv")
+    for path in (out, opinions):
+        rows = path.read_text(encoding="utf-8").splitlines()[1:]
+        assert [row.split(",")[0] for row in rows] == [str(tmp_path / "m\\xfcller.png"), str(tmp_path / "mäller.png")]
+    refused = (tmp_path / "p.unreadable.csv").read_text(encoding="utf-8")
+    assert refused.count(str(tmp_path / "\\xfctext.png")) == 2  # in the column of the images, and in the reason
 
 
 def test_why_a_model_cannot_be_loaded_is_one_line():

@@ -81,7 +81,7 @@ def hashed_split(seed: str | int, key: str, shares: Mapping[str, float]) -> str:
     Args:
         shares: Of the splits but "train", which takes the rest.
     """
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{key}".encode(errors="surrogatepass")).digest()
     place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
     for split, share in shares.items():
         edge += share

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..files import replacing
+from ..files import printable, replacing
 from ..labels import Synonyms
 from ..models.ark.configuration_ark import ArkTask
 from ..pages.formats import markdown_table
@@ -160,7 +160,7 @@ def _row(image: Path | str, agreement: Agreement) -> list[str]:
         for opinion in agreement.opinions
     ]
     return [
-        str(image),
+        printable(image),
         agreement.finding,
         "yes" if agreement.agree else "no",
         f"{agreement.mean:.6f}",

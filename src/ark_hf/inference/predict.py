@@ -18,7 +18,7 @@ from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
-from ..files import replacing
+from ..files import printable, replacing
 from ..hub_errors import explain, is_of_the_hub
 from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
@@ -247,7 +247,8 @@ def write_predictions(
     """
     Writes one row per image, one column per label; files that cannot be read go to `<name>.unreadable.csv` beside it.
 
-    If none can be read, nothing is written to `path`, and a file that is there stays.
+    If none can be read, nothing is written to `path`, and a file that is there stays. Names are as [`printable`] has
+    them.
 
     Returns:
         The number of images, and the path of the second file if there is one.
@@ -261,9 +262,9 @@ def write_predictions(
             writer.writerow(["image", *labels])
             for image, result in results:
                 if isinstance(result, str):
-                    unreadable.append([str(image), result])
+                    unreadable.append([printable(image), result])
                 else:
-                    writer.writerow([str(image), *(f"{probability:.6f}" for probability in result)])
+                    writer.writerow([printable(image), *(f"{probability:.6f}" for probability in result)])
                     read += 1
         if not read:
             new.unlink()

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.images.image_files import IMAGE_SUFFIXES, image_files_in, is_address
 from ..data.inputs import RadiographInput
+from ..files import printable
 from ..labels import read_synonyms
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
 from .overlays import called_labels, check_whole_picture, save_overlays
@@ -74,7 +75,7 @@ def predict(
     def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
         row = next(rows)
         if image.warnings:
-            warnings.append(f"{image.name}: {'; '.join(image.warnings)}")
+            warnings.append(f"{printable(image.name)}: {'; '.join(image.warnings)}")
         if heatmaps is not None:
             save_overlays(network.config, image, maps, Path(heatmaps), row)
 

@@ -1,6 +1,7 @@
 """Any folder of radiographs: what is read of its table or its folders, and that every fault is told by line."""
 
 import math
+import os
 import random
 import shutil
 from pathlib import Path
@@ -420,6 +421,25 @@ def test_readme_commands_build(tmp_path, capsys):
     assert "2 rows or images left out" in (out := capsys.readouterr().out) and "Splits: The source has none" in out
     assert main([*command, "--num_workers", "0"]) == 2
     assert "--num_workers must be at least 1" in capsys.readouterr().err
+
+
+def test_files_and_folders_whose_names_are_no_utf8_are_named(tmp_path):
+    """As they come out of an old archive."""
+    raw, latin = tmp_path / "raw", os.fsdecode(b"m\xfcller")
+    fill(raw, *(f"{kind}/{number}.png" for kind in ("NORMAL", "VIRAL") for number in range(6)))
+    (raw / "VIRAL" / "5.png").rename(raw / "VIRAL" / f"{latin}.png")
+    with pytest.raises(ValueError, match=r"VIRAL/m\\xfcller.png: the name of its image, VIRAL/m\\xfcller.png, is not UTF-8"):
+        build_dataset(read_generic(GenericSource(raw, "kids")), tmp_path / "out", num_workers=1)
+    report = build_dataset(read_generic(GenericSource(raw, "kids")), tmp_path / "out", num_workers=1, skip_bad=True)
+    assert sum(report["rows"].values()) == 11 and len(report["problems"]) == 1
+    (raw / "VIRAL" / f"{latin}.png").rename(raw / "VIRAL" / "5.png")
+    (raw / "NORMAL").rename(raw / latin)
+    with pytest.raises(ValueError, match=r"the name of the folder m\\xfcller is not UTF-8; rename it"):
+        read_generic(GenericSource(raw, "kids"))
+    write_rows(raw, [{"image": f"{number}.png", "split": "train", "TB": 1} for number in range(6)])
+    (raw / "VIRAL").rename(tmp_path / "VIRAL")
+    with pytest.raises(ValueError, match=r"labels.csv, line 2: the name of its image, m\\xfcller/0.png, is not UTF-8"):
+        build_dataset(read(raw, labels=["TB"]), tmp_path / "other")
 
 
 def test_dicom_files_without_a_suffix_are_built_as_predict_reads_them(tmp_path):

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Value
 from tqdm.auto import tqdm
 
-from ...files import check_new_folder, replace_folder, write_json, write_text
+from ...files import check_new_folder, printable, replace_folder, write_json, write_text
 from ...models.ark.configuration_ark import ArkTask
 from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
@@ -195,10 +195,14 @@ class _Complaints:
 
 
 def _without_repetitions(release: Release) -> tuple[list[Row], list[Problem]]:
-    """The rows whose image is in no earlier row, and the problems, those of the other rows included."""
+    """The rows whose image has a name and is in no earlier row, and the problems, those of the other rows included."""
     first_rows: dict[str, Row] = {}
     problems = list(release.problems)
     for row in release.rows:
+        name = printable(row.metadata["image_id"])
+        if name != row.metadata["image_id"]:
+            problems.append(Problem(row.where, f"the name of its image, {name}, is not UTF-8; rename it"))
+            continue
         first = first_rows.setdefault(row.metadata["image_id"], row)
         if first is not row:
             problems.append(Problem(row.where, f"its image ({row.split}) stands in {first.where} ({first.split}) too"))

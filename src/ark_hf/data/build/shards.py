@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import replacing, write_json
+from ...files import printable, replacing, write_json
 from ..images.image_files import UnreadableImageError
 from ..rows import Row
 
@@ -133,7 +133,7 @@ class ShardBuilder:
         try:
             return self.store(row), ""
         except UnreadableImageError as error:
-            return None, str(error).removeprefix(f"{row.path}: ")
+            return None, str(error).removeprefix(f"{printable(row.path)}: ")
 
     def _record_file(self, shard: Shard) -> Path:
         return self.record_dir / f"{shard.name}.json"

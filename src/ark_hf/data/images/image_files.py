@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ...files import printable
+
 # The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
 MAX_PIXELS = 2**26
 # Which files of a folder are images; a file that is named itself is read whatever its name is.
@@ -93,12 +95,12 @@ def naming_the_image(name: str) -> Iterator[None]:
     try:
         yield
     except UnreadableImageError as refusal:
-        raise UnreadableImageError(f"{name}: {refusal}") from None
+        raise UnreadableImageError(f"{printable(name)}: {refusal}") from None
     except Exception as error:
         # The libraries' own words may quote the file, so only the kind of their complaint is passed on.
         raise UnreadableImageError(
-            f"{name}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare kind: "
-            "fetch it again, or export it as PNG"
+            f"{printable(name)}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare "
+            "kind: fetch it again, or export it as PNG"
         ) from None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ...files import printable
 from ...labels import normalise
 from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
 from ..images.dicom import age_in_years
@@ -250,6 +251,9 @@ def _read_class_folders(source: GenericSource) -> Release:
         raise ValueError(f"{source.folder} has folders of splits, {sorted(split_folders)}, beside {sorted(tops)}.")
     level = depth + bool(split_folders)
     found = sorted({path.parts[level] for path in paths if len(path.parts) > level + 1})
+    for name in found:
+        if printable(name) != name:
+            raise ValueError(f"{source.folder}: the name of the folder {printable(name)} is not UTF-8; rename it.")
     classes = source.classes or found
     if len(found) < 2 or set(found) - set(classes):
         raise ValueError(
@@ -259,12 +263,12 @@ def _read_class_folders(source: GenericSource) -> Release:
     task = ArkTask(source.name, classes, "single_label_classification")
     release = Release(task, [])
     for path in paths:
-        where = path.as_posix()
+        where, image = printable(path.as_posix()), path.as_posix()
         if len(path.parts) <= level + 1:
             release.problems.append(Problem(where, "it lies in no folder of a class"))
             continue
         split = SPLIT_NAMES[path.parts[depth].lower()] if split_folders else ""
-        metadata = {"image_id": where, "patient_id": None}
+        metadata = {"image_id": image, "patient_id": None}
         label = classes.index(path.parts[level])
         release.rows.append(Row(where, source.folder / path, split, label, metadata))
     if not split_folders:
