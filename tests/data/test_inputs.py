@@ -1,10 +1,12 @@
 """Every kind of input gives the same grey values, and what is wrong with one is said."""
 
+import functools
 import gzip
 import io
 import shutil
 import threading
 import time
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,7 +19,7 @@ from ark_hf.data.images.image_files import UnreadableImageError, image_files_in
 from ark_hf.data.inputs import read_input
 from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
-from tests.data.images.test_dicom import make_dicom, save
+from tests.data.images.test_dicom import lut, make_dicom, save
 from tests.data.images.test_metaimage import metaimage
 from tests.wrong_inputs import REFUSED, WARNED, chest, encode, wrong_inputs  # noqa: F401
 
@@ -275,6 +277,42 @@ def test_each_doubt_in_every_depth(make):
     for doubt, pixels in doubts.items():
         warnings = read_input(make(pixels)).warnings
         assert any(doubt in warning for warning in warnings), (doubt, warnings)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted", "doubted"),
+    [
+        ("MONOCHROME2", None, False, False),
+        ("MONOCHROME2", "IDENTITY", False, False),
+        ("MONOCHROME2", "INVERSE", True, True),
+        ("MONOCHROME1", None, True, False),
+        ("MONOCHROME1", "INVERSE", True, False),  # as PS3.3, C.8.11.3 demands: one inversion
+        ("MONOCHROME1", "IDENTITY", True, True),
+    ],
+)
+def test_presentation_lut_shape_and_photometric_interpretation(tmp_path, photometric, shape, inverted, doubted):
+    stored = chest().astype(np.uint16) * 16
+    stored[0] = 4095  # padding, which is black either way
+    tags = {} if shape is None else {"PresentationLUTShape": shape}
+    make = functools.partial(make_dicom, stored, 12, PixelPaddingValue=4095)
+    path = save(make(PhotometricInterpretation=photometric, **tags), tmp_path / "x.dcm")
+    plain = read_radiograph(save(make(), tmp_path / "plain.dcm"))
+    read = read_input(path)
+    np.testing.assert_array_equal(read.pixels[:, 1:], 65535 - plain[:, 1:] if inverted else plain[:, 1:])
+    assert not read.pixels[:, 0].any()
+    assert [warning for warning in read.warnings if "bones are white" in warning] == read.warnings
+    assert bool(read.warnings) == doubted
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read_radiograph(path)
+    assert any(f"Presentation LUT {shape}" in str(warning.message) for warning in told) == doubted
+
+
+def test_a_presentation_lut_that_is_not_applied_is_told(tmp_path):
+    stored = chest().astype(np.uint16) * 16
+    table = {"PresentationLUTSequence": [lut(0, 16, range(0, 65536, 64))]}
+    (doubt,) = read_input(save(make_dicom(stored, 12, **table), tmp_path / "x.dcm")).warnings
+    assert "Presentation LUT of its own" in doubt
 
 
 # Addresses

@@ -1,6 +1,7 @@
 """The verb `data`: builds task datasets from releases on disk, and reports on them."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -238,6 +239,9 @@ def finish_build(args: BuildArguments, release) -> int:
     print(f"{args.out}: {rows}; {len(report['problems'])} rows or images left out. See build_report.json there.")
     if release.facts.get("splits"):
         print(f"Splits: {release.facts['splits']}")
+    doubted = Counter(doubt["reason"] for doubt in report["doubts"])
+    for reason, count in doubted.items():
+        print(f"Warning: {count:,} images: {reason}. They are listed there too.", file=sys.stderr)
     near = len(report["duplicates"]["near"])
     if near:
         print(f"{near} images look nearly the same as one of an earlier split; they are listed there too.")

@@ -18,6 +18,7 @@ from .images.image_files import (
     MAX_PIXELS,
     UnreadableImageError,
     check_size,
+    collecting_doubts,
     is_address,
     naming_the_image,
     open_image_file,
@@ -79,6 +80,13 @@ def read_input(source: Any) -> RadiographInput:
     Raises:
         UnreadableImageError: It cannot be read; the message says why and what to do.
     """
+    with collecting_doubts() as doubts:
+        read = _read(source)
+    read.warnings[:0] = doubts
+    return read
+
+
+def _read(source: Any) -> RadiographInput:
     name = input_name(source)
     if isinstance(source, dict):
         source = name if source.get("bytes") is None else source["bytes"]

@@ -23,9 +23,10 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     PNG, JPEG and TIFF keep their values: nothing is clipped, colour becomes luminance, EXIF orientation is applied.
     DICOM goes through the modality LUT or rescale, then the first VOI LUT or else the first window, onto the whole
     range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
-    that occur. MONOCHROME1 is inverted; padding counts for nothing and is black. MetaImage (.mha) keeps bytes and
-    whole numbers from 0 to 65535, and other values are stretched. A file is DICOM or MetaImage by its content or by a
-    name in `.dcm`, `.dicom`, `.mha` or `.mhd`. 8 bits that were stored in 16 come back as 8; see [`narrow`].
+    that occur. MONOCHROME1 or a Presentation LUT Shape INVERSE is inverted, once; padding counts for nothing and is
+    black. MetaImage (.mha) keeps bytes and whole numbers from 0 to 65535, and other values are stretched. A file is
+    DICOM or MetaImage by its content or by a name in `.dcm`, `.dicom`, `.mha` or `.mhd`. 8 bits that were stored in 16
+    come back as 8; see [`narrow`].
 
     Args:
         path: a PNG, JPEG, TIFF, DICOM or MetaImage file.

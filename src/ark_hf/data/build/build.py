@@ -71,10 +71,11 @@ def build_dataset(
 
     Returns:
         The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
-        see [`split_summary`]; `problems`, what was left out; `duplicates` across splits, where `equal` are the same to
-        the pixel and `near` differ in `distance` bits of their perceptual hashes, and `within_splits`, the number of
-        rows that repeat a picture of their own split; `patient_overlap`, the rows whose patient stands in an earlier
-        split too; `expected`, counts that are not the release's; and its `facts`.
+        see [`split_summary`]; `problems`, what was left out; `doubts`, what speaks against single pictures;
+        `duplicates` across splits, where `equal` are the same to the pixel and `near` differ in `distance` bits of
+        their perceptual hashes, and `within_splits`, the number of rows that repeat a picture of their own split;
+        `patient_overlap`, the rows whose patient stands in an earlier split too; `expected`, counts that are not the
+        release's; and its `facts`.
 
     Raises:
         ValueError: Rows or images cannot be used, or a patient, an image or a picture stands in two splits (the
@@ -101,12 +102,14 @@ def build_dataset(
         _finish_shards(builder, shards, release.task.name, num_workers)
 
         kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        doubts: list[Problem] = []
         hashes, statistics = [HASH_SCHEMA.empty_table()], [STATISTICS_SCHEMA.empty_table()]
         sizes: Counter[str] = Counter()
         for shard in shards:
             record = builder.read_record(shard)
             sizes[shard.name.partition("-")[0]] += record.size
             problems += [Problem(shard.rows[number].where, reason) for number, reason in record.problems]
+            doubts += [Problem(shard.rows[number].where, reason) for number, reason in record.doubts]
             hashes.append(_collect(shard, record, kept))
             statistics.append(_statistics_table(shard, record, hashes[-1]))
         complaints.check_problems(problems)
@@ -123,6 +126,7 @@ def build_dataset(
             "bytes": {split: sizes[split] for split in SPLITS if kept[split]},
             "splits": {split: _summarise(release.task, kept[split], columns) for split in SPLITS if kept[split]},
             "problems": [asdict(problem) for problem in problems],
+            "doubts": [asdict(reason) for reason in doubts],
             "duplicates": duplicates,
             "patient_overlap": overlap,
             "expected": release.facts.get("expected", []),

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from ...metrics.shortcut import image_statistics
+from ..images.image_files import collecting_doubts
 from ..rows import Row
 from .duplicates import hash_picture
 from .shards import Stored
@@ -44,9 +45,10 @@ class PictureStore:
 
     def __call__(self, row: Row) -> Stored:
         """Raises `UnreadableImageError`."""
-        plane = shrink(self.read_image(row), self.size)
+        with collecting_doubts() as doubts:
+            plane = shrink(self.read_image(row), self.size)
         columns = {"image": encode_png(plane), "labels": row.labels}
-        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist())
+        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:

@@ -36,11 +36,13 @@ class Stored:
         columns: Everything but its metadata, which are stored as they are.
         hashes: SHA-256 and perceptual hash, by which equal and like pictures are found: see [`hash_picture`].
         statistics: What [`image_statistics`] gives for the picture; empty for what is none.
+        doubts: Reasons of the reader to doubt it.
     """
 
     columns: dict[str, Any]
     hashes: tuple[str, str]
     statistics: list[float] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -53,6 +55,7 @@ class ShardRecord:
         kept: Numbers in the shard of the rows that it holds, in order.
         problems: Numbers of the others, each with the reason.
         hashes, statistics: Of each kept row, see [`Stored`].
+        doubts: Numbers of kept rows, each with a reason to doubt its picture.
         size: Bytes of the file; 0: there is none, for no row could be used.
     """
 
@@ -61,6 +64,7 @@ class ShardRecord:
     problems: list[tuple[int, str]] = field(default_factory=list)
     hashes: list[tuple[str, str]] = field(default_factory=list)
     statistics: list[list[float]] = field(default_factory=list)
+    doubts: list[tuple[int, str]] = field(default_factory=list)
     size: int = 0
 
 
@@ -95,6 +99,7 @@ class ShardBuilder:
                     record.kept.append(number)
                     record.hashes.append(stored.hashes)
                     record.statistics.append(stored.statistics)
+                    record.doubts += [(number, reason) for reason in stored.doubts]
                     yield {**stored.columns, **row.metadata}
                 count_image()
 

@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .image_files import UnreadableImageError, check_size, open_image_file
+from .image_files import UnreadableImageError, check_size, doubt, open_image_file
 
 # Everything that decides a pixel's grey value. Nothing else of a DICOM file is kept, so no patient tag can get out.
 _DICOM_TAGS = """
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
     HighBit PixelRepresentation PixelData PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope
-    RescaleIntercept VOILUTSequence VOILUTFunction WindowCenter WindowWidth
+    RescaleIntercept VOILUTSequence VOILUTFunction WindowCenter WindowWidth PresentationLUTShape
+    PresentationLUTSequence
 """.split()
 
 # Start of frame: SOF0 to SOF15 without the three table markers among them, and SOF55 of JPEG-LS.
@@ -171,7 +172,7 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
         brightness = _brightness(dataset, values, occurs)
     if not np.isfinite(brightness).all():
         raise UnreadableImageError("its rescale slope or intercept makes no finite values; export it as PNG")
-    if photometric == "MONOCHROME1":
+    if _is_negative(dataset):
         brightness = 1 - brightness
     brightness[padded] = 0
     dtype = np.uint8 if bits <= 8 else np.uint16
@@ -233,6 +234,23 @@ def _check_codestream(stream: bytes, rows: int, columns: int) -> None:
             raise ValueError("no end of image")
     if size != (rows, columns):
         raise ValueError("the stream's size is not the image's")
+
+
+def _is_negative(dataset: Any) -> bool:
+    """
+    Whether low values are bright: so says MONOCHROME1, and so says the Presentation LUT Shape INVERSE.
+
+    They speak of the same inversion (PS3.3, C.11.6; where an image has the tag, C.8.11.3 demands INVERSE with
+    MONOCHROME1 and IDENTITY with MONOCHROME2), so there is one, never two. Either alone is believed, and since devices
+    write the tag wrongly too, tags that contradict each other are told.
+    """
+    photometric = dataset.PhotometricInterpretation
+    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        doubt(f"its tags say {photometric}, but Presentation LUT {shape}: it is inverted; check that bones are white")
+    if dataset.get("PresentationLUTSequence"):
+        doubt("it has a Presentation LUT of its own, which is not applied: check its contrast")
+    return photometric == "MONOCHROME1" or shape == "INVERSE"
 
 
 def _is_padding(dataset: Any, values: np.ndarray) -> np.ndarray:

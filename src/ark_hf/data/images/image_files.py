@@ -1,8 +1,10 @@
 """Opening image files that others made: what each must keep to, and refusals that quote nothing of its content."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,6 +104,29 @@ def naming_the_image(name: str) -> Iterator[None]:
             f"{printable(name)}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare "
             "kind: fetch it again, or export it as PNG"
         ) from None
+
+
+_doubts: ContextVar[list[str] | None] = ContextVar("_doubts", default=None)
+
+
+@contextmanager
+def collecting_doubts() -> Iterator[list[str]]:
+    """The reasons to doubt a picture that its reader has inside, see [`doubt`]."""
+    doubts: list[str] = []
+    token = _doubts.set(doubts)
+    try:
+        yield doubts
+    finally:
+        _doubts.reset(token)
+
+
+def doubt(reason: str) -> None:
+    """Tells of a picture that can be read, but may not look as it should: to who collects doubts, or as a warning."""
+    doubts = _doubts.get()
+    if doubts is None:
+        warnings.warn(f"Check this radiograph: {reason}.", stacklevel=2)
+    else:
+        doubts.append(reason)
 
 
 def check_size(height: int, width: int) -> None:
