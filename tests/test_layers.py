@@ -19,6 +19,7 @@ labels.py
 data/images
 data
 data/build
+data/leaks.py
 data/sources
 data/report
 inference

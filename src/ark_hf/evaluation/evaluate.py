@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset
 from ..inference.predict import load_ark, with_crops
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
@@ -14,7 +15,7 @@ from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
-from ..provenance import shown_name, weights_sha256
+from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
 from .report.page import write_report
@@ -82,9 +83,10 @@ def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | No
         ]
         facts |= {"model": shown_name(args.calibrate), "calibrated_from": name}
 
-    reports = []
+    reports, origin = [], read_provenance(model)
     for number, ((data, _), scored) in enumerate(zip(opened, scores, strict=True)):
         report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
+        report.leaks = leaks_into(data, args.split, origin)
         report.calibration_before, report.fitted = before[number], fitted[number]
         if against is not None:
             report.comparison = Comparison(facts["model"], other_name, _compare(against, number, scored, args))

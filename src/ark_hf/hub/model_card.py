@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..data.leaks import shared_lines
 from ..evaluation.report.figures import auroc_picture
 from ..evaluation.report.page import things_to_look_at
 from ..evaluation.report.stored import read_report
@@ -280,6 +281,7 @@ def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
         "start": _start(origin.get("start")),
         "training": _training(origin),
         "data": [_data_row(each) for each in data],
+        "shared": [_cell(line) for line in shared_lines(origin)],
         "label_counts": [
             [f"`{each['task']}`", _cell(label), *(f"{count:,}" for count in counts.values())]
             for each in data

@@ -13,6 +13,10 @@ from typing import Any, Literal
 import yaml
 
 Uncertain = Literal["ignore", "ones", "zeros", "lsr_ones", "lsr_zeros"]
+ALLOW_SHARED_HELP = (
+    "Train although images or patients that are trained on, now or by the model that training starts from, are held "
+    "out too for validation or test. Card and reports then say so."
+)
 
 
 def kind_of(annotation: Any) -> tuple[Any, bool]:

@@ -68,7 +68,7 @@ def render_page(
 
 def things_to_look_at(report: TaskReport) -> list[str]:
     """Sentences on what a reader of the mean AUROC alone would miss."""
-    found = []
+    found = list(report.leaks)
     undefined = [each.label for each in report.labels if each.num_positive in (0, each.num_known)]
     if undefined:
         found.append(f"Only one class is known, so that nothing can be said: {', '.join(undefined)}.")

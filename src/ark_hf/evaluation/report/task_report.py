@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class TaskReport:
     that of the others is 0.5. F1 and Matthews' correlation are at the operating points, their means over the labels
     of `mean` on which they are defined. `label_groups` are head, medium and tail by the share of positives in train,
     for tasks of six labels or more. `calibration_before` and `fitted` are set if the model was calibrated just before.
+    `leaks` are sentences on images of the split that the model was trained on, see [`leaks_into`].
     """
 
     task: str
@@ -107,6 +108,7 @@ class TaskReport:
     comparison: Comparison | None = None
     calibration_before: list[LabelCalibration] | None = None
     fitted: CalibrationResult | None = None
+    leaks: list[str] = field(default_factory=list)
 
 
 def evaluate_task(

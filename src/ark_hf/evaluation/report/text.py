@@ -22,7 +22,7 @@ def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupRe
     """All tables of the reports; `sites` from `report.compare_sites`."""
     lines = ["# Evaluation", "", NOTICE]
     for report in reports:
-        lines += ["", _title(report)]
+        lines += ["", _title(report), *_leak_lines(report)]
         for table in task_tables(report):
             lines += ["", f"### {table.title}", "", *table_lines(table)]
         lines += matched_labels(report)
@@ -64,10 +64,7 @@ def subgroup_line(attribute: str, results: Sequence[SubgroupResult]) -> str:
 
 
 def _task_lines(report: TaskReport) -> list[str]:
-    lines = [
-        _title(report),
-        "",
-    ]
+    lines = [_title(report), *_leak_lines(report), ""]
     header = ["label", "positives", "AUROC", "95 % interval", "shortcut baseline", "95 % interval"]
     unscored = "no match" if report.transfer is None else "not scored"
     rows = []
@@ -90,6 +87,10 @@ def _task_lines(report: TaskReport) -> list[str]:
         table = comparison_table(report)
         lines += ["", f"{table.title}:", "", *table_lines(table)]
     return lines + matched_labels(report)
+
+
+def _leak_lines(report: TaskReport) -> list[str]:
+    return ["", *(f"**{sentence}**" for sentence in report.leaks)] if report.leaks else []
 
 
 def _title(report: TaskReport) -> str:

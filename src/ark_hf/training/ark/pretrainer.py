@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
+from ...data.leaks import SHARED_KEY, mark_shared_images, mark_trained_before
 from ...data.loading import InferenceSamples, ViewSettings, default_num_workers, iterate, micro_batches
 from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
@@ -38,7 +39,7 @@ from .validation import validate
 # May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
 RUN_TIME_SETTINGS = (
     "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
-    "log_with", "logging_steps",
+    "log_with", "logging_steps", "allow_shared_images",
 )  # fmt: skip
 
 
@@ -65,7 +66,8 @@ class CyclicPretrainer:
         teacher: With `reproduce: [independent_teacher]` and a `student` of your own, the teacher beside it.
 
     Raises:
-        ValueError: Settings, models and tasks do not fit each other, or a run with others is in the folder.
+        ValueError: Settings, models and tasks do not fit each other, images that are trained on are held out too, or a
+            run with others is in the folder.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class CyclicPretrainer:
         accelerator: Accelerator | None = None,
         teacher: ArkForImageClassification | None = None,
     ):
-        self.args, self.tasks = args, tasks
-        self.curriculum = plan_cycle(args.strategy, tasks)
+        self.args, self.tasks = args, mark_shared_images(tasks, args.allow_shared_images)
+        self.curriculum = plan_cycle(args.strategy, self.tasks)
         self.passes = self.curriculum.passes
         self.output_dir = Path(args.output_dir)
         self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
@@ -87,6 +89,7 @@ class CyclicPretrainer:
         if "lr_by_val_loss" in args.reproduce and not any(data.has_known_label("validation") for data in tasks):
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
         self.start = self._start(student, teacher)
+        self.tasks = mark_trained_before(self.tasks, self.start.facts, args.allow_shared_images)
         student, self.teacher = self.start.student, self.start.teacher
         self.earlier = earlier_tasks(self.curriculum, self.start.heads, args.init)
         learning = {task.name for each in self.passes for task in each.learners}
@@ -373,6 +376,7 @@ class CyclicPretrainer:
             "settings": self.run.settings,
             "best": self.state.best,
             "earlier_tasks": self.earlier,
+            SHARED_KEY: [each for data in self.tasks for each in data.facts.get(SHARED_KEY, ())],
             "history": self.state.history,
         }
 

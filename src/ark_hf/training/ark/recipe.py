@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ..settings import Uncertain, coerce_fields, nearest, read_settings, reject_unknown_keys
+from ..settings import ALLOW_SHARED_HELP, Uncertain, coerce_fields, nearest, read_settings, reject_unknown_keys
 
 # What the releases do otherwise; each is off unless `reproduce` names it
 QUIRKS = {
@@ -64,6 +64,7 @@ class PretrainingArguments:
             "the same samples, but they are shuffled among those near them only."
         ),
     )
+    allow_shared_images: bool = field(default=False, metadata=_help(ALLOW_SHARED_HELP))
     strategy: Literal["cyclic", "concurrent", "single_head"] = field(
         default="cyclic",
         metadata=_help(

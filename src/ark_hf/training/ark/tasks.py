@@ -25,7 +25,8 @@ def load_tasks(specs: list[TaskSpec], data_root: str = ".", streaming: bool = Fa
         location = spec.location(data_root)
         task = read_task(location) if spec.columns is None else None
         there = split_names(location)
-        wanted = ["train", *(split for split in SPLITS[1:] if split in there)] if spec.train else ["validation"]
+        must = "train" if spec.train else "validation"
+        wanted = [split for split in SPLITS if split == must or split in there and split != "train"]
         if "validation" not in wanted:
             warnings.warn(f"{location} has no split 'validation', only {there}: not validated.", stacklevel=2)
         data = open_dataset(location, wanted, task, spec.name, spec.columns, spec.uncertain, streaming)

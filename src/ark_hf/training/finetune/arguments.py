@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ..settings import Uncertain, coerce_fields
+from ..settings import ALLOW_SHARED_HELP, Uncertain, coerce_fields
 from .losses import LOSS_HELP, ClassWeighting, Loss
 
 # May differ between runs that continue each other: they change what is done with the trained models, or how fast
 RUN_TIME_SETTINGS = (
-    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap"
+    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap",
+    "allow_shared_images",
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class FinetuningArguments:
     uncertain: Uncertain = field(
         default="ignore", metadata=_help("What an uncertain label (-1) counts as in training.")
     )
+    allow_shared_images: bool = field(default=False, metadata=_help(ALLOW_SHARED_HELP))
     percent: float | None = field(
         default=None, metadata=_help("Percent of the train split that is used, chosen by the originals' rule.")
     )

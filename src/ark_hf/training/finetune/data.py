@@ -1,7 +1,10 @@
 """The data of fine-tuning: one task's splits, from a task dataset or any Hub image dataset, checked."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
+from ...data.leaks import mark_shared_images, mark_trained_before
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.subsets import fraction_rows, rows_per_class
 from ...data.task_dataset import SPLITS, read_task, split_names
@@ -31,6 +34,21 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
                 f"{dataset}, split {split!r}: no label of task {data.task.name!r} is known, so it is of no use."
             )
     return data
+
+
+def check_leaks(data: TaskDataset, start: Mapping[str, Any], allowed: bool) -> TaskDataset:
+    """
+    The dataset, with what is known of held-out images that are trained on among its facts.
+
+    Args:
+        start: What training starts from, as `start_facts` gives it.
+        allowed: Whether to go on with such images.
+
+    Raises:
+        ValueError: There are some, here or in what training starts from.
+    """
+    (marked,) = mark_trained_before(mark_shared_images([data], allowed), start, allowed)
+    return marked
 
 
 def choose_training_rows(data: TaskDataset, args: FinetuningArguments, seed: int) -> TaskDataset:

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
+from ...data.leaks import SHARED_KEY, leaks_into
 from ...data.loading import InferenceSamples
 from ...data.open_dataset import TaskDataset
 from ...data.summary import split_facts
@@ -28,7 +29,7 @@ from ..initial_weights import StartArguments, build_student, initial_heads, proc
 from ..run import default_values
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
-from .data import choose_training_rows, load_finetuning_data
+from .data import check_leaks, choose_training_rows, load_finetuning_data
 from .report import results_text, summarise
 from .trainer import DIVERGED, create_trainer
 
@@ -58,9 +59,10 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
         seeds of the mean AUROC, and its interval). What is undefined is None in `seeds` and NaN in the means.
 
     Raises:
-        ValueError: Model, data and settings do not fit each other, or the folder holds a run with other settings.
+        ValueError: Model, data and settings do not fit each other, held-out images are trained on, or the folder holds
+            a run with other settings.
     """
-    data = data or load_finetuning_data(dataset, args)
+    data = check_leaks(data or load_finetuning_data(dataset, args), start_facts(model), args.allow_shared_images)
     folder = Path(args.output_dir)
     facts = run_facts(model, data)
     state = PartialState()
@@ -69,7 +71,7 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
     results = []
     for seed in args.seeds:
         results.append(_run_seed(model, data, args, seed, folder / f"seed-{seed}"))
-    facts["model"] = shown_name(model)
+    facts |= {"model": shown_name(model), SHARED_KEY: data.facts.get(SHARED_KEY, [])}
     summary = {**facts, "settings": args.lasting_settings(), **summarise(results)}
     if state.is_main_process:
         write_json(folder / "results.json", summary)
@@ -305,6 +307,7 @@ def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> di
     if state.is_main_process:
         save_predictions(folder, scored, data.task)
         report = report_task(data, scored, args.bootstrap)
+        report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
         facts = {"model": MODEL_FOLDER, "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER))}
         write_report([report], folder / REPORT_FOLDER, facts)
         values = asdict(report)

@@ -20,9 +20,10 @@ from ...metrics.auroc import bootstrap_aurocs
 from ...metrics.resampling import percentile_interval, row_means
 from ...pages.formats import format_defined, markdown_table
 from ...provenance import shown_name
+from ..initial_weights import start_facts
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
-from .data import load_finetuning_data
+from .data import check_leaks, load_finetuning_data
 from .report import interval, seed_interval
 from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, run_facts, save_predictions, train_seed
 
@@ -61,7 +62,7 @@ def sex_protocol(
     """
     if args.percent is not None or args.per_class is not None:
         raise ValueError("The sex protocol chooses the training images itself; limit them by max_images.")
-    data = data or load_finetuning_data(dataset, args)
+    data = check_leaks(data or load_finetuning_data(dataset, args), start_facts(model), args.allow_shared_images)
     of_test, of_train = _rows_of(data, "test"), _rows_of(data, "train")
     images = min(len(rows) for rows in of_train.values())
     images = images if max_images is None else min(images, max_images)
