@@ -63,9 +63,12 @@ def spoil_with_a_column(folder):
     rewrite(folder, lambda table: table.append_column("name", table.column("patient_id")))
 
 
-def spoil_with_paths_as_ids(folder):
-    ids = pa.array([f"/home/me/scans/{row}.png" for row in range(COUNTS["train"])])
-    rewrite(folder, lambda table: table.set_column(table.column_names.index("image_id"), "image_id", ids))
+def spoil_with_ids(pattern):
+    def spoil(folder):
+        ids = pa.array([pattern.format(row) for row in range(COUNTS["train"])])
+        rewrite(folder, lambda table: table.set_column(table.column_names.index("image_id"), "image_id", ids))
+
+    return spoil
 
 
 def spoil_with_a_missing_shard(folder):
@@ -94,7 +97,10 @@ def spoil_the_card(folder):
         (spoil_with_pictures, r"no part of a task dataset: data/raw/scan.png, scan.png. Move them elsewhere"),
         (spoil_with_a_path_in_the_report, r"build_report.json names a path of this machine, '/home/me/scans/1.png'"),
         (spoil_with_a_column, r"has the columns \['name'\]; a task dataset has no others than"),
-        (spoil_with_paths_as_ids, r"train-00000-of-00001.parquet: images are named by paths of this machine"),
+        *(
+            (spoil_with_ids(pattern), r"train-00000-of-00001.parquet: images are named by paths of this machine, or")
+            for pattern in ("/home/me/scans/{}.png", "../me/{}.png", "a/../../{}.png", r"..\me\{}.png", r"C:\{}.png")
+        ),
         (spoil_with_a_missing_shard, r"split 'train' should have 20 images as README.md says, but its files hold 0"),
         (spoil_by_cutting_a_shard, r"train-00000-of-00001.parquet: "),
         (spoil_with_a_model, "no part of a task dataset: config.json. Move them elsewhere"),

@@ -13,10 +13,12 @@ from ..data.build.duplicates import HASH_FILE
 from ..data.image_statistics import STATISTICS_FILE
 from ..data.rows import OPTIONAL_COLUMNS
 from ..data.task_dataset import BUILD_REPORT, CARD_KEY, SPLITS, read_task
-from .push import CARD_FILE, MACHINE_PATH, Push, Repository, check_text, explained, name_files, open_repository, send
+from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
 
 SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 COLUMNS = ["image", "labels", "image_id", *OPTIONAL_COLUMNS]
+# "/home/x", "~/x", "C:\\x", "file:/x", and ".." between slashes
+_LEADS_OUT = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 PATIENT_COLUMNS = ["patient_id", "study_id", "sex", "age"]
 
 
@@ -123,8 +125,11 @@ def _check_shards(folder: Path, shards: list[str], card: DatasetCard) -> set[str
             rows[name.removeprefix("data/").split("-")[0]] += file.metadata.num_rows
             for batch in file.iter_batches(columns=["image.path", "image_id"]):
                 paths = batch.column("image").field("path").to_pylist() + batch.column("image_id").to_pylist()
-                if any(path and MACHINE_PATH.match(path) for path in paths):
-                    raise ValueError("images are named by paths of this machine; build it again with shorter ones")
+                if any(path and _LEADS_OUT.match(path) for path in paths):
+                    raise ValueError(
+                        "images are named by paths of this machine, or that lead out of the source's folder; build it "
+                        "again with names from there"
+                    )
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{folder / name}: {error}.") from None
     unknown = sorted(columns - set(COLUMNS))

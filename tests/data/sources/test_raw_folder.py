@@ -53,6 +53,46 @@ def test_path_from_the_folder_goes_before_a_deeper_one_and_two_deeper_ones_are_r
         folder.find_image("train/b.png")
 
 
+def test_paths_that_lead_out_of_the_folder_are_refused_without_the_way_there(tmp_path):
+    make(tmp_path, "raw/a.png", "raw/sub/b.png", "private/c.png", "raw2/d.png")
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    folder = RawFolder(tmp_path / "raw")
+    for name in ("a.png", "sub/../a.png", "../raw/a.png", str(tmp_path / "raw" / "a.png")):
+        assert where(folder, name) == "a.png"
+    assert where(RawFolder(tmp_path / "link"), str(tmp_path / "raw" / "sub" / "b.png")) == "sub/b.png"
+    outside = ["../private/c.png", "sub/../../private/c.png", "../raw2/d.png", "..", "..\\private\\c.png"]
+    for name in (*outside, str(tmp_path / "private" / "c.png"), "C:\\raw\\a.png", "~/a.png", "/etc/passwd"):
+        with pytest.raises(ValueError, match="image lies outside the release's folder") as refusal:
+            folder.find_image(name)
+        assert "private" not in str(refusal.value) and str(tmp_path) not in str(refusal.value)
+    with pytest.raises(ValueError, match="^its image is not below"):
+        folder.find_image(str(tmp_path / "raw" / "absent.png"))
+
+
+def test_names_as_other_systems_and_programs_write_them_are_found(tmp_path):
+    make(tmp_path, "CXR8/images/1.png", "CXR8/100.png", "CXR8/Mu\u0308ller/v.png", "CXR8/back\\slash.png")
+    make(tmp_path, "CXR8/images/\u00e9.png", "CXR8/2.0.png")
+    folder = RawFolder(tmp_path / "CXR8")
+    for name, path in {
+        "images\\1.png": "images/1.png",
+        ".\\images\\1.png": "images/1.png",
+        "CXR8/images/1.png": "images/1.png",
+        f"{tmp_path.name}/CXR8/images/1.png": "images/1.png",
+        "images/1.0": "images/1.png",
+        "100.0": "100.png",
+        "100.00": "100.png",
+        "2.0": "2.0.png",
+        "M\u00fcller/v.png": "Mu\u0308ller/v.png",
+        "e\u0301": "images/\u00e9.png",
+        "images/e\u0301.jpg": "images/\u00e9.png",
+        "back\\slash.png": "back\\slash.png",
+    }.items():
+        assert where(folder, name) == path
+    make(tmp_path, "test/images/9.png", "train/images/8.png")
+    with pytest.raises(ValueError, match="'test/images/8.png' is not below"):
+        RawFolder(tmp_path / "train" / "images").find_image("test/images/8.png")  # another folder's picture
+
+
 def test_masks_hidden_files_and_ignored_folders_are_left_out(tmp_path):
     make(tmp_path, "cxr/a.png", "ManualMask/left/a.png", "png_masks/a.png", ".cache/a.png", "cxr/._a.png")
     make(tmp_path, "__MACOSX/a.png", "original_data/a.png", "original_data/names.csv", "original_data/more/a.png")

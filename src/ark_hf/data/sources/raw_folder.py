@@ -1,6 +1,8 @@
 """A release as it lies on disk: finds its tables and images wherever they were unpacked."""
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from ..images.image_files import image_suffix, is_image_file, walk
 from .tables import Table, stream_lines
 
 PACKED_SUFFIXES = ("", ".gz", ".zip")
+_OTHER_MACHINE = re.compile(r"[A-Za-z]:/|//|~/")  # Windows' drives and servers, a home
 
 
 class MissingFileError(ValueError):
@@ -41,16 +44,15 @@ class RawFolder:
             if "mask" in folder.lower():
                 continue
             parent, _, name = folder.rpartition("/")
-            self._parents_of.setdefault(name, []).append(parent)
+            self._parents_of.setdefault(_composed(name), []).append(_composed(parent))
             for name in names:
                 path = f"{folder}/{name}" if folder else name
                 is_image = is_image_file(root / path)
                 if is_image and ignored and not ignored.isdisjoint(folder.split("/")):
                     continue
                 if is_image:
-                    suffix = image_suffix(name)
-                    self._path_of.setdefault(path.removesuffix(suffix), path)
-                    self._images.setdefault(name.removesuffix(suffix), []).append(path)
+                    self._path_of.setdefault(_without_suffix(path), path)
+                    self._images.setdefault(_without_suffix(name), []).append(path)
                 else:
                     self._tables.setdefault(name.lower(), []).append(path)
 
@@ -63,30 +65,65 @@ class RawFolder:
         An image by its name or by its path in the release.
 
         A name (no "/") is looked for in all folders; a path in the folder, and then in any folder in it. The suffix
-        may be another, because many copies of a release are converted.
+        may be another, because many copies of a release are converted. Tables from elsewhere may have backslashes,
+        begin paths with the folder itself, make numbers of names ("100.0"), or compose accents otherwise.
 
         Raises:
-            ValueError: There is none, or there are several.
+            ValueError: There is none, there are several, or it lies outside the folder.
         """
-        paths = self._at_path(name) if "/" in name else self._by_name(name)
+        readings = list(self._readings(name))
+        if not readings:
+            raise ValueError("its image lies outside the release's folder; name it by its path from there")
+        for reading, anywhere in readings:
+            if os.path.isfile(self.root / reading):
+                return self.root / reading
+            paths = self._at_path(reading, anywhere) if "/" in reading or not anywhere else self._by_name(reading)
+            if paths:
+                break
         if 1 < len(paths) < 10 and len({os.path.realpath(self.root / path) for path in paths}) == 1:
             paths = paths[:1]
         if len(paths) != 1:
             found = "is not below" if not paths else f"lies in {len(paths)} folders below"
-            raise ValueError(f"image {name!r} {found} the release's folder")  # published: no path of this machine
+            shown = "its image" if os.path.isabs(name) else f"image {name!r}"  # published: no path of this machine
+            raise ValueError(f"{shown} {found} the release's folder")
         return self.root / paths[0]
 
+    def _readings(self, name: str) -> Iterator[tuple[str, bool]]:
+        """
+        The paths from the folder that a name may stand for, the likeliest first, and whether each may begin in any
+        folder below; none if the name leads outside.
+        """
+        if "\\" in name and not os.path.lexists(self.root / name):
+            name = name.replace("\\", "/")
+        if _OTHER_MACHINE.match(name):
+            return
+        found: dict[str, bool] = {}
+        roots = [os.path.abspath(self.root), os.path.realpath(self.root)]
+        for root in roots:
+            path = os.path.normpath(os.path.join(root, name))
+            if os.path.commonpath([root, path]) == root and path != root:
+                found.setdefault(os.path.relpath(path, root).replace(os.sep, "/"), not name.startswith("/"))
+        for root in roots:  # "CXR8/images/1.png" in /data/CXR8
+            folders = root.split(os.sep)
+            parts = name.split("/")
+            for number in range(1, len(parts)):
+                if ".." not in parts and parts[:number] == folders[-number:]:
+                    found.setdefault("/".join(parts[number:]), False)
+        for path, anywhere in found.items():
+            yield path, anywhere
+            if re.search(r"\d\.0+$", path):
+                yield path[: path.rindex(".")], anywhere
+
     def _by_name(self, name: str) -> list[str]:
-        suffix = image_suffix(name)
-        paths = self._images.get(name[: len(name) - len(suffix)], [])
+        paths = self._images.get(_without_suffix(name), [])
         exact = [path for path in paths if path.rpartition("/")[2] == name] if len(paths) > 1 else []
         return exact or paths
 
-    def _at_path(self, path: str) -> list[str]:
-        path = path.removesuffix(image_suffix(path))
+    def _at_path(self, path: str, anywhere: bool) -> list[str]:
+        path = _without_suffix(path)
         if path in self._path_of:
             return [self._path_of[path]]
-        parents = self._parents_of.get(path.partition("/")[0], [])
+        parents = self._parents_of.get(path.partition("/")[0], []) if anywhere else []
         return [self._path_of[f"{parent}/{path}"] for parent in parents if f"{parent}/{path}" in self._path_of]
 
     def has(self, *names: str) -> bool:
@@ -148,3 +185,12 @@ class RawFolder:
             if paths:
                 return paths
         return []
+
+
+def _composed(name: str) -> str:
+    """The name with each accent in one character with its letter: macOS and Windows write them differently."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _without_suffix(path: str) -> str:
+    return _composed(path.removesuffix(image_suffix(path)))
