@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
+from ..cells import is_blank, stored_value
 from ..metrics.auroc import one_vs_rest
 from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
@@ -51,10 +52,23 @@ class TaskDataset:
         return list(self.splits[split].column_names)
 
     def column(self, split: str, name: str) -> list | None:
-        """A small column of a split, a value or None a row; None where the dataset has no such column."""
+        """
+        A small column of a split, a value or None a row; None where the dataset has no such column.
+
+        Metadata are as our readers would have stored them, whoever did: unknown patients are None, sexes M and F.
+        """
         if name not in self.columns(split):
             return None
-        return self._once(split, name, lambda: self._arrow_column(split, name).to_pylist())
+        return self._once(split, name, lambda: self._read_column(split, name))
+
+    def _read_column(self, split: str, name: str) -> list:
+        values = self._arrow_column(split, name).to_pylist()
+        if name == "image_id":
+            return values
+        feature = getattr(self.splits[split], "features", {}).get(name)
+        if isinstance(feature, ClassLabel):
+            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        return [stored_value(name, value) for value in values]
 
     def stored_labels(self, split: str) -> np.ndarray:
         """
@@ -197,7 +211,7 @@ def check_disjoint(data: TaskDataset) -> None:
         first_rows: dict[str, tuple[str, int]] = {}
         for split in data.splits:
             for row, value in enumerate(data.column(split, column) or []):
-                if value is None or value == "":
+                if is_blank(value):
                     continue
                 other_split, other_row = first_rows.setdefault(value, (split, row))
                 if other_split != split:

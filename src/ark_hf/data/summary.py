@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cells import is_blank
 from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
@@ -35,7 +36,7 @@ def training_data_facts(name_or_path: str | Path, task: ArkTask) -> dict[str, An
 
 def split_facts(task: ArkTask, labels: np.ndarray, patients: Sequence[Any] | None) -> dict[str, Any]:
     """`rows`, `patients` (None if unknown) and `labels` of a split, as in [`split_summary`]."""
-    known = set(patients or ()) - {None, ""}
+    known = {patient for patient in patients or () if not is_blank(patient)}
     return {"rows": len(labels), "patients": len(known) or None, "labels": _count_labels(task, labels)}
 
 
@@ -54,7 +55,7 @@ def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: M
         "unknown": n}}, "sex": {value: n}, "view": {value: n}, "age": {"known": n, "mean": x, "min": x, "max": x} or
         None}`. Of a single-label task, a row is negative for every class but its own.
     """
-    patients = [value for value in metadata.get("patient_id", ()) if value not in (None, "")]
+    patients = [value for value in metadata.get("patient_id", ()) if not is_blank(value)]
     ages = np.array([np.nan if value is None else value for value in metadata.get("age", ())], dtype=float)
     ages = ages[np.isfinite(ages)]
     return {
@@ -95,4 +96,4 @@ def _count_labels(task: ArkTask, labels: Sequence[Any] | np.ndarray) -> dict[str
 
 
 def _count_values(values: Sequence[Any]) -> dict[str, int]:
-    return dict(sorted(Counter(str(value) for value in values if value not in (None, "")).items()))
+    return dict(sorted(Counter(str(value) for value in values if not is_blank(value)).items()))

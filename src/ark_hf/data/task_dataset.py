@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import DatasetCard, hf_hub_download
 
+from ..cells import LABEL_VALUES, label_word
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, check_modality
 
@@ -296,8 +296,9 @@ def check_columns(columns: Mapping[str, Any], column_names: list[str], name_or_p
 def gather_labels(values: Sequence, labels: list[str], name_or_path: str | Path) -> list[float]:
     """One row's labels from a column each, NaN for nothing. Raises `ValueError` if one is no number."""
     try:
-        return [math.nan if value is None else float(value) for value in values]
-    except (TypeError, ValueError):
+        words = [label_word(value) for value in values]
+        return [LABEL_VALUES[word] if word in LABEL_VALUES else float(word) for word in words]
+    except ValueError:
         row = dict(zip(labels, values, strict=True))
         raise ValueError(f"{str(name_or_path)!r} has a row with {row}; use 0, 1, -1 or nothing.") from None
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ..cells import is_blank
+
 # Few enough that a column block of the tallies stays in a 2 MiB cache at 100,000 images: 32 is already slower.
 RESAMPLES_AT_ONCE = 16
 
@@ -39,7 +41,7 @@ def number_clusters(clusters: Sequence[Any] | None, num_images: int) -> tuple[np
     if ids.shape != (num_images,):
         raise ValueError(f"clusters must hold one patient id per image: ({num_images},), not {ids.shape}")
     numbers: dict[Any, int] = {}
-    keys = (object() if key is None or key == "" or key != key else key for key in ids.tolist())
+    keys = (object() if is_blank(key) else key for key in ids.tolist())
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64), len(numbers)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
+from ..cells import is_blank
 from .auroc import auroc, bootstrap_aurocs
 from .resampling import number_clusters, patient_weights, percentile_interval
 
@@ -83,7 +84,7 @@ def group_names(values: Sequence[Any], attribute: str) -> list[str]:
     """The group of each image by a column of the dataset: the band of an `age`, otherwise the value itself."""
     if attribute == "age":
         return [age_band(value) for value in values]
-    return [UNKNOWN if value is None or value == "" or value != value else str(value) for value in values]
+    return [UNKNOWN if is_blank(value) else str(value) for value in values]
 
 
 def subgroup_results(

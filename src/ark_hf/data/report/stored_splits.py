@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...cells import stored_value
 from ...models.ark.configuration_ark import ArkTask
 from ..open_dataset import read_labels
 from ..radiograph import read_picture
@@ -79,7 +80,8 @@ def _load_split(name: str, paths: list[Path], task: ArkTask) -> Split:
             raise ValueError(f"Cannot read {path}: {' '.join(str(error).split())} Rebuild the dataset.") from None
         stored.append(read_labels(table["labels"], task, str(path)))
         for column, values in metadata.items():
-            values += table[column].to_pylist() if column in table.column_names else [None] * len(table)
+            found = table[column].to_pylist() if column in table.column_names else [None] * len(table)
+            values += found if column == "image_id" else [stored_value(column, value) for value in found]
         for index, count in enumerate(counts):
             groups.append(Group(path, index, rows, count))
             rows += count
