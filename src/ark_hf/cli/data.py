@@ -1,8 +1,9 @@
 """The verb `data`: builds task datasets from releases on disk, and reports on them."""
 
+import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,7 +59,7 @@ class ReleaseArguments(BuildArguments):
 class LabelArguments(BuildArguments):
     """How the labels of a source that we do not know are read."""
 
-    name: str = field(default="", metadata={"help": "Name of the task; the last part of --raw unless set."})
+    name: str = field(default="", metadata={"help": "Name of the task; made of the last part of --raw unless set."})
     labels: list[str] = field(
         default_factory=list, metadata={"help": "Columns of 0, 1, -1 or blank: a multi-label task."}
     )
@@ -75,8 +76,23 @@ class LabelArguments(BuildArguments):
     classes: list[str] = field(
         default_factory=list, metadata={"help": "Names in that column in order; those that occur, sorted, unless set."}
     )
+    label_map: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What words beside 0, 1, yes, False, positive, ... stand for: ja=1 nein=0 fraglich=-1; in a "
+            "--label_column a class: covid=COVID-19."
+        },
+    )
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
-    patient_column: str = field(default="patient_id", metadata={"help": "Column of the patients, if it has one."})
+    patient_column: str | None = field(
+        default="patient_id",
+        metadata={"help": "Column of the patients, if it has one; null: not read. PatientID and the like are found."},
+    )
+    sex_column: str | None = field(
+        default="sex", metadata={"help": "Of the patients' sex, in any usual word; likewise."}
+    )
+    age_column: str | None = field(default="age", metadata={"help": "Of their age: 45, 045Y, 6M, >89; likewise."})
+    view_column: str | None = field(default="view", metadata={"help": "Of the view: PA, AP, lateral; likewise."})
     modality: str = field(
         default="CR",
         metadata={
@@ -101,12 +117,23 @@ class LabelArguments(BuildArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.name = self.name or Path(self.raw.partition("@")[0]).resolve().name
+        if not self.name:
+            self.name = _task_name(Path(self.raw.partition("@")[0]).resolve().name)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the source's labels and metadata are read."""
+        from ..data.sources.labelled import LabelledSource
+
+        return {each.name: getattr(self, each.name) for each in fields(LabelledSource)}
 
 
 @dataclass
 class GenericArguments(LabelArguments):
-    csv: str | None = field(default=None, metadata={"help": "Table of the images; labels.csv in --raw unless set."})
+    csv: str | None = field(
+        default=None,
+        metadata={"help": "Table of the images, CSV, TSV or .xlsx; labels.* in --raw unless set."},
+    )
     split_column: str = field(
         default="split", metadata={"help": "Column of train, val, test; without it, patients are split by a hash."}
     )
@@ -126,6 +153,19 @@ class ReportArguments:
 
     def __post_init__(self):
         check_at_least(1, images=self.images)
+
+
+def _task_name(folder: str) -> str:
+    """A task's name made of a folder's: covid_19 of "covid-19". Raises `ValueError` if none can be."""
+    from ..models.ark.configuration_ark import ArkTask
+
+    name = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
+    try:
+        return ArkTask(name, ["any"]).name
+    except ValueError:
+        raise ValueError(
+            f"The task would be called as the folder is, {folder!r}, and no task can be: give another with --name."
+        ) from None
 
 
 def data(argv: list[str]) -> int:
@@ -156,19 +196,8 @@ def build_generic(argv: list[str]) -> int:
     quiet()
     from ..data.sources.generic import GenericSource, read_generic
 
-    source = GenericSource(
-        Path(args.raw),
-        args.name,
-        args.labels,
-        args.label_column,
-        args.classes,
-        args.separator,
-        None if args.csv is None else Path(args.csv),
-        args.image_column,
-        args.split_column,
-        args.patient_column,
-        args.modality,
-    )
+    csv = None if args.csv is None else Path(args.csv)
+    source = GenericSource(Path(args.raw), args.name, csv, args.split_column, **args.reading)
     release = read_generic(source)
     release.facts.update(args.source_facts)
     return finish_build(args, release)
@@ -204,18 +233,7 @@ def build_hub(argv: list[str]) -> int:
     quiet()
     from ..data.sources.hub_source import HubSource, read_hub
 
-    source = HubSource(
-        args.raw,
-        args.name,
-        args.labels,
-        args.label_column,
-        args.classes,
-        args.separator,
-        args.image_column,
-        args.patient_column,
-        args.config,
-        args.modality,
-    )
+    source = HubSource(args.raw, args.name, args.config, **args.reading)
     release = read_hub(source)
     release.facts.update(args.source_facts)
     return finish_build(args, release)
@@ -242,6 +260,23 @@ def finish_build(args: BuildArguments, release) -> int:
     doubted = Counter(doubt["reason"] for doubt in report["doubts"])
     for reason, count in doubted.items():
         print(f"Warning: {count:,} images: {reason}. They are listed there too.", file=sys.stderr)
+    for remark in report["remarks"]:
+        print(remark)
+    absent = [split for split in ("validation", "test") if not report["rows"][split]]
+    if absent and report["rows"]["train"]:
+        print(
+            f"There are no images of {' and '.join(absent)}: "
+            + "training chooses its best weights on validation, and test is what results are reported on.",
+            file=sys.stderr,
+        )
+    contradicting = report["duplicates"]["contradicting"]
+    if contradicting:
+        first = "{where} and {other}".format(**contradicting[0])
+        print(
+            f"{len(contradicting)} images are the same, to the pixel, as one with other labels, such as those of "
+            f"{first}: one of the two is wrong. All are listed there.",
+            file=sys.stderr,
+        )
     near = len(report["duplicates"]["near"])
     if near:
         print(f"{near} images look nearly the same as one of an earlier split; they are listed there too.")

@@ -61,6 +61,7 @@ class Release:
         problems: Rows and files that cannot.
         facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
+        remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
     """
 
     task: "ArkTask"
@@ -68,6 +69,7 @@ class Release:
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
+    remarks: list[str] = field(default_factory=list)
 
 
 def hashed_split(seed: str | int, key: str, shares: Mapping[str, float]) -> str:

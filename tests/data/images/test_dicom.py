@@ -530,7 +530,7 @@ def test_age_comes_in_years(tmp_path, text, age):
 def test_sex_and_view_are_known_words_or_none(tmp_path):
     for tags, expected in (
         ({"PatientSex": "F", "ViewPosition": "PA"}, {"sex": "F", "view": "PA"}),
-        ({"PatientSex": "M", "ViewPosition": "LL"}, {"sex": "M", "view": "LL"}),
+        ({"PatientSex": "M", "ViewPosition": "LL"}, {"sex": "M", "view": "lateral"}),
         ({"PatientSex": "O", "ViewPosition": "POLTER"}, {"sex": None, "view": None}),
         ({"PatientSex": "", "ViewPosition": ["PA", "AP"]}, {"sex": None, "view": None}),
         ({}, {"sex": None, "view": None}),

@@ -225,10 +225,10 @@ def test_a_small_source_says_which_splits_stay_empty():
         ({"split": "dev"}, "split 'dev': use one of ['test', 'testing', 'train'"),
         ({"Edema": "2"}, "Edema is '2': use 0, 1, -1 (uncertain) or blank (unknown)"),
         ({"Mass": "0.5"}, "Mass is '0.5': use 0, 1, -1"),
-        ({"Mass": "nan"}, "Mass is 'nan': use 0, 1, -1"),
-        ({"Mass": "yes"}, "Mass is 'yes': use 0, 1, -1"),
+        ({"split": "nan"}, "split 'nan': use one of"),
+        ({"Mass": "perhaps"}, "Mass is 'perhaps': use 0, 1, -1"),
         ({"age": "old"}, "age must be a number of years or blank"),
-        ({"age": "nan"}, "age must be a number of years or blank"),
+        ({"age": "inf"}, "age must be a number of years or blank"),
         ({"age": "-3"}, "age must be a number of years or blank"),
     ],
 )
@@ -298,7 +298,7 @@ def test_column_that_stands_twice_is_refused_where_it_counts(folder, rows):
         (b"", r"has no columns \['image', 'Edema', 'Mass'\]"),
         (b"image,split,patient_id,Edema,Mass\n", "has no rows"),
         ("image,split,Edema,Mass\nimages/é.png,train,0,1\n".encode("latin-1"), "needs a UTF-8 file"),
-        ("image,split,Edema,Mass\nimages/0.png,train,0,1\n".encode("utf-16"), "needs a UTF-8 file"),
+        ("image,split,Edema,Mass\nimages/0.png,train,0,1\n".encode("utf-16-le"), "looks like UTF-16 without a mark"),
     ],
     ids=["empty", "header only", "latin-1", "utf-16"],
 )
@@ -482,7 +482,7 @@ def test_real_radiographs_build_with_the_counts_of_their_readme(shared, tmp_path
     source = GenericSource(shared / "realdata" / "brixia_severity", "brixia", labels=labels)
     report = build_dataset(read_generic(source), tmp_path / "out", size=128)
     assert report["rows"] == {"train": 58, "validation": 8, "test": 13} and not report["problems"]
-    assert report["duplicates"] == {"equal": [], "near": [], "within_splits": 0}
+    assert report["duplicates"] == {"equal": [], "near": [], "within_splits": 0, "contradicting": []}
     assert read_task(tmp_path / "out").labels == labels
     assert all(max(row["image"].size) == 128 for row in load_task_dataset(tmp_path / "out", "test"))
 
@@ -500,7 +500,7 @@ def write_dicom(path: Path, number: int) -> None:
 
 # For each kind: what it does to a good row and its file, and what is told
 ROW_FAULTS = {
-    "wrong value": (lambda row, random: row.update(Mass=random.choice(["2", "x", "0.5", "nan"])), "use 0, 1, -1"),
+    "wrong value": (lambda row, random: row.update(Mass=random.choice(["2", "x", "0.5", "perhaps"])), "use 0, 1, -1"),
     "wrong split": (lambda row, random: row.update(split=random.choice(["dev", "", "3"])), "use one of"),
     "no image": (lambda row, random: row.update(image=" "), "image is blank"),
     "missing file": (lambda row, random: row.update(image="images/none.png"), "is not below"),
@@ -535,11 +535,12 @@ def test_500_faulty_rows_and_files_are_each_told_and_cost_nothing_else(tmp_path)
             change, expected[line] = FILE_FAULTS[fault]
             change(folder / name, random_)
         elif fault == "repeated":
-            row["image"], expected[line] = (good[-1] if good else "images/none.png"), "stands in" if good else ""
+            expected[line] = "stands in" if good else ""
+            row.update(good[-1] if good else {"image": "images/none.png"})
         elif fault == "wide":
             expected[line] = "7 values, but the header names 6 columns"
         else:
-            good.append(name)
+            good.append(row)
         rows.append(row)
     write_rows(folder, rows)
     lines = (folder / "labels.csv").read_text().splitlines()
@@ -559,8 +560,8 @@ def test_500_faulty_rows_and_files_are_each_told_and_cost_nothing_else(tmp_path)
     for split in ("train", "validation", "test"):
         dataset = load_task_dataset(tmp_path / "out", split)
         built |= dict(zip(dataset["image_id"][:], dataset, strict=True))
-    assert sorted(built) == sorted(good) and len(good) == 300
-    for name in good[::10]:
+    assert sorted(built) == sorted(row["image"] for row in good) and len(good) == 300
+    for name in [row["image"] for row in good[::10]]:
         np.testing.assert_array_equal(np.asarray(built[name]["image"]), read_radiograph(folder / name)[0])
         assert built[name]["labels"] == [1, 0]
 

@@ -138,8 +138,9 @@ def test_wrong_and_empty_rows_are_told_by_split_and_row(tmp_path):
     write(tmp_path / "in", "train", features, TB=[1, 0.5, 0], age=["30", "31", "old"])
     release = read(tmp_path / "in", labels=["TB"])
     assert {problem.where: problem.reason for problem in release.problems} == {
-        "train, row 1": "TB is '0.5': use 0, 1, -1 (uncertain) or blank (unknown)",
-        "train, row 2": "age must be a number of years or blank",
+        "train, row 1": "TB is '0.5': use 0, 1, -1 (uncertain) or blank (unknown), or say with --label_map what it "
+        "stands for",
+        "train, row 2": "age must be a number of years or blank, such as 45, 045Y, 6M or >89",
     }
     (tmp_path / "none").mkdir()
     table = Dataset.from_dict(

@@ -211,7 +211,7 @@ def test_ages_of_all_spellings(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "years"), [("011M", 0.92), ("64days", 0.18), ("414", None), ("", None), ("nan", None)]
+    ("text", "years"), [("011M", 11 / 12), ("64days", 64 / 365.25), ("414", None), ("", None), ("nan", None)]
 )
 def test_ages_that_are_no_years(text, years):
     assert read_age(text) == years

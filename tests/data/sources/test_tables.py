@@ -75,7 +75,7 @@ def test_what_csv_writes_is_read_back(tmp_path_factory, rows):
         csv.writer(file).writerows([["a", "b", "c"], *rows])
     header, read, problems = read_table(path, ["a"])
     assert (header, problems) == (["a", "b", "c"], [])
-    assert [list(row.values()) for _, row in read] == rows
+    assert [list(row.values()) for _, row in read] == [row for row in rows if any(map(str.strip, row))]
 
 
 @given(st.data())
@@ -125,7 +125,7 @@ def test_header_without_the_needed_columns_is_refused(tmp_path, text, message):
     ("name", "content", "message"),
     [
         ("t.csv", b"a,b\n1,2\n3,\xff\n", "line 3 is not UTF-8"),
-        ("t.csv", "a,b\n1,2\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16")[:-1], "line 2 is not UTF-16"),
         ("t.csv", b"a,b\n" + b"x" * tables.MAX_LINE, "line 2 goes beyond"),
         ("t.csv.gz", b"a,b\n1,2\n", "damaged"),
         ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 1000)[:-20], "damaged"),

@@ -129,7 +129,7 @@ RELEASES = {
             "00000003_001.png": (
                 "test",
                 one_hot(14, 12),
-                {"patient_id": "00000003", "sex": "F", "age": 0.92, "view": "PA"},
+                {"patient_id": "00000003", "sex": "F", "age": 11 / 12, "view": "PA"},
             ),
         },
     ),
@@ -340,7 +340,7 @@ RELEASES = {
         ],
         rows={
             "CHNCXR_0001_0.png": ("train", [0], {"sex": "M", "age": 45.0, "view": "PA"}),
-            "CHNCXR_0327_1.png": ("train", [1], {"sex": "F", "age": 1.33, "view": "PA"}),
+            "CHNCXR_0327_1.png": ("train", [1], {"sex": "F", "age": 16 / 12, "view": "PA"}),
             "CHNCXR_0328_1.png": ("train", [1], {"view": "PA"}),
         },
     ),

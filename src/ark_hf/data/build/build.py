@@ -73,9 +73,10 @@ def build_dataset(
         The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
         see [`split_summary`]; `problems`, what was left out; `doubts`, what speaks against single pictures;
         `duplicates` across splits, where `equal` are the same to the pixel and `near` differ in `distance` bits of
-        their perceptual hashes, and `within_splits`, the number of rows that repeat a picture of their own split;
-        `patient_overlap`, the rows whose patient stands in an earlier split too; `expected`, counts that are not the
-        release's; and its `facts`.
+        their perceptual hashes, `within_splits`, the number of rows that repeat a picture of their own split, and
+        `contradicting`, rows anywhere with the very picture of an earlier one and other labels; `patient_overlap`, the
+        rows whose patient stands in an earlier split too; `expected`, counts that are not the release's; and its
+        `remarks` and `facts`.
 
     Raises:
         ValueError: Rows or images cannot be used, or a patient, an image or a picture stands in two splits (the
@@ -130,6 +131,7 @@ def build_dataset(
             "duplicates": duplicates,
             "patient_overlap": overlap,
             "expected": release.facts.get("expected", []),
+            "remarks": release.remarks,
             "facts": {name: fact for name, fact in release.facts.items() if name != "expected"},
         }
         dataset = work / "dataset"
@@ -199,18 +201,38 @@ class _Complaints:
 
 
 def _without_repetitions(release: Release) -> tuple[list[Row], list[Problem]]:
-    """The rows whose image has a name and is in no earlier row, and the problems, those of the other rows included."""
-    first_rows: dict[str, Row] = {}
-    problems = list(release.problems)
+    """
+    The first row of each image that has a name, and the problems: rows that repeat it, and all rows of an image that
+    contradict each other.
+    """
+    of_image: dict[str, list[Row]] = {}
+    kept, problems = [], list(release.problems)
     for row in release.rows:
         name = printable(row.metadata["image_id"])
         if name != row.metadata["image_id"]:
             problems.append(Problem(row.where, f"the name of its image, {name}, is not UTF-8; rename it"))
-            continue
-        first = first_rows.setdefault(row.metadata["image_id"], row)
-        if first is not row:
-            problems.append(Problem(row.where, f"its image ({row.split}) stands in {first.where} ({first.split}) too"))
-    return list(first_rows.values()), problems
+        else:
+            of_image.setdefault(name, []).append(row)
+    for first, *others in of_image.values():
+        differing = _differing([first, *others])
+        if not differing:
+            kept.append(first)
+        for row in others:
+            what = f", with another {' and '.join(differing)}: none of its rows can be trusted" if differing else ""
+            reason = f"its image ({row.split}) stands in {first.where} ({first.split}) too{what}"
+            problems.append(Problem(row.where, reason))
+        if differing:
+            reason = f"its image stands in {others[0].where} too, with another {' and '.join(differing)}"
+            problems.append(Problem(first.where, reason))
+    return kept, problems
+
+
+def _differing(rows: list[Row]) -> list[str]:
+    """What rows of one image say differently."""
+    if len(rows) == 1:
+        return []
+    told = [{"label": repr(row.labels), "split": row.split, **row.metadata} for row in rows]  # NaN is not NaN
+    return [what for what in told[0] if len({each.get(what) for each in told}) > 1]
 
 
 def _find_patient_overlap(rows: list[Row]) -> list[dict[str, Any]]:
@@ -323,11 +345,19 @@ def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[st
         return _pair(row(second), row(first))
 
     duplicates = find_duplicates({"": table})
-    content = zip(table.column("split").to_pylist(), table.column("sha256").to_pylist(), strict=True)
+    places = zip(*(table.column(name).to_pylist() for name in ("split", "row", "sha256")), strict=True)
+    content, first_rows, contradicting = [], dict[bytes, Row](), []
+    for split, number, picture in places:
+        content.append((split, picture))
+        found = kept[split][number]
+        first = first_rows.setdefault(picture, found)
+        if repr(first.labels) != repr(found.labels):  # NaN is not NaN
+            contradicting.append(_pair(found, first))
     return {
         "equal": [describe(duplicate) for duplicate in duplicates if duplicate.equal],
         "near": [describe(each) | {"distance": each.distance} for each in duplicates if not each.equal],
         "within_splits": sum(count - 1 for count in Counter(content).values()),
+        "contradicting": contradicting,
     }
 
 

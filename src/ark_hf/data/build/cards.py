@@ -26,9 +26,9 @@ COLUMNS = {
     "image_id": "the image, as the source calls it",
     "patient_id": "the patient, as the source calls them",
     "study_id": "the study, as the source calls it",
-    "sex": "as the source gives it",
+    "sex": "M or F",
     "age": "in years",
-    "view": "as the source gives it",
+    "view": "PA, AP, lateral, or as the source gives it",
 }
 
 
@@ -221,8 +221,8 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
         "images are the same, to the pixel, as one of an earlier split": len(duplicates.get("equal", ())),
         "images are nearly the same as one of an earlier split": len(duplicates.get("near", ())),
         "images repeat a picture of their own split": duplicates.get("within_splits", 0),
+        "images are the same, to the pixel, as one that has other labels": len(duplicates.get("contradicting", ())),
     }
     problems = [f"{count:,} {what}." for what, count in counted.items() if count]
-    return problems + [
-        f"Not what the release has: {markdown_cell(mismatch)}" for mismatch in report.get("expected", ())
-    ]
+    problems += [f"Not what the release has: {markdown_cell(mismatch)}" for mismatch in report.get("expected", ())]
+    return problems + [markdown_cell(remark) for remark in report.get("remarks", ())]

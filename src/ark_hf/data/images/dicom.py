@@ -5,13 +5,14 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...cells import METADATA_READERS
 from .image_files import UnreadableImageError, check_size, doubt, open_image_file
 
 # Everything that decides a pixel's grey value. Nothing else of a DICOM file is kept, so no patient tag can get out.
@@ -27,7 +28,6 @@ _JPEG_FRAME_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 
 # The defined terms of View Position, PS3.3 C.8.7.1 and C.8.1.2, and two words that releases write in their place
 VIEWS = ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL")
-MAX_AGE = 120
 
 
 @cache
@@ -68,7 +68,8 @@ def read_dicom_metadata(
     path: str | os.PathLike[str], fields: Sequence[str] = ("age", "sex", "view")
 ) -> dict[str, float | str | None]:
     """
-    What a DICOM file says of age, sex and view, by the names of a task dataset's columns, and of nothing else.
+    What a DICOM file says of age, sex and view, by the names of a task dataset's columns, and of nothing else; in the
+    values that tables give, see [`METADATA_READERS`].
 
     Args:
         path: A DICOM file, by its content or by a name in `.dcm` or `.dicom`.
@@ -77,9 +78,9 @@ def read_dicom_metadata(
     Returns:
         A value per field, None where the file does not say or says something else than
         - age: float years, from days, weeks, months ("006M" is 0.5), years, or a number without unit, which some
-          releases write and which counts as years; no more than `MAX_AGE`, because larger ones are typing errors;
+          releases write and which counts as years; no more than a human age, because larger ones are typing errors;
         - sex: "M" or "F";
-        - view: one of `VIEWS`.
+        - view: of `VIEWS`, "lateral" for all that are lateral, decubitus and oblique ones aside.
 
     Raises:
         ValueError: `fields` names something else.
@@ -93,8 +94,9 @@ def read_dicom_metadata(
         dataset = _read_tags(file, [_METADATA[name][0] for name in fields], with_pixels=False)
         found = {}
         for name in fields:
-            tag, read = _METADATA[name]
-            found[name] = read(str(dataset.get(tag) or "").strip().upper())
+            tag, known = _METADATA[name]
+            text = str(dataset.get(tag) or "").strip().upper()
+            found[name] = METADATA_READERS[name](text) if known.fullmatch(text) else None
         return found
 
 
@@ -105,28 +107,11 @@ def check_fields(fields: Sequence[str]) -> None:
         raise ValueError(f"A DICOM file is asked for {sorted(_METADATA)} alone, not for {unknown}.")
 
 
-def _read_age(text: str) -> float | None:
-    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", text)
-    if match is None:
-        return None
-    return age_in_years(int(match[1]), match[2])
-
-
-def age_in_years(number: float, unit: str = "") -> float | None:
-    """Years of days ("d"), weeks, months or years (also without unit); None if no human is so old: a typing error."""
-    years = number / {"d": 365.25, "w": 365.25 / 7, "m": 12}.get(unit.lower(), 1)
-    return years if years <= MAX_AGE else None
-
-
-def _one_of(values: Sequence[str]) -> Callable[[str], str | None]:
-    return lambda text: text if text in values else None
-
-
-# Each column's tag, and how its text is read. Only known words pass, so that damage lets no other tag's text through.
-_METADATA: dict[str, tuple[str, Callable[[str], float | str | None]]] = {
-    "age": ("PatientAge", _read_age),
-    "sex": ("PatientSex", _one_of(("M", "F"))),
-    "view": ("ViewPosition", _one_of(VIEWS)),
+# Each column's tag, and what is read of it. Only known words pass, so that damage lets no other tag's text through.
+_METADATA: dict[str, tuple[str, re.Pattern]] = {
+    "age": ("PatientAge", re.compile(r"\d{1,3}[DWMY]?")),
+    "sex": ("PatientSex", re.compile("[MF]")),
+    "view": ("ViewPosition", re.compile("|".join(VIEWS))),
 }
 
 

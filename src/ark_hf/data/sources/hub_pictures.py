@@ -1,6 +1,7 @@
 """Images of a Hub dataset, where `datasets` keeps them. Needs no torch."""
 
 import io
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +16,17 @@ from ..rows import Row
 
 @dataclass(frozen=True)
 class HubPictures:
-    """Reads the images of the rows; `path` of a row is the file that `datasets` keeps it in, then its number there."""
+    """
+    Reads the images of the rows; `path` of a row is the file that `datasets` keeps it in, then its number there.
+
+    Args:
+        column: Of the images.
+        folders: Real paths of the folders that images may lie in which are named by a path: a dataset from elsewhere
+            must not take in any other picture of this machine.
+    """
 
     column: str
+    folders: tuple[str, ...]
 
     def __call__(self, row: Row) -> np.ndarray:
         picture = _open(str(row.path.parent), self.column)[int(row.path.name)][self.column]
@@ -25,6 +34,9 @@ class HubPictures:
             raise UnreadableImageError("the row has no image")
         try:
             if picture["bytes"] is None:
+                path = os.path.realpath(picture["path"])
+                if not any(path.startswith(folder + os.sep) for folder in self.folders):
+                    raise UnreadableImageError("the image is but a path, and leads out of the dataset")
                 return read_radiograph(picture["path"])
             return grey_values(open_radiograph(io.BytesIO(picture["bytes"]), Path(picture["path"] or "")))[None]
         except UnreadableImageError as refusal:

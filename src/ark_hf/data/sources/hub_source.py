@@ -1,54 +1,39 @@
 """Somebody else's Hub dataset as a release, through the names of its columns."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, LargeList, List
+from datasets import ClassLabel, Dataset, LargeList, List, config
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from ...models.ark.configuration_ark import DEFAULT_MODALITY
-from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from ..rows import Problem, Release, Row
 from ..task_dataset import load_splits
-from .generic import (
-    SPLIT_NAMES,
-    LabelReader,
-    check_label_options,
-    derive_splits,
-    names_that_occur,
-    parse_names,
-    read_age,
-    without_nothing,
-)
+from .columns import column_key, find_column
+from .generic import SPLIT_NAMES, derive_splits
 from .hub_pictures import HubPictures
+from .labelled import ClassNames, LabelledSource, LabelReader, metadata_remarks, read_metadata
 
 
 @dataclass
-class HubSource:
+class HubSource(LabelledSource):
     """
-    A dataset with an image column that `datasets.load_dataset` can load, and how its labels are read.
+    A dataset of the Hub, and how its labels are read, see [`LabelledSource`].
+
+    A label column may hold numbers, a `label_column` a `ClassLabel`, texts, or lists of either. Metadata may be
+    `ClassLabel`s too.
 
     Args:
-        dataset: Hub id ("someone/cxr", "someone/cxr@v1") or folder.
+        dataset: Id or folder of anything that `datasets` loads.
         name: Name of the task.
-        labels: Label columns, each 0, 1, -1 (uncertain) or nothing (unknown), for a multi-label task.
-        label_column: Instead of `labels`, the one column that holds a class (a name or a `ClassLabel`), or for a
-            multi-label task a list of them; with `separator` a text that is such a list.
-        classes, separator, image_column, patient_column, modality: As in [`GenericSource`].
         config: The dataset's configuration, if it has several.
     """
 
     dataset: str
     name: str
-    labels: list[str] = field(default_factory=list)
-    label_column: str | None = None
-    classes: list[str] = field(default_factory=list)
-    separator: str | None = None
-    image_column: str = "image"
-    patient_column: str = "patient_id"
     config: str | None = None
-    modality: str = DEFAULT_MODALITY
 
 
 def read_hub(source: HubSource) -> Release:
@@ -59,36 +44,45 @@ def read_hub(source: HubSource) -> Release:
     Raises:
         ValueError: It cannot be loaded, lacks columns, or the options do not fit together.
     """
-    check_label_options(source.labels, source.label_column, source.classes, source.separator)
+    source.check_label_options()
     splits = load_splits(source.dataset, source.config)
     first = next(iter(splits.values()))
     if len(splits) > 1 and any(split.lower() not in SPLIT_NAMES for split in splits):
         raise ValueError(f"{source.dataset} has the splits {list(splits)}; only train, validation and test are known.")
+    header = first.column_names
     needed = [source.image_column, *(source.labels or [source.label_column or ""])]
-    needed += [source.patient_column] * (source.patient_column != "patient_id")
-    missing = [column for column in needed if column not in first.column_names]
+    found = {name: find_column(header, name, (column_key(name),), repr(name), source.dataset) for name in needed}
+    missing = [name for name, column in found.items() if column is None]
     if missing:
-        raise ValueError(f"{source.dataset} has no columns {missing}; it has {first.column_names}.")
+        raise ValueError(f"{source.dataset} has no columns {missing}; it has {header}.")
+    metadata = source.metadata_columns(header, source.dataset)
+    columns = {name: str(column) for name, column in found.items() if name != source.image_column}
+    columns |= {column: column for column in metadata.values()}
 
-    labels = _label_reader(source, splits)
+    names = None if source.label_column is None else _class_names(source, splits, columns[source.label_column])
+    labels = LabelReader(source.name, source, names)
     task = replace(labels.task, modality=source.modality)
-    release = Release(task, [], read_image=HubPictures(source.image_column))
+    remarks = [*metadata_remarks(metadata), *(names.remarks if names else [])]
+    pictures = HubPictures(str(found[source.image_column]), _allowed_folders(source.dataset))
+    release = Release(task, [], read_image=pictures, remarks=remarks)
     for name, dataset in splits.items():
         split = SPLIT_NAMES[name.lower()] if len(splits) > 1 else ""
-        for number, (path, record) in enumerate(zip(_places(dataset), _records(source, dataset), strict=True)):
+        for number, (path, record) in enumerate(zip(_places(dataset), _records(dataset, columns), strict=True)):
             where = f"{name}, row {number}"
             try:
-                if source.label_column is None:
-                    values: Any = labels.from_values(_text(record[label]) for label in source.labels)
-                else:
-                    values = labels.from_names(_names(source, dataset, record[source.label_column]))
-                metadata = {"image_id": f"{name}/{number}", **_metadata(source, record)}
-                release.rows.append(Row(where, path, split, values, metadata))
+                values = {"image_id": f"{name}/{number}", **read_metadata(record, metadata)}
+                release.rows.append(Row(where, path, split, labels.read(record), values))
             except ValueError as error:
                 release.problems.append(Problem(where, str(error)))
     if len(splits) == 1:
         derive_splits(release)
     return release
+
+
+def _allowed_folders(dataset: str) -> tuple[str, ...]:
+    """Where pictures may lie that a dataset has by their paths: its folder, and where downloads go."""
+    folders = [config.HF_DATASETS_CACHE, HF_HUB_CACHE, *([dataset] if Path(dataset).is_dir() else [])]
+    return tuple(os.path.realpath(folder) for folder in folders)
 
 
 def _places(dataset: Dataset) -> Iterator[Path]:
@@ -97,60 +91,32 @@ def _places(dataset: Dataset) -> Iterator[Path]:
             yield Path(file["filename"], str(number))
 
 
-def _records(source: HubSource, dataset: Dataset) -> list[dict[str, Any]]:
-    """What the rows say of labels and metadata."""
-    wanted = {*source.labels, source.label_column, source.patient_column, *OPTIONAL_COLUMNS} - {source.image_column}
-    return dataset.select_columns([name for name in dataset.column_names if name in wanted]).to_list()
+def _records(dataset: Dataset, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What the rows say in some columns, under the names that these are asked for by; classes by their names."""
+    read = dataset.select_columns(list(dict.fromkeys(columns.values())))
+    features = {name: read.features[column] for name, column in columns.items()}
+    for record in read.to_list():
+        yield {name: _named(features[name], record[column]) for name, column in columns.items()}
 
 
-def _label_reader(source: HubSource, splits: dict[str, Dataset]) -> LabelReader:
-    if source.label_column is None:
-        return LabelReader(source.name, source.labels)
-    feature, is_list = _class_feature(source, next(iter(splits.values())))
-    classes = source.classes
-    if isinstance(feature, ClassLabel) and not classes:
-        classes = without_nothing(feature.names) if is_list else feature.names
-    if not classes:
-        classes = names_that_occur(
-            (
-                _names(source, dataset, record[source.label_column])
-                for dataset in splits.values()
-                for record in _records(source, dataset)
-            ),
-            is_list,
-        )
-    return LabelReader(source.name, classes, source.label_column, is_list)
+def _named(feature: Any, value: Any) -> Any:
+    """The value, or for the index of a class its name, None for an index that stands for none."""
+    if isinstance(value, list):
+        inner = feature.feature if isinstance(feature, (List, LargeList)) else None
+        return [_named(inner, each) for each in value]
+    if isinstance(feature, ClassLabel) and isinstance(value, int):
+        return feature.int2str(value) if value >= 0 else None
+    return value
 
 
-def _class_feature(source: HubSource, dataset: Dataset) -> tuple[Any, bool]:
-    """The type of what the label column holds, and whether it holds lists of it."""
-    feature = dataset.features[source.label_column]
-    if isinstance(feature, (List, LargeList)):
-        return feature.feature, True
-    return feature, source.separator is not None
-
-
-def _names(source: HubSource, dataset: Dataset, value: Any) -> list[str]:
-    """The class in a cell of the label column, or the findings of a list."""
-    if isinstance(value, str):
-        return parse_names(value, source.separator)
-    feature, _ = _class_feature(source, dataset)
-    values = value if isinstance(value, list) else [value]
-    if isinstance(feature, ClassLabel):
-        values = [feature.int2str(index) for index in values if index is not None and index >= 0]
-    return [text for text in map(_text, values) if text]
-
-
-def _metadata(source: HubSource, record: dict[str, Any]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for column, kind in OPTIONAL_COLUMNS.items():
-        text = _text(record.get(source.patient_column if column == "patient_id" else column))
-        metadata[column] = None if not text else text if kind is str else read_age(text)
-    return metadata
-
-
-def _text(value: Any) -> str:
-    """A value as a table of texts would have it."""
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return ""
-    return f"{value:g}" if isinstance(value, (bool, float)) else str(value).strip()
+def _class_names(source: HubSource, splits: Mapping[str, Dataset], column: str) -> ClassNames:
+    """The names in the column of classes, in the order of its type or as they occur."""
+    feature = next(iter(splits.values())).features[column]
+    is_list = isinstance(feature, (List, LargeList))
+    feature = feature.feature if is_list else feature
+    names = ClassNames(source, is_list or source.separator is not None)
+    if isinstance(feature, ClassLabel) and not source.classes:
+        names.know(feature.names)
+    else:
+        names.learn(record[column] for dataset in splits.values() for record in _records(dataset, {column: column}))
+    return names

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...cells import LABEL_VALUES, label_word, plain_number, read_id
 from ..rows import Problem
-from .tables import LABEL_WORDS, stream_lines
+from .tables import stream_lines
 
 COVIDX_CLASSES = ("normal", "pneumonia", "COVID-19")
 SPLIT_WORDS = {"train": "train", "pool": "train", "val": "validation", "valid": "validation", "validate": "validation"}
@@ -97,11 +98,12 @@ def find_lists(folder: Path) -> dict[str, list[Path]]:
 def _values(texts: Sequence[str], number: int, allowed: str = "0 or 1") -> list[float]:
     if len(texts) != number:
         raise ValueError(f"{len(texts)} labels, but there must be {number}")
-    known = ("0", "1") if allowed == "0 or 1" else LABEL_WORDS
-    wrong = [position for position, text in enumerate(texts, start=1) if text not in known]
+    known = ("0", "1") if allowed == "0 or 1" else LABEL_VALUES
+    words = [label_word(text) for text in texts]
+    wrong = [position for position, word in enumerate(words, start=1) if word not in known]
     if wrong:
         raise ValueError(f"label {wrong[0]} of {number} must be {allowed}")
-    return [LABEL_WORDS[text] for text in texts]
+    return [LABEL_VALUES[word] for word in words]
 
 
 def _check_fields(fields: Sequence[str], names: str) -> None:
@@ -126,9 +128,9 @@ def _vindr_cxr(fields: Sequence[str], path: Path, number: int) -> Line:
 
 def _rsna(fields: Sequence[str], path: Path, number: int) -> Line:
     _check_fields(fields, "name class")
-    if fields[1] not in ("0", "1", "2"):
+    if plain_number(fields[1]) not in ("0", "1", "2"):
         raise ValueError("the class must be 0, 1 or 2")
-    return fields[0], int(fields[1]), None
+    return fields[0], int(plain_number(fields[1])), None
 
 
 def _covidx(fields: Sequence[str], path: Path, number: int) -> Line:
@@ -136,7 +138,7 @@ def _covidx(fields: Sequence[str], path: Path, number: int) -> Line:
     patient, name, kind, _ = fields
     if kind not in COVIDX_CLASSES:
         raise ValueError(f"the class must be one of {', '.join(COVIDX_CLASSES)}")
-    return f"{'train' if 'train' in path.name else 'test'}/{name}", COVIDX_CLASSES.index(kind), patient
+    return f"{'train' if 'train' in path.name else 'test'}/{name}", COVIDX_CLASSES.index(kind), read_id(patient)
 
 
 def _chestdr(fields: Sequence[str], path: Path, number: int) -> Line:
@@ -154,7 +156,7 @@ def _chexpert(fields: Sequence[str], path: Path, number: int) -> Line:
 def _mimic_cxr(fields: Sequence[str], path: Path, number: int) -> Line:
     # The published table's columns before the labels: image_path, dicom_id, study_id, subject_id, split
     labels = _values(fields[5:], number, "1, 0, -1 or blank")
-    return fields[0], labels, fields[3] or None
+    return fields[0], labels, read_id(fields[3])
 
 
 FORMATS = {

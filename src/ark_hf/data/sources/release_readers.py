@@ -10,14 +10,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from ...cells import LABEL_VALUES, is_blank, read_id, read_view
 from ...labels import normalise
 from ..images.image_files import image_suffix
 from ..rows import Problem
 from .catalog import CatalogEntry
 from .original_lists import read_original_list
 from .raw_folder import RawFolder
-from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value, read_view
-from .tables import KNOWN_WORDS, LABEL_WORDS, Record, Table
+from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value
+from .tables import Record, Table
+
+KNOWN_VALUES = {word: value for word, value in LABEL_VALUES.items() if value >= 0}  # where only these can be
 
 Reader = Callable[[RawFolder, CatalogEntry, Mapping[str, str]], ReleasedImages]
 
@@ -26,17 +29,23 @@ def chestxray14(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str])
     columns = ["Image Index", "Finding Labels", "Patient Age", "Patient Gender", "View Position"]
     table = raw.table("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", needed=columns)
     listed: dict[str, tuple[str | None, str]] = {}
+    in_both: set[str] = set()
     for name, split in {"train_val_list.txt": None, "test_list.txt": "test"}.items():
         for where, image in raw.lines(name):
             if listed.setdefault(image, (split, where))[0] != split:
+                in_both.add(image)
                 yield Problem(where, "this image stands in train_val_list.txt too")
     positions = {label: position for position, label in enumerate(entry.labels)}
+    told: set[str] = set()
 
     def read(where: str, row: Record) -> ReleasedImage:
         image = row["Image Index"]
         if image not in listed:
-            raise ValueError("this image is in neither list, or stands in an earlier line too")
-        split, _ = listed.pop(image)
+            raise ValueError("this image is in neither list")
+        told.add(image)
+        if image in in_both:
+            raise ValueError("this image is in both lists")
+        split, _ = listed[image]
         labels = [0.0] * len(positions)
         for finding in row["Finding Labels"].split("|"):
             if finding not in positions and finding != "No Finding":
@@ -49,8 +58,9 @@ def chestxray14(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str])
         )
 
     yield from each_row(table, read)
-    for _, where in listed.values():
-        yield Problem(where, f"this image has no row in {table.path.name}")
+    for image, (_, where) in listed.items():
+        if image not in told:
+            yield Problem(where, f"this image has no row in {table.path.name}")
 
 
 def chexpert(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
@@ -80,10 +90,14 @@ def chexpert(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) ->
 
 def mimic_cxr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
     values = _values_with_blank(options)
-    studies: dict[str, list[float]] = {}
+    studies: dict[str | None, list[float]] = {}
+    contradicted: set[str | None] = set()
 
     def read_study(where: str, row: Record) -> None:
-        studies[row["study_id"]] = [read_value(row[label], label, values) for label in entry.labels]
+        study, found = read_id(row["study_id"]), [read_value(row[label], label, values) for label in entry.labels]
+        if repr(studies.setdefault(study, found)) != repr(found):
+            contradicted.add(study)
+            raise ValueError("this study has other labels in an earlier line")
 
     labels = raw.table("mimic-cxr-2.0.0-chexpert.csv", needed=["study_id", *entry.labels])
     yield from (item for item in each_row(labels, read_study) if item)
@@ -95,7 +109,9 @@ def mimic_cxr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -
     unknown = [math.nan] * len(entry.labels)
 
     def read(where: str, row: Record) -> ReleasedImage:
-        dicom, study, patient = row["dicom_id"], row["study_id"], row["subject_id"]
+        dicom, study, patient = row["dicom_id"], read_id(row["study_id"]), read_id(row["subject_id"])
+        if study in contradicted:
+            raise ValueError("its study has two rows of labels that differ")
         if row["split"] not in splits:
             raise ValueError(f"split must be one of {', '.join(splits)}")
         split, known = splits[row["split"]], studies.get(study, unknown)
@@ -118,7 +134,7 @@ def vindr_cxr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -
             raise ValueError(f"{table.path} has no columns for {missing}; it has {table.header}.")
 
         def read(where: str, row: Record, columns=columns) -> tuple[str, str, list[float]]:
-            seen = [read_value(row[column], column, KNOWN_WORDS) for column in columns]
+            seen = [read_value(row[column], column, KNOWN_VALUES) for column in columns]
             return where, row["image_id"], seen
 
         votes: dict[str, tuple[str, list[list[float]]]] = {}
@@ -173,7 +189,7 @@ def rsna(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> Rel
 
 def rsna_opacity(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
     def read(row: Record) -> list[float]:
-        return [read_value(row["Target"], "Target", KNOWN_WORDS)]
+        return [read_value(row["Target"], "Target", KNOWN_VALUES)]
 
     yield from _rsna_boxes(raw, raw.table("stage_2_train_labels.csv", needed=["patientId", "Target"]), read)
 
@@ -181,15 +197,13 @@ def rsna_opacity(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]
 def _rsna_boxes(raw: RawFolder, table: Table, read: Callable[[Record], list[float] | int]) -> ReleasedImages:
     """One record an image of a table with a row a box, all of which have the image's label."""
     patients = _rsna_patients(raw)
-    seen: dict[str, list[float] | int] = {}
+    seen: dict[str, list[list[float] | int]] = {}  # of several, each is told of, and the builder refuses the image
 
     def read_box(where: str, row: Record) -> ReleasedImage | None:
         image, labels = row["patientId"], read(row)
-        if image in seen:
-            if seen[image] != labels:
-                raise ValueError("this image has another label in an earlier line")
+        if labels in seen.setdefault(image, []):
             return None
-        seen[image] = labels
+        seen[image].append(labels)
         return ReleasedImage(where, image, labels, patient_id=patients.get(image, image))
 
     yield from (item for item in each_row(table, read_box) if item)
@@ -252,18 +266,15 @@ def tbx11k(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> R
 
 def siim_acr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
     table = raw.table("stage_2_train.csv", "train-rle.csv", needed=["ImageId", "EncodedPixels"])
-    found: dict[str, ReleasedImage] = {}
+    seen: set[tuple[str, bool]] = set()
 
-    def read(where: str, row: Record) -> None:
-        record = found.setdefault(row["ImageId"], ReleasedImage(where, row["ImageId"], [0.0]))
-        outline = row["EncodedPixels"].strip()
-        if not outline:
+    def read(where: str, row: Record) -> ReleasedImage | None:
+        image, outline = row["ImageId"], row["EncodedPixels"].strip()
+        if is_blank(outline):
             raise ValueError("EncodedPixels is blank; it must be -1 or an outline")
-        if outline != "-1":
-            record.labels = [1.0]
+        return _once(where, image, outline != "-1", seen)
 
     yield from (item for item in each_row(table, read) if item)
-    yield from found.values()
 
 
 def node21(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
@@ -275,19 +286,25 @@ def node21(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> R
         left_out = {row["node21_img_id"] for _, row in sources if nih.search(normalise(row["orig_dataset"]))}
         if not left_out:
             raise ValueError(f"{sources.path} names no images of ChestX-ray14 in the column orig_dataset.")
-    found: dict[str, ReleasedImage] = {}
+    seen: set[tuple[str, bool]] = set()
 
-    def read(where: str, row: Record) -> None:
-        image, label = row["img_name"], read_value(row["label"], "label", KNOWN_WORDS)
-        if image.removesuffix(image_suffix(image)) not in left_out:
-            record = found.setdefault(image, ReleasedImage(where, image, [0.0]))
-            if label:
-                record.labels = [1.0]
+    def read(where: str, row: Record) -> ReleasedImage | None:
+        image, label = row["img_name"], read_value(row["label"], "label", KNOWN_VALUES)
+        if image.removesuffix(image_suffix(image)) in left_out:
+            return None
+        return _once(where, image, bool(label), seen)
 
     columns = ["img_name", "label"]
     table = raw.table("proccessed_data/metadata.csv", "processed_data/metadata.csv", "metadata.csv", needed=columns)
     yield from (item for item in each_row(table, read) if item)
-    yield from found.values()
+
+
+def _once(where: str, image: str, label: bool, seen: set[tuple[str, bool]]) -> ReleasedImage | None:
+    """The image of a table with a row a finding, unless an earlier row says the same of it."""
+    if (image, label) in seen:
+        return None
+    seen.add((image, label))
+    return ReleasedImage(where, image, [float(label)])
 
 
 def kermany(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
@@ -326,7 +343,7 @@ def padchest(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) ->
 
     def read(where: str, row: Record) -> ReleasedImage:
         text = row["Labels"].strip()
-        if text not in ("", "nan") and not (text.startswith("[") and text.endswith("]")):
+        if not is_blank(text) and not (text.startswith("[") and text.endswith("]")):
             raise ValueError("Labels must be a list in brackets, or nan")
         found = {(single or double).strip() for single, double in quoted.findall(text)}
         unusable = not found or "exclude" in found
@@ -337,13 +354,14 @@ def padchest(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) ->
         born, taken = row["PatientBirth"][:4], row["StudyDate_DICOM"][:4]
         age = read_age(str(int(taken) - int(born))) if born.isdecimal() and taken.isdecimal() else None
         sex, view = read_sex(row["PatientSex_DICOM"]), read_view(row["Projection"])
-        return ReleasedImage(where, row["ImageID"], labels, None, row["PatientID"], row["StudyID"], sex, age, view)
+        patient, study = read_id(row["PatientID"]), read_id(row["StudyID"])
+        return ReleasedImage(where, row["ImageID"], labels, None, patient, study, sex, age, view)
 
     yield from each_row(table, read)
 
 
 def _values_with_blank(options: Mapping[str, str]) -> Mapping[str, float]:
-    return LABEL_WORDS | {"": 0.0} if options["blank"] == "zero" else LABEL_WORDS
+    return LABEL_VALUES | {"": 0.0} if options["blank"] == "zero" else LABEL_VALUES
 
 
 READERS: dict[str, Reader] = {

@@ -1,15 +1,15 @@
 """What the readers of the official releases share: the image that a release tells of, rows, and values in words."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..images.dicom import age_in_years
+from ...cells import label_word
+from ...cells import read_age as read_known_age
+from ...cells import read_sex as read_known_sex
 from ..rows import Problem
 from .tables import Record, Table
 
-_AGE = re.compile(r"\s*(\d{1,4}(?:\.\d+)?) ?([ymwd]?)", re.IGNORECASE)
 Result = TypeVar("Result")
 
 
@@ -55,23 +55,24 @@ def each_row(table: Table, read: Callable[[str, Record], Result]) -> Iterator[Re
 
 
 def read_value(text: str, label: str, values: Mapping[str, float]) -> float:
-    if text not in values:
+    """The value of a label's cell, see [`label_word`]. Raises `ValueError` if it is none of `values`."""
+    word = label_word(text)
+    if word not in values:
         raise ValueError(f"{label} must be one of {', '.join(value or 'blank' for value in values)}")
-    return values[text]
+    return values[word]
 
 
 def read_sex(text: str) -> str | None:
-    return {"m": "M", "f": "F"}.get(text[:1].lower())
+    """As [`cells.read_sex`], but None for a word that it does not know: a release is not its user's to mend."""
+    try:
+        return read_known_sex(text)
+    except ValueError:
+        return None
 
 
 def read_age(text: str) -> float | None:
-    """Years of "58", "058Y", "011M", "64days"; None for what is no age, or is more than a human one."""
-    number = _AGE.match(text)
-    if not number:
+    """As [`cells.read_age`], but None for what is no age."""
+    try:
+        return read_known_age(text)
+    except ValueError:
         return None
-    years = age_in_years(float(number[1]), number[2])
-    return None if years is None else round(years, 2)
-
-
-def read_view(text: str) -> str | None:
-    return {"": None, "UNK": None, "L": "lateral", "LL": "lateral", "LATERAL": "lateral"}.get(text, text)
