@@ -62,6 +62,41 @@ def test_rows_come_with_the_line_on_which_each_begins(tmp_path, name, content):
     assert list(table) == list(table), "a table can be read again"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"image;note\na.png;1\nb.png;2\n"),
+        ("t.csv", b"image\tnote\na.png\t1\nb.png\t2\n"),
+        ("t.csv", b"image|note\na.png|1\nb.png|2\n"),
+        ("t.tsv", b"image,note\na.png,1\nb.png,2\n"),
+        ("t.csv", b"image,note\na.png,1,\nb.png,2,,\n,,\n\n,\n"),
+        ("t.csv", b"image,note,,\na.png,1,,\nb.png,2\n"),
+        ("t.csv", b"\n,,\nimage,note\na.png,1\nb.png,2\n"),
+        ("t.csv", b"Image, NOTE \na.png,1\nb.png,2\n"),
+        ("t.csv", b'"sep=;"\r\nimage;note\r\na.png;1\r\nb.png;2\r\n'),
+        ("t.csv", b"sep=,\nimage,note\na.png,1\nb.png,2\n"),
+        ("t.csv", "image;note\na.png;1\nb.png;2\n".encode("utf-16")),
+        ("t.csv", b"\xfe\xff" + "image,note\na.png,1\nb.png,2\n".encode("utf-16-be")),
+        ("t.csv.gz", gzip.compress("image,note\na.png,1\nb.png,2\n".encode("utf-16"))),
+    ],
+)
+def test_tables_as_spreadsheets_write_them_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    header, rows, problems = read_table(tmp_path / name, ["image", "note"])
+    assert (header, problems) == (["image", "note"], [])
+    assert [row for _, row in rows] == [{"image": "a.png", "note": "1"}, {"image": "b.png", "note": "2"}]
+    lines = content.decode("utf-16" if b"\0" in content else "latin-1") if name == "t.csv" else ""
+    assert not lines or [number for number, _ in rows] == [
+        number for number, line in enumerate(lines.splitlines(), 1) if ".png" in line
+    ]
+
+
+def test_a_column_in_two_other_spellings_is_not_guessed(tmp_path):
+    (tmp_path / "t.csv").write_text("Image,IMAGE,label\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"has no columns \['image'\]; it has \['Image', 'IMAGE', 'label'\]"):
+        Table(tmp_path / "t.csv", ["image", "label"])
+
+
 @given(
     st.lists(
         st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=3, max_size=3),
