@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -373,7 +374,7 @@ def refusal(given: Release, out: Path, **options) -> tuple[str, list]:
 def test_wrong_rows_stop_the_build_before_any_image_is_read(tmp_path):
     given = release(log=tmp_path / "log")
     given.problems = [Problem("list, line 99", "it is wrong")]
-    given.rows[5].metadata["image_id"] = "4.png"
+    given.rows[5] = replace(given.rows[4], where="list, line 5")
     message, listed = refusal(given, tmp_path / "out")
     assert message.splitlines()[0].startswith("lungs: 2 rows or images cannot be used")
     assert "list, line 5: its image (train) stands in list, line 4 (train) too" in message and "--skip_bad" in message
@@ -383,6 +384,47 @@ def test_wrong_rows_stop_the_build_before_any_image_is_read(tmp_path):
     report = build_dataset(given, tmp_path / "out", skip_bad=True)
     assert report["problems"] == listed and report["rows"]["train"] == 29
     assert not (tmp_path / "out.problems.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"labels": [1.0, 0.0]}, "label"),
+        ({"labels": [0.0, 1.0]}, "label"),  # where the first row does not know
+        ({"split": "test"}, "split"),
+        ({"patient_id": "p9"}, "patient_id"),
+        ({"age": None}, "age"),
+    ],
+)
+def test_of_rows_that_contradict_each_other_none_is_kept(tmp_path, change, what):
+    given = release(8, 0, 2)
+    first, same = given.rows[3], replace(given.rows[4], where="list, line 21")
+    metadata = first.metadata | {name: value for name, value in change.items() if name in first.metadata}
+    fields = {name: value for name, value in change.items() if name not in first.metadata}
+    given.rows += [replace(first, where="list, line 20", metadata=metadata, **fields), same]
+    _, listed = refusal(given, tmp_path / "out")
+    told = {problem["where"]: problem["reason"] for problem in listed}
+    assert set(told) == {"list, line 3", "list, line 20", "list, line 21"}
+    assert told["list, line 3"] == f"its image stands in list, line 20 too, with another {what}"
+    assert f"with another {what}: none of its rows can be trusted" in told["list, line 20"] and "p9" not in str(told)
+    build_dataset(given, tmp_path / "out", skip_bad=True)
+    assert {row["image_id"] for row in read_dataset(tmp_path / "out")} == {f"{n}.png" for n in range(10) if n != 3}
+
+
+def test_equal_pictures_with_other_labels_are_told(tmp_path):
+    given = release(8, 0, 4)
+    for row, path, labels in (
+        (given.rows[5], "0", given.rows[0].labels),
+        (given.rows[6], "1", [0.0, math.nan]),
+        (given.rows[7], "3", [1.0, math.nan]),
+        (given.rows[9], "1", [0.0, 1.0]),
+    ):
+        row.path, row.labels = Path(path), labels
+    report = build_dataset(given, tmp_path / "out", allow_patient_overlap=True)
+    assert [(pair["where"], pair["other"]) for pair in report["duplicates"]["contradicting"]] == [
+        ("list, line 6", "list, line 1"),
+        ("list, line 9", "list, line 1"),
+    ]
 
 
 def test_all_unreadable_images_are_listed_and_the_first_ten_shown(tmp_path):
@@ -437,7 +479,10 @@ def test_a_picture_in_two_splits_is_refused_by_row_unless_allowed(tmp_path):
     assert "pictures stand in two splits, 1 times" in message
     assert listed == [{"where": "list, line 41", "split": "test", "other": "list, line 2", "other_split": "train"}]
     report = build_dataset(given, tmp_path / "out", allow_patient_overlap=True)
-    assert report["duplicates"] == {"equal": listed, "near": [], "within_splits": 1}
+    contradicting = [{"where": "list, line 7", "split": "train", "other": "list, line 2", "other_split": "train"}]
+    contradicting.append({"where": "list, line 41", "split": "test", "other": "list, line 2", "other_split": "train"})
+    duplicates = {"equal": listed, "near": [], "within_splits": 1, "contradicting": contradicting}
+    assert report["duplicates"] == duplicates
     assert (tmp_path / "log").stat().st_size == 44  # the refused build was not in vain
 
 

@@ -106,6 +106,97 @@ def test_lists_of_findings_become_a_label_each(folder, rows):
     }
 
 
+BLANKS = ("nan", "NaN", "NA", "N/A", "None", "null", "<NA>", " ")
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_what_programs_write_for_nothing_is_blank_in_every_column(folder, rows, blank):
+    for row in rows:
+        row |= {"sex": "F", "age": "40", "view": "PA", "study_id": "s", "kind": "viral"}
+    rows[2] |= dict.fromkeys(("patient_id", "sex", "age", "view", "study_id", "Edema", "kind"), blank)
+    rows[3]["kind"] = "normal"
+    release = read(folder, rows)
+    assert not release.problems and math.isnan(release.rows[2].labels[0]) and release.rows[2].labels[1] == 1
+    assert release.rows[2].metadata == dict.fromkeys(release.rows[2].metadata) | {"image_id": FILES[2]}
+    release = read(folder, rows, label_column="kind")
+    assert release.task.labels == ["normal", "viral"] and release.rows[2].labels == -1
+    rows[1]["split"], rows[0]["image"] = blank, blank
+    assert set(problems(read(folder, rows))) == {"labels.csv, line 2", "labels.csv, line 3"}
+
+
+def test_a_class_called_none_is_named_among_the_classes_and_told_of_otherwise(folder, rows):
+    for row, grade in zip(rows, ["None", "mild", "None", "mild", "severe", "none"], strict=True):
+        row["grade"] = grade
+    release = read(folder, rows, label_column="grade")
+    assert [row.labels for row in release.rows] == [-1, 0, -1, 0, 1, -1]
+    told = "Cells that count as unknown: 'None' (2), 'none' (1); --classes makes a class of a word."
+    assert release.remarks == [told]
+    release = read(folder, rows, label_column="grade", classes=["none", "mild", "severe"])
+    assert [row.labels for row in release.rows] == [0, 1, 0, 1, 2, 0] and not release.remarks
+
+
+def test_classes_that_are_numbers_are_read_and_sorted_as_numbers(folder, rows):
+    for row, grade in zip(rows, ["10", "2.0", "0", "1", "2", "1.0"], strict=True):
+        row["grade"] = grade
+    release = read(folder, rows, label_column="grade")
+    assert release.task.labels == ["0", "1", "2", "10"] and [row.labels for row in release.rows] == [3, 2, 0, 1, 2, 1]
+    for row, grade in zip(rows, ["stage 10", "stage 2", "none?", "stage 1", "stage 2", "stage 1"], strict=True):
+        row["grade"] = grade
+    assert read(folder, rows, label_column="grade").task.labels == ["none?", "stage 1", "stage 2", "stage 10"]
+
+
+def test_names_that_differ_in_case_or_blanks_are_one_and_those_that_differ_in_little_else_are_refused(folder, rows):
+    names = ["Pneumonia", "pneumonia", " PNEUMONIA", "normal", "viral  pneumonia", "Viral Pneumonia"]
+    for row, kind in zip(rows, names, strict=True):
+        row["kind"] = kind
+    release = read(folder, rows, label_column="kind")
+    assert release.task.labels == ["PNEUMONIA", "Viral Pneumonia", "normal"]
+    assert [row.labels for row in release.rows] == [0, 0, 0, 2, 1, 1]
+    assert "'PNEUMONIA' (also 'Pneumonia', 'pneumonia')" in release.remarks[0]
+    release = read(folder, rows, label_column="kind", classes=["normal", "pneumonia", "viral pneumonia"])
+    assert [row.labels for row in release.rows] == [1, 1, 1, 0, 2, 2]
+    for row, found in zip(rows, ["Mass|edema", "mass", "EDEMA|edema", "no finding", "Mass ", "Edema"], strict=True):
+        row["found"] = found
+    release = read(folder, rows, label_column="found", separator="|")
+    assert release.task.labels == ["Mass", "edema"], "each spelt as most often"
+    assert [row.labels for row in release.rows] == [[1, 1], [1, 0], [0, 1], [0, 0], [1, 0], [0, 1]]
+
+    rows[0]["kind"] = "viral_pneumonia"
+    with pytest.raises(ValueError, match=r"\['Viral Pneumonia', 'viral_pneumonia'\] look like one"):
+        read(folder, rows, label_column="kind")
+    for options in ({"labels": ["Edema", "edema"]}, {"label_column": "kind", "classes": ["Normal", "normal"]}):
+        for row in rows:
+            row["edema"] = "1"
+        with pytest.raises(ValueError, match="differ in case or blanks alone; keep one"):
+            read(folder, rows, **options)
+
+
+def test_words_for_labels_and_own_ones_are_mapped(folder, rows):
+    words = [("True", "ja"), ("no", "nein"), ("Positive", "?"), ("neg", "k.A."), ("yes", "JA"), ("0", "1")]
+    for row, (edema, mass) in zip(rows, words, strict=True):
+        row |= {"Edema": edema, "Mass": mass}
+    assert "'ja': use 0, 1, -1 (uncertain) or blank" in problems(read(folder, rows))["labels.csv, line 2"]
+    release = read(folder, rows, label_map=["ja=1", "nein=0", "?=-1", "k.a.="])
+    expected = [[1, 1], [0, 0], [1, -1], [0, math.nan], [1, 1], [0, 1]]
+    assert not release.problems
+    np.testing.assert_equal([row.labels for row in release.rows], expected)
+    for row, kind in zip(rows, ["covid", "SARS-CoV-2", "COVID-19", "healthy", "normal", "?"], strict=True):
+        row["kind"] = kind
+    mapped = ["covid=COVID-19", "sars-cov-2=COVID-19", "healthy=normal", "?="]
+    release = read(folder, rows, label_column="kind", label_map=mapped)
+    assert release.task.labels == ["COVID-19", "normal"] and [row.labels for row in release.rows] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        -1,
+    ]
+    for wrong in (["ja"], ["ja=2"], ["ja=1", "JA=0"]):
+        with pytest.raises(ValueError, match="--label_map"):
+            read(folder, rows, label_map=wrong)
+
+
 def test_rows_know_their_split_path_and_line(folder, rows):
     for row, split in zip(rows, ["test", "Train", " validation", "valid", "train", "VAL"], strict=True):
         row["split"] = split
@@ -131,6 +222,80 @@ def test_metadata_columns_are_kept_where_the_table_knows_them(folder, rows):
         "view": None,
     }
     assert second.metadata == dict.fromkeys(first.metadata) | {"image_id": FILES[1]}
+
+
+def test_metadata_are_found_and_read_in_any_spelling(folder, rows):
+    renamed = {"image": "Image", "split": "SPLIT", "patient_id": "PatientID", "Edema": "edema"}
+    rows = [{renamed.get(key, key): value for key, value in row.items()} for row in rows]
+    for row, sex, age, view in zip(
+        rows,
+        ["Male", "f", "W", "O", "", "female"],
+        ["045Y", "6M", ">89", "45,5", "", "300"],
+        ["pa", "Antero-posterior", "LATERAL", "LL", "", "Swimmers"],
+        strict=True,
+    ):
+        row |= {"Gender": sex, "Patient Age": age, "View Position": view}
+    rows[0]["PatientID"], rows[1]["PatientID"] = "10000032.0", "10000032"
+    release = read(folder, rows)
+    metadata = [row.metadata for row in release.rows]
+    assert not release.problems and [row.split for row in release.rows] == ["train"] * 4 + ["validation", "test"]
+    assert [each["patient_id"] for each in metadata][:3] == ["10000032", "10000032", f"{PATIENT}-2"]
+    assert [each["sex"] for each in metadata] == ["M", "F", "F", None, None, "F"]
+    assert [each["age"] for each in metadata] == [45, 0.5, 90, 45.5, None, None]
+    assert [each["view"] for each in metadata] == ["PA", "AP", "lateral", "lateral", None, "Swimmers"]
+    told = "Read without being asked for: sex from 'Gender', age from 'Patient Age', view from 'View Position'."
+    assert release.remarks == [told]
+
+    release = read(folder, rows, sex_column=None, age_column="patient age", view_column=None)
+    assert [release.rows[0].metadata[name] for name in ("sex", "age", "view")] == [None, 45, None]
+    with pytest.raises(ValueError, match=r"has no columns \['nowhere'\]"):
+        read(folder, rows, sex_column="nowhere")
+    for row in rows:
+        row["sex"] = "M"
+    assert {row.metadata["sex"] for row in read(folder, rows).rows} == {"M"}, "the very name goes first"
+    rows[0]["sex"], rows[1]["PatientID"] = "Sentinel", "1.23457E+12"
+    told = problems(read(folder, rows))
+    assert "sex must be M or F" in told["labels.csv, line 2"] and "rounded number" in told["labels.csv, line 3"]
+    for row in rows:
+        row["patient id"] = "p"
+    with pytest.raises(
+        ValueError, match=r"has the columns \['PatientID', 'patient id'\]; say which one is patient_id"
+    ):
+        read(folder, rows)
+
+
+def test_unknown_patients_are_split_by_image_and_told_of(folder, rows):
+    draw = [f"many/{number}.png" for number in range(60)]
+    for number, name in enumerate(draw):
+        draw_picture(folder / name, number, (2, 2))
+    rows = [{"image": name, "patient_id": "nan", "Edema": "1", "Mass": "0"} for name in draw]
+    release = read(folder, rows)
+    assert {row.metadata["patient_id"] for row in release.rows} == {None}
+    assert len({row.split for row in release.rows}) == 3 and "Not all patients are known" in release.facts["splits"]
+
+
+def test_images_outside_the_folder_are_refused_by_line_without_the_way_there(folder, rows, tmp_path):
+    draw_picture(tmp_path / "private" / "1.png", 9)
+    rows[0]["image"], rows[1]["image"] = "../private/1.png", str(tmp_path / "private" / "1.png")
+    rows[2]["image"] = str(folder / "images" / "2.jpg")
+    rows[3]["image"] = "source\\images\\3.png"
+    release = read(folder, rows)
+    assert list(problems(release)) == ["labels.csv, line 2", "labels.csv, line 3"]
+    assert "private" not in str(release.problems) and "outside" in release.problems[0].reason
+    assert [row.metadata["image_id"] for row in release.rows] == list(FILES[2:])
+
+
+def test_a_table_of_another_name_or_kind_in_the_folder_is_found(folder, rows):
+    write_rows(folder, rows)
+    whole = read(folder).rows
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").rename(folder / "Labels.CSV")
+    assert [row.labels for row in read(folder).rows] == [row.labels for row in whole]
+    (folder / "labels.tsv").write_text(text.replace(",", "\t"))
+    with pytest.raises(ValueError, match=r"has \['Labels.CSV', 'labels.tsv'\]; say with --csv which one"):
+        read(folder)
+    (folder / "Labels.CSV").unlink()
+    assert [row.labels for row in read(folder).rows] == [row.labels for row in whole]
 
 
 def test_foreign_tables_and_headers_are_named_by_options(folder, rows, tmp_path):
@@ -376,6 +541,19 @@ def test_folders_of_splits_hold_folders_of_classes(tmp_path, wrapper):
         read_generic(GenericSource(tmp_path, "kids", classes=["VIRAL", "NORMAL"]))
 
 
+def test_folders_that_differ_in_case_are_one_class_in_every_split(tmp_path):
+    fill(tmp_path, "Train/NORMAL/a.png", "Train/PNEUMONIA/b.png", "test/normal/c.png", "test/Pneumonia /d.png")
+    release = read_generic(GenericSource(tmp_path, "kids"))
+    assert release.task.labels == ["NORMAL", "PNEUMONIA"] and [row.labels for row in release.rows] == [0, 1, 1, 0]
+    assert [row.split for row in release.rows] == ["train", "train", "test", "test"]
+    assert "'NORMAL' (also 'normal'), 'PNEUMONIA' (also 'Pneumonia ')" in release.remarks[0]
+    release = read_generic(GenericSource(tmp_path, "kids", classes=["pneumonia", "normal"]))
+    assert [row.labels for row in release.rows] == [1, 0, 0, 1] and not release.remarks
+    fill(tmp_path, "test/PNEUMONIA-/e.png")
+    with pytest.raises(ValueError, match=r"\['PNEUMONIA', 'PNEUMONIA-'\] look like one"):
+        read_generic(GenericSource(tmp_path, "kids"))
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
@@ -456,6 +634,38 @@ def test_files_and_folders_whose_names_are_no_utf8_are_named(tmp_path):
     (raw / "VIRAL").rename(tmp_path / "VIRAL")
     with pytest.raises(ValueError, match=r"labels.csv, line 2: the name of its image, m\\xfcller/0.png, is not UTF-8"):
         build_dataset(read(raw, labels=["TB"]), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("covid-19", "covid_19"), ("CheXpert-v1.0", "chexpert_v1_0"), ("train", ""), ("2020", "")]
+)
+def test_a_task_is_called_as_its_folder_where_it_can_be(tmp_path, capsys, folder, name):
+    fill(tmp_path / folder, *(f"{kind}/{number}.png" for kind in ("normal", "tb") for number in range(6)))
+    command = ["data", "build", "generic", "--raw", str(tmp_path / folder), "--out", str(tmp_path / "out")]
+    assert main(command) == (0 if name else 2)
+    if name:
+        assert read_task(tmp_path / "out").name == name
+    else:
+        assert f"The task would be called as the folder is, {folder!r}" in (told := capsys.readouterr().err)
+        assert "--name" in told
+
+
+def test_what_a_build_joined_found_and_lacks_is_told(tmp_path, capsys):
+    fill(tmp_path, *(f"{number}.png" for number in range(4)))
+    shutil.copy(tmp_path / "0.png", tmp_path / "3.png")
+    rows = [{"image": f"{n}.png", "split": "train", "kind": "aAbB"[n], "Gender": "m"} for n in range(4)]
+    write_rows(tmp_path, rows)
+    command = ["data", "build", "generic", "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--name", "lungs"]
+    assert main([*command, "--label_column", "kind"]) == 0
+    told = capsys.readouterr()
+    assert "'A' (also 'a'), 'B' (also 'b')" in told.out and "sex from 'Gender'" in told.out
+    assert "There are no images of validation and test" in told.err
+    assert (
+        "1 images are the same, to the pixel, as one with other labels, such as those of labels.csv, line 5"
+        in told.err
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 images are the same, to the pixel, as one that has other labels." in card and "(also 'a')" in card
 
 
 def test_dicom_files_without_a_suffix_are_built_as_predict_reads_them(tmp_path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
@@ -115,6 +117,60 @@ def test_cells_of_any_kind_that_is_read_are_built_as_their_files(tmp_path, featu
     built = load_task_dataset(tmp_path / "out", "train")["image"]
     for picture, path in zip(built, paths, strict=True):
         np.testing.assert_array_equal(np.asarray(picture), read_radiograph(path)[0])
+
+
+def test_ids_that_became_floats_stay_whole_and_metadata_are_read_as_of_tables(tmp_path):
+    features = {
+        "TB": ClassLabel(names=["positive", "negative"]),
+        "Patient ID": Value("float64"),
+        "study_id": Value("float32"),
+        "Sex": ClassLabel(names=["male", "female"]),
+        "age": Value("string"),
+    }
+    columns = {
+        "TB": [0, 1, -1],
+        "Patient ID": [10000032.0, 10000039.0, None],
+        "study_id": [3.0, math.nan, 5.0],
+        "Sex": [1, 0, -1],
+        "age": ["045Y", "nan", ">89"],
+    }
+    write(tmp_path / "in", "train", features, **columns)
+    write(tmp_path / "in", "test", features, **columns)
+    release = read(tmp_path / "in", labels=["TB"])
+    np.testing.assert_equal(labels(release)[:3], [[1], [0], [math.nan]])
+    metadata = [row.metadata for row in release.rows[:3]]
+    assert [each["patient_id"] for each in metadata] == ["10000032", "10000039", None]
+    assert [each["study_id"] for each in metadata] == ["3", None, "5"]
+    assert [each["sex"] for each in metadata] == ["F", "M", None] and [each["age"] for each in metadata] == [
+        45,
+        None,
+        90,
+    ]
+    assert not read(tmp_path / "in", labels=["tb"], sex_column=None).problems, "columns in any case"
+
+
+def test_class_labels_that_differ_in_case_are_one(tmp_path):
+    kind = ClassLabel(names=["Normal", "viral", "normal", "10"])
+    write(tmp_path / "in", "train", {"kind": kind}, kind=[0, 1, 2, 3])
+    release = read(tmp_path / "in", label_column="kind")
+    assert release.task.labels == ["Normal", "viral", "10"] and labels(release) == [0, 1, 0, 2]
+    assert "'Normal' (also 'normal')" in release.remarks[0]
+
+
+def test_pictures_that_are_but_paths_come_from_the_dataset_alone(tmp_path):
+    for name in ("in/a.png", "private/b.png"):
+        draw_picture(tmp_path / name, 1)
+    paths = [
+        str(tmp_path / "in" / "a.png"),
+        str(tmp_path / "private" / "b.png"),
+        str(tmp_path / "in/../private/b.png"),
+    ]
+    rows = {"img": [{"bytes": None, "path": path} for path in paths], "TB": [0, 1, 1]}
+    storage = pa.table(rows, schema=Features(img=Image(), TB=Value("int64")).arrow_schema)
+    pq.write_table(storage, tmp_path / "in" / "train.parquet")
+    report = build_dataset(read(tmp_path / "in", labels=["TB"]), tmp_path / "out", num_workers=1, skip_bad=True)
+    assert {problem["where"] for problem in report["problems"]} >= {"train, row 1", "train, row 2"}
+    assert all("leads out of the dataset" in problem["reason"] for problem in report["problems"])
 
 
 @pytest.mark.slow_ci

@@ -21,8 +21,8 @@ class HubPictures:
 
     Args:
         column: Of the images.
-        folders: Real paths of the folders that images may lie in which are named by a path: a dataset from elsewhere
-            must not take in any other picture of this machine.
+        folders: Where images may lie that are but named by a path: a dataset from elsewhere must not take in any other
+            picture of this machine.
     """
 
     column: str
@@ -34,7 +34,7 @@ class HubPictures:
             raise UnreadableImageError("the row has no image")
         try:
             if picture["bytes"] is None:
-                path = os.path.realpath(picture["path"])
+                path = os.path.abspath(picture["path"])
                 if not any(path.startswith(folder + os.sep) for folder in self.folders):
                     raise UnreadableImageError("the image is but a path, and leads out of the dataset")
                 return read_radiograph(picture["path"])

@@ -82,7 +82,7 @@ def read_hub(source: HubSource) -> Release:
 def _allowed_folders(dataset: str) -> tuple[str, ...]:
     """Where pictures may lie that a dataset has by their paths: its folder, and where downloads go."""
     folders = [config.HF_DATASETS_CACHE, HF_HUB_CACHE, *([dataset] if Path(dataset).is_dir() else [])]
-    return tuple(os.path.realpath(folder) for folder in folders)
+    return tuple({read(folder) for folder in folders for read in (os.path.abspath, os.path.realpath)})
 
 
 def _places(dataset: Dataset) -> Iterator[Path]:
