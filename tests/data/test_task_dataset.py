@@ -18,12 +18,14 @@ from ark_hf.data.open_dataset import TaskDataset, check_disjoint, open_dataset
 from ark_hf.data.sources.phantom import SITES
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.streaming import StreamedRows
+from ark_hf.data.summary import split_facts
 from ark_hf.data.task_dataset import (
     load_task_dataset,
     read_task,
     resolve_labels,
     split_names,
 )
+from ark_hf.metrics.resampling import number_clusters
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.training.settings import Uncertain
 
@@ -124,6 +126,18 @@ def test_columns_of_a_foreign_dataset_become_image_and_labels(request, source, i
     for number, (row, labels) in enumerate(zip(rows, [[0, 1], [-1, math.nan]], strict=True), start=1):
         np.testing.assert_equal(row["labels"], labels)
         np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(picture(number)))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_words_and_classes_of_a_foreign_dataset_are_read_as_of_tables(tmp_path, streaming):
+    features = {"TB": ClassLabel(names=["positive", "negative"]), "Mass": Value("string"), "sex": Value("string")}
+    columns = {"TB": [0, 1, -1], "Mass": ["nan", "True", "-1.0"], "sex": ["Female", "m", "NA"]}
+    table = {"img": [picture(1), picture(2), picture(3)], **columns}
+    Dataset.from_dict(table, features=Features({"img": Image()} | features)).to_parquet(tmp_path / "train.parquet")
+    given = {"image": "img", "labels": ["TB", "Mass"]}
+    data = open_dataset(tmp_path, ["train"], name="lungs", columns=given, streaming=streaming)
+    np.testing.assert_equal(data.stored_labels("train"), [[1, math.nan], [0, 1], [math.nan, -1]])
+    assert data.column("train", "sex") == ["F", "M", None]
 
 
 def test_other_columns_of_a_foreign_dataset_are_kept(foreign_parquet):
@@ -317,6 +331,31 @@ def test_patient_in_two_splits_is_named_by_rows_alone():
     ) as caught:
         check_disjoint(TaskDataset("data/x", FINDINGS, splits))
     assert str(caught.value).startswith("data/x: ") and PATIENT not in str(caught.value)
+
+
+def test_what_other_readers_stored_is_read_as_ours_would_have_stored_it():
+    """As an earlier version stored patients that are not known, and words for sexes."""
+    rows = Dataset.from_dict(
+        {
+            "labels": [[1.0]] * 4,
+            "image_id": ["nan", "b", "c", "d"],
+            "patient_id": ["nan", "NaN", "p1", "10000032.0"],
+            "sex": [0, 1, -1, 0],
+            "age": ["045Y", ">89", "", "?"],
+            "view": ["LATERAL", "pa", "None", "odd"],
+        }
+    ).cast_column("sex", ClassLabel(names=["Female", "male"]))
+    data = TaskDataset(
+        "x", ArkTask("tb", ["TB"]), {"train": rows, "test": rows.select([0, 1]).remove_columns("image_id")}
+    )
+    assert data.patients("train") == [None, None, "p1", "10000032"]
+    assert data.column("train", "sex") == ["F", "M", None, "F"]
+    assert data.column("train", "age") == [45, 90, None, None]
+    assert data.column("train", "view") == ["lateral", "PA", None, "odd"]
+    assert data.column("train", "image_id") == ["nan", "b", "c", "d"]
+    check_disjoint(data)
+    assert number_clusters(["nan", "nan", "", None, "p", "p"], 6)[1] == 5
+    assert split_facts(data.task, data.stored_labels("train"), ["nan", "NA", "p"])["patients"] == 1
 
 
 def test_splits_without_known_common_patients_are_disjoint():

@@ -17,7 +17,7 @@ from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .streaming import StreamedRows
 from .summary import split_facts, training_data_facts
-from .task_dataset import SMOOTHED, SPLITS, load_task_dataset, read_task, split_names
+from .task_dataset import SMOOTHED, SPLITS, load_task_dataset, named_class, read_task, split_names
 
 IMAGE_HASHES = "image_hashes.parquet"
 
@@ -66,9 +66,7 @@ class TaskDataset:
         if name == "image_id":
             return values
         feature = getattr(self.splits[split], "features", {}).get(name)
-        if isinstance(feature, ClassLabel):
-            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-        return [stored_value(name, value) for value in values]
+        return [stored_value(name, named_class(feature, value)) for value in values]
 
     def stored_labels(self, split: str) -> np.ndarray:
         """

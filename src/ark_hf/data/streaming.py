@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from datasets import Dataset, Image
+from datasets import Dataset, Features, Image
 from datasets.table import InMemoryTable
 
 from ..hub_errors import explain
@@ -68,7 +68,8 @@ class StreamedRows:
         self.window = max(min(WINDOW, WINDOW_BYTES * self.length // max(size, 1)), 1)
         if not self.length:
             raise ValueError(f"Cannot load {self.where}: it is empty.")
-        stored = self.footers[self.files[0]].schema.to_arrow_schema().names
+        schema = self.footers[self.files[0]].schema.to_arrow_schema()
+        self.features, stored = Features.from_arrow_schema(schema), schema.names
         self.stored = {name: [name] for name in stored}  # by column of a row those of the files that it is made of
         if columns is not None:
             check_columns(columns, stored, name_or_path)
@@ -169,7 +170,7 @@ class StreamedRows:
         stored = self.stored[column]
         values = [table.column(name).to_pylist() for name in stored]
         if column == "labels" and self.gathered:
-            return [gather_labels(row, stored, self.where) for row in zip(*values, strict=True)]
+            return [gather_labels(row, stored, self.features, self.where) for row in zip(*values, strict=True)]
         return values[0]
 
     # Reading files ------------------------------------------------------------------------------------------------

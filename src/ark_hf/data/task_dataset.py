@@ -293,9 +293,24 @@ def check_columns(columns: Mapping[str, Any], column_names: list[str], name_or_p
         raise ValueError(f"{str(name_or_path)!r} has no columns {missing}; it has {column_names}.")
 
 
-def gather_labels(values: Sequence, labels: list[str], name_or_path: str | Path) -> list[float]:
-    """One row's labels from a column each, NaN for nothing. Raises `ValueError` if one is no number."""
+def named_class(feature: Any, value: Any) -> Any:
+    """The name of the class that an index of a `ClassLabel` stands for, None for -1; any other value as it is."""
+    if isinstance(feature, ClassLabel) and isinstance(value, int):
+        return feature.int2str(value) if value >= 0 else None
+    return value
+
+
+def gather_labels(
+    values: Sequence, labels: list[str], features: Mapping[str, Any], name_or_path: str | Path
+) -> list[float]:
+    """
+    One row's labels from a column each, NaN for nothing; of a `ClassLabel` its names count, in whatever order.
+
+    Raises:
+        ValueError: One is neither a number nor a word for one.
+    """
     try:
+        values = [named_class(features.get(label), value) for label, value in zip(labels, values, strict=True)]
         words = [label_word(value) for value in values]
         return [LABEL_VALUES[word] if word in LABEL_VALUES else float(word) for word in words]
     except ValueError:
@@ -315,8 +330,10 @@ def _rename_columns(dataset, columns: Mapping[str, Any], name_or_path: str | Pat
     if is_class:
         return dataset if labels == ["labels"] else dataset.rename_column(labels[0], "labels")
 
+    stored = dataset.features
+
     def gather(*values):
-        return {"labels": gather_labels(values, labels, name_or_path)}
+        return {"labels": gather_labels(values, labels, stored, name_or_path)}
 
     kept = {name: feature for name, feature in dataset.features.items() if name not in labels}
     features = Features(kept | {"labels": List(Value("float32"))})

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, LargeList, List, config
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..rows import Problem, Release, Row
-from ..task_dataset import load_splits
+from ..task_dataset import load_splits, named_class
 from .columns import column_key, find_column
 from .generic import SPLIT_NAMES, derive_splits
 from .hub_pictures import HubPictures
@@ -104,9 +104,7 @@ def _named(feature: Any, value: Any) -> Any:
     if isinstance(value, list):
         inner = feature.feature if isinstance(feature, (List, LargeList)) else None
         return [_named(inner, each) for each in value]
-    if isinstance(feature, ClassLabel) and isinstance(value, int):
-        return feature.int2str(value) if value >= 0 else None
-    return value
+    return named_class(feature, value)
 
 
 def _class_names(source: HubSource, splits: Mapping[str, Dataset], column: str) -> ClassNames:
