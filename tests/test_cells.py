@@ -43,6 +43,7 @@ def test_nothing_and_no_number_are_blank_and_words_are_not():
         ("10000032.0", "10000032"),
         ("1.0000032e+07", "10000032"),
         ("1.5E+01", "15"),
+        ("1.0000032E7", "10000032"),
         ("3.5", "3.5"),
         ("007", "007"),
         ("1.2.840.0", "1.2.840.0"),
@@ -56,10 +57,10 @@ def test_whole_numbers_lose_the_decimals_that_programs_gave_them(text, plain):
 
 def test_ids_are_whole_whatever_their_type_and_rounded_ones_are_refused():
     assert read_id(10000032.0) == read_id(10000032) == read_id(" 10000032 ") == "10000032"
-    assert read_id(2.0**53) == str(2**53)
-    for text in ("1.23457E+12", "1,23457e+12"):
+    assert read_id(2.0**53 - 1) == str(2**53 - 1) and read_id(2**60) == str(2**60)
+    for rounded in ("1.23457E+12", "1,23457e+12", "1.23457E12", 2.0**60):
         with pytest.raises(ValueError, match="rounded number") as refusal:
-            read_id(text)
+            read_id(rounded)
         assert "23457" not in str(refusal.value)
     assert read_id("unknown") is read_id("?") is read_id("-") is None
 

@@ -39,6 +39,7 @@ _VIEWS = (
     | dict.fromkeys(("l", "ll", "rl", "lat", "lateral", "leftlateral", "rightlateral"), "lateral")
     | {"frontal": "frontal"}
 )
+_POWER_OF_TEN = r"([+-]?\d)[.,](\d+)[eE]\+?(\d+)"
 _AGE = re.compile(
     r"(?P<above>(?:>=?|≥|over|above)\s*)?(?P<number>\d{1,4}(?:[.,]\d+)?)\s*"
     r"(?P<unit>y(?:r|rs|ear|ears|o|/o)?|m(?:o|os|on|ths?|onths?)?|w(?:k|ks|eek|eeks)?|d(?:ay|ays)?)?\.?"
@@ -69,7 +70,7 @@ def plain_number(text: str) -> str:
     """A whole number that a program has given decimals, "3.0" or "1.5e+01", as it was; any other text as it is."""
     if re.fullmatch(r"[+-]?\d+[.,]0+", text):
         return re.split("[.,]", text)[0]
-    power = re.fullmatch(r"([+-]?\d)[.,](\d+)[eE]\+(\d+)", text)
+    power = re.fullmatch(_POWER_OF_TEN, text)
     if power and len(power[2]) >= int(power[3]) and not power[2][int(power[3]) :].strip("0"):
         return power[1] + power[2][: int(power[3])]
     return text
@@ -101,7 +102,7 @@ def read_id(value: Any) -> str | None:
         ValueError: A spreadsheet has rounded it, so that it is no one's. The message does not quote it.
     """
     text = plain_number(plain_text(value))
-    if re.fullmatch(r"[+-]?\d[.,]\d+[eE]\+\d+", text):
+    if re.fullmatch(_POWER_OF_TEN, text) or isinstance(value, float) and abs(value) >= 2**53:
         raise ValueError("an id is a rounded number, as spreadsheets write long ones; make its column one of text")
     return None if text.casefold() in _UNKNOWN else text or None
 

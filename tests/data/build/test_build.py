@@ -411,6 +411,14 @@ def test_of_rows_that_contradict_each_other_none_is_kept(tmp_path, change, what)
     assert {row["image_id"] for row in read_dataset(tmp_path / "out")} == {f"{n}.png" for n in range(10) if n != 3}
 
 
+def test_patients_of_two_sexes_are_told(tmp_path):
+    given = release(6, 0, 2)
+    for row, patient, sex in zip(given.rows, "aabbccdd", "MFMMFFM ", strict=True):
+        row.metadata |= {"patient_id": patient, "sex": sex.strip() or None}
+    report = build_dataset(given, tmp_path / "out")
+    assert report["remarks"] == ["1 patients have two sexes, such as the one of list, line 0 and list, line 1."]
+
+
 def test_equal_pictures_with_other_labels_are_told(tmp_path):
     given = release(8, 0, 4)
     for row, path, labels in (

@@ -149,6 +149,14 @@ def test_ids_that_became_floats_stay_whole_and_metadata_are_read_as_of_tables(tm
     assert not read(tmp_path / "in", labels=["tb"], sex_column=None).problems, "columns in any case"
 
 
+def test_ids_that_their_type_has_rounded_are_refused(tmp_path):
+    features = {"TB": Value("int64"), "patient_id": Value("float32")}
+    write(tmp_path / "in", "train", features, TB=[0, 1], patient_id=[20000001.0, 20000002.0])
+    with pytest.raises(ValueError, match=r"ids in 'patient_id' are float32, which rounds those beyond 16,777,216"):
+        read(tmp_path / "in", labels=["TB"])
+    assert len(read(tmp_path / "in", labels=["TB"], patient_column=None).rows) == 2
+
+
 def test_class_labels_that_differ_in_case_are_one(tmp_path):
     kind = ClassLabel(names=["Normal", "viral", "normal", "10"])
     write(tmp_path / "in", "train", {"kind": kind}, kind=[0, 1, 2, 3])

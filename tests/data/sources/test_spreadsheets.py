@@ -143,7 +143,7 @@ def test_what_is_no_workbook_is_refused_by_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "start", "message"),
     [
-        ("t.csv", b"PK\x03\x04", "an Excel sheet or an archive by its content; give it its name in .xlsx"),
+        ("t.csv", b"PK\x03\x04", r"an Excel sheet \(give it its name in .xlsx\) or another archive"),
         ("t.csv", b"\x1f\x8b\x08\x00", "packed by its content; give it its name in .gz"),
         ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "an Excel file of the old kind, or under a password; save it as .xlsx"),
         ("t.csv", b"PAR1", "a parquet file"),

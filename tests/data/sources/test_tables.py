@@ -145,6 +145,8 @@ def test_open_quote_costs_its_own_row_only(tmp_path):
         ("", "has no columns ['image', 'label']; its first line must name the columns"),
         ("Jane Doe,7\n", "has no columns ['image', 'label']; its first line must name the columns"),
         ("image,lable\n", "has no columns ['label']; it has ['image', 'lable']"),
+        ("image;lable\n", "has no columns ['label']; it has ['image', 'lable']"),
+        ("file;target;split\n", "name the columns, and none of its 3 names is one of these"),
         ("image,label,label\n", "has several columns ['label']"),
     ],
 )

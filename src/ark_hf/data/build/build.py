@@ -131,7 +131,7 @@ def build_dataset(
             "duplicates": duplicates,
             "patient_overlap": overlap,
             "expected": release.facts.get("expected", []),
-            "remarks": release.remarks,
+            "remarks": [*release.remarks, *_two_sexes(rows)],
             "facts": {name: fact for name, fact in release.facts.items() if name != "expected"},
         }
         dataset = work / "dataset"
@@ -244,6 +244,24 @@ def _find_patient_overlap(rows: list[Row]) -> list[dict[str, Any]]:
         if first.split != row.split:
             overlap.append(_pair(row, first))
     return overlap
+
+
+def _two_sexes(rows: list[Row]) -> list[str]:
+    """Tells of patients who are men in some rows and women in others: one id for two, or an error of the source."""
+    first_rows: dict[str, Row] = {}
+    differing: dict[str, Row] = {}
+    for row in rows:
+        patient, sex = row.metadata.get("patient_id"), row.metadata.get("sex")
+        if patient is not None and sex is not None:
+            first = first_rows.setdefault(patient, row)
+            if first.metadata["sex"] != sex:
+                differing.setdefault(patient, row)
+    if not differing:
+        return []
+    patient, row = next(iter(differing.items()))
+    return [
+        f"{len(differing):,} patients have two sexes, such as the one of {first_rows[patient].where} and {row.where}."
+    ]
 
 
 def _pair(row: Row, other: Row) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, config
 from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -56,6 +57,7 @@ def read_hub(source: HubSource) -> Release:
     if missing:
         raise ValueError(f"{source.dataset} has no columns {missing}; it has {header}.")
     metadata = source.metadata_columns(header, source.dataset)
+    _check_ids(splits, [metadata[name] for name in ("patient_id", "study_id") if name in metadata], source.dataset)
     columns = {name: str(column) for name, column in found.items() if name != source.image_column}
     columns |= {column: column for column in metadata.values()}
 
@@ -77,6 +79,20 @@ def read_hub(source: HubSource) -> Release:
     if len(splits) == 1:
         derive_splits(release)
     return release
+
+
+def _check_ids(splits: Mapping[str, Dataset], columns: list[str], where: str) -> None:
+    """Raises `ValueError` if ids are floats too short for them, so that several have become one."""
+    for dataset in splits.values():
+        for column in columns:
+            if getattr(dataset.features[column], "dtype", "") != "float32":
+                continue
+            largest = pc.max(dataset.data.column(column)).as_py()
+            if largest is not None and largest >= 2**24:
+                raise ValueError(
+                    f"{where}: the ids in {column!r} are float32, which rounds those beyond {2**24:,}, so that "
+                    "several patients or studies are one; store them as text or whole numbers."
+                )
 
 
 def _allowed_folders(dataset: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ MAX_LINES_OF_A_ROW = 100
 DELIMITERS = (",", ";", "\t", "|")
 # By how they begin: files that are no text
 OTHER_FILES = {
-    b"PK\x03\x04": "an Excel sheet or an archive by its content; give it its name in .xlsx or .zip",
+    b"PK\x03\x04": "an Excel sheet (give it its name in .xlsx) or another archive (save it as CSV UTF-8)",
     b"\xd0\xcf\x11\xe0": "an Excel file of the old kind, or under a password; save it as .xlsx or as CSV UTF-8",
     b"\x1f\x8b": "packed by its content; give it its name in .gz",
     b"PAR1": "a parquet file; `ark-hf data build hub` reads a folder of them",
@@ -68,11 +68,11 @@ class Table:
         self._sheet: str | None = None
         if path.suffix.lower() == ".xlsx":
             self._sheet = self._find_sheet()
-        usual = "\t" if ".tsv" in map(str.lower, path.suffixes[-2:]) else ","
-        for self._delimiter in (usual, *DELIMITERS, usual):
+        self._delimiter = "\t" if ".tsv" in map(str.lower, path.suffixes[-2:]) else ","
+        self.header = self._read_header()
+        if self._missing() and self._sheet is None:
+            self._delimiter = max((self._delimiter, *DELIMITERS), key=self._fitness)
             self.header = self._read_header()
-            if not self._missing() or self._sheet is not None:
-                break
         self._check_header()
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
@@ -85,6 +85,12 @@ class Table:
         self.problems.clear()
         header = [name.strip() for name in next(self._records(), (1, []))[1]]
         return self._renamed(header)
+
+    def _fitness(self, delimiter: str) -> tuple[int, bool]:
+        """How many of the needed columns are there if this stands between values, and whether there are several."""
+        self._delimiter = delimiter
+        header = self._read_header()
+        return sum(column in header for column in self._needed), len(header) > 1
 
     def _renamed(self, header: list[str]) -> list[str]:
         for name in self._needed:
@@ -176,7 +182,8 @@ class Table:
         if missing:
             # A first line without any of the columns may be a patient's row, which must not be quoted.
             known = any(column in self.header for column in self._needed)
-            has = f"it has {self.header}" if known else "its first line must name the columns"
+            has = "its first line must name the columns, and none of its {:,} names is one of these"
+            has = f"it has {self.header}" if known else has.format(len(self.header))
             raise ValueError(f"{self.path} has no columns {missing}; {has}.")
         repeated = sorted({column for column in self._needed if self.header.count(column) > 1})
         if repeated:
