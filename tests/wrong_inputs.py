@@ -1,6 +1,7 @@
 """Files that people take for radiographs: what must be refused, and what must come with a warning."""
 
 import functools
+import gzip
 import pickle
 import struct
 import zipfile
@@ -18,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from tests.data.images.test_dicom import make_dicom, save
 
-NO_IMAGE = "no PNG, JPEG, TIFF, DICOM or MetaImage"
+NO_IMAGE = "no PNG, JPEG, TIFF, DICOM, MetaImage, BMP or WebP"
 
 
 class WrongInput(NamedTuple):
@@ -147,8 +148,13 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], bytes | None]]] = {
         ("nan.npy", NO_IMAGE, lambda path: _npy(np.full((64, 64), np.nan, np.float32))),
         ("archive.png", NO_IMAGE, lambda path: _zip()),
         ("moving.gif", NO_IMAGE, lambda path: _several("GIF")),
-        ("picture.webp", NO_IMAGE, lambda path: encode(chest(), "WEBP")),
-        ("bitmap.bmp", NO_IMAGE, lambda path: encode(chest(), "BMP")),
+        ("moving.webp", "several pages or frames", lambda path: _several("WEBP")),
+        ("moving.png", "several pages or frames", lambda path: _several("PNG")),
+        ("volume.nii", "NIfTI is not read yet", lambda path: (348).to_bytes(4, "little") + bytes(500)),
+        ("packed_volume.nii.gz", "NIfTI is not read yet", lambda path: gzip.compress(bytes(500))),
+        ("volume_without_name", "NIfTI is not read yet", lambda path: (348).to_bytes(4, "big") + bytes(500)),
+        ("cut_short.bmp", "damaged, cut short", lambda path: encode(chest(), "BMP")[:2000]),
+        ("cut_short.webp", "damaged, cut short", lambda path: encode(chest(), "WEBP")[:1500]),
         ("empty.png", "is empty", lambda path: b""),
         ("missing.png", "no such file", lambda path: None),
         ("folder.png", "folder", lambda path: path.mkdir()),
@@ -156,7 +162,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], bytes | None]]] = {
         ("cut_short.png", "damaged, cut short", lambda path: encode(chest())[:2000]),
         ("cut_short.jpg", "damaged, cut short", lambda path: encode(chest(), "JPEG")[:1500]),
         ("huge.png", "claims", lambda path: _claiming(20_000, 20_000)),
-        ("no_pixels.png", NO_IMAGE, lambda path: _claiming(0, 128)),
+        ("no_pixels.png", "this PNG file is of a rare kind", lambda path: _claiming(0, 128)),
         ("pages.tif", "several pages", lambda path: _several("TIFF")),
         ("large_floats.tif", "float values", lambda path: encode(chest().astype(np.float32), "TIFF")),
         ("nan.tif", "float values", lambda path: encode(np.full((64, 64), np.nan, np.float32), "TIFF")),

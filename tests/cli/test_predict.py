@@ -149,6 +149,21 @@ def test_what_is_not_there_stops_it_at_once(model, wrong_inputs, tmp_path, capsy
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_s_files_are_all_accounted_for(model, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, kind in (("a.png", "PNG"), ("b.jfif", "JPEG"), ("c.webp", "WEBP"), ("d.bmp", "BMP"), ("e.png", "PNG")):
+        (folder / name).write_bytes(encode(chest(), kind))
+    for name in ("f.gif", "g.nii.gz", "h.npy", "i.txt", "Thumbs.db", ".hidden.png"):
+        (folder / name).write_bytes(b"x")
+    assert main(["predict", model, str(folder), "--out", str(tmp_path / "out.csv")]) == 0
+    told = capsys.readouterr()
+    assert "5 images are in" in told.out and "(2 .png, 1 .jfif, 1 .webp, 1 .bmp)." in told.out
+    assert f"1 files left out, such as {folder / 'h.npy'}: no images by name and content." in told.err
+    unreadable = rows_of(tmp_path / "out.unreadable.csv")
+    assert list(unreadable) == [str(folder / "f.gif"), str(folder / "g.nii.gz")]
+
+
 def test_many_warnings_are_counted(model, tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     for number in range(MAX_WARNINGS + 3):

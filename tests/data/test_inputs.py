@@ -54,6 +54,8 @@ def files(tmp_path_factory):
     for name, (pixels, options) in pictures.items():
         Image.fromarray(pixels).save(folder / name, **options)
     Image.fromarray(coloured()).convert("P").save(folder / "palette.png")
+    Image.fromarray(coloured(0.7)).save(folder / "colour.bmp")
+    Image.fromarray(chest()).save(folder / "lossy.webp")
     Image.fromarray(coloured()).convert("CMYK").save(folder / "cmyk.tif")
     save(make_dicom(DEEP, 12, PhotometricInterpretation="MONOCHROME1"), folder / "12.dcm")
     (folder / "16.mha").write_bytes(metaimage(DEEP, "MET_SHORT", compressed=True))
@@ -432,8 +434,15 @@ def test_a_folder_s_images_are_found_by_suffix_or_as_dicom_without_one(tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     shutil.copy(dicom, tmp_path / "DICOMDIR")  # the index of a CD
+    kinds = {"b.jfif": "JPEG", "c.BMP": "BMP", "d.webp": "WEBP", "e.png.download": "PNG", "f": "WEBP", "g.x": "BMP"}
+    for name, kind in kinds.items():
+        options = {"lossless": True} if kind == "WEBP" else {}
+        (tmp_path / "study" / name).write_bytes(encode(chest(), kind, **options))
     found = [path.name for path in image_files_in(tmp_path)]
-    assert found == sorted(["1.2.840.10008.5", "IM000001", "a.JPG", "scan.DCM"])
+    assert found == sorted(["1.2.840.10008.5", "IM000001", "a.JPG", "scan.DCM", *kinds])
+    for name in set(kinds) - {"b.jfif"}:
+        np.testing.assert_array_equal(read_input(tmp_path / "study" / name).pixels[0], chest(), err_msg=name)
+    assert read_input(tmp_path / "study" / "b.jfif").warnings == []
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "study").symlink_to(tmp_path / "study")
     (tmp_path / "links" / "up").symlink_to(tmp_path / "links")

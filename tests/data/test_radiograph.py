@@ -18,6 +18,7 @@ from ark_hf.data.images import dicom
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.radiograph import read_picture, read_radiograph
 
+from .images.test_deep_colour import layers, png, tiff
 from .images.test_dicom import RAMP, chest_like, encapsulated, jpeg_stream, lossless_jpeg, lut, make_dicom, save
 from .images.test_metaimage import metaimage
 
@@ -150,7 +151,7 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "text.dcm").write_text("hello, this is text " * 50)
-    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "x.bmp")
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "x.gif")
     Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "png.dcm", "PNG")
     reasons = {
         "missing.png": "no such file",
@@ -160,7 +161,7 @@ def test_files_that_are_no_images(tmp_path):
         "empty.png": "empty",
         "empty.dcm": "empty",
         "text.png": "no PNG, JPEG, TIFF, DICOM",
-        "x.bmp": "no PNG, JPEG, TIFF, DICOM",
+        "x.gif": "no PNG, JPEG, TIFF, DICOM",
         "text.dcm": "no pixel data",
         "png.dcm": "no DICOM image",
     }
@@ -195,7 +196,8 @@ def test_decompression_bombs_are_refused_unopened(tmp_path, side):
 def fuzz_seeds(folder) -> dict[str, bytes]:
     """One small valid file of each kind that readers treat differently."""
     byte, word = chest_like(np.uint8, 255), chest_like(np.uint16, 4095)
-    for name, grey in {"8.png": byte, "16.png": word, "8.jpg": byte, "16.tif": word}.items():
+    pictures = {"8.png": byte, "16.png": word, "8.jpg": byte, "16.tif": word, "8.bmp": byte, "8.webp": byte}
+    for name, grey in pictures.items():
         Image.fromarray(grey).save(folder / name)
     Image.fromarray(word).save(folder / "lzw.tif", compression="tiff_lzw")
     save(make_dicom(word, 12, WindowCenter=2000, WindowWidth=[3000], PixelPaddingValue=0), folder / "native.dcm")
@@ -210,6 +212,8 @@ def fuzz_seeds(folder) -> dict[str, bytes]:
     stream = BytesIO()
     Image.fromarray(word).save(stream, "JPEG2000", no_jp2=True)
     save(encapsulated(word, 16, JPEG2000Lossless, stream.getvalue()), folder / "j2k.dcm")
+    (folder / "deep.png").write_bytes(png(layers(word, "RGB"), 2))
+    (folder / "deep.tif").write_bytes(tiff(layers(word, "RGBA"), packed=True, t338=2))
     (folder / "raw.mha").write_bytes(metaimage(byte, "MET_UCHAR"))
     (folder / "zlib.mha").write_bytes(metaimage(word, "MET_SHORT", compressed=True))
     (folder / "float.mha").write_bytes(metaimage(word / 7, "MET_FLOAT", msb=True))

@@ -257,6 +257,9 @@ def finish_build(args: BuildArguments, release) -> int:
     print(f"{args.out}: {rows}; {len(report['problems'])} rows or images left out. See build_report.json there.")
     if release.facts.get("splits"):
         print(f"Splits: {release.facts['splits']}")
+    for left_out in report["left_out"]:
+        named = f"such as {left_out['first'][0]}"
+        print(f"{left_out['files']:,} files left out, {named}: {left_out['reason']}.", file=sys.stderr)
     doubted = Counter(doubt["reason"] for doubt in report["doubts"])
     for reason, count in doubted.items():
         print(f"Warning: {count:,} images: {reason}. They are listed there too.", file=sys.stderr)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..evaluation.arguments import CROPS_HELP, Crops
+from ..files import printable
 from .arguments import check_at_least, parse, quiet
 
 MAX_WARNINGS = 20  # lines that are printed
@@ -43,7 +44,7 @@ def predict(argv: list[str]) -> int:
         PredictArguments,
         "predict",
         argv,
-        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, DICOM, MetaImage; 8 to 16 bits).",
+        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, BMP, WebP, DICOM, MetaImage; 8 to 16 bits).",
         model={"help": "Folder or Hub id of an ark-cxr."},
         paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
     )
@@ -52,7 +53,8 @@ def predict(argv: list[str]) -> int:
 
     written = run(given.model, given.paths, **vars(args))
     if written.images:
-        print(f"{written.images} images are in {args.out}.")
+        kinds = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in written.kinds.most_common())
+        print(f"{written.images} images are in {args.out} ({kinds}).")
         if written.second_opinion is not None:
             print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
         if args.heatmaps is not None:
@@ -60,6 +62,9 @@ def predict(argv: list[str]) -> int:
     else:
         kept = "left as it was" if Path(args.out).exists() else "not written"
         print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
+    if written.left_out:
+        named = f"such as {printable(written.left_out[0])}"
+        print(f"{len(written.left_out)} files left out, {named}: no images by name and content.", file=sys.stderr)
     if written.unreadable is not None:
         print(f"Files that cannot be read are listed in {written.unreadable}.", file=sys.stderr)
     for line in written.warnings[:MAX_WARNINGS]:

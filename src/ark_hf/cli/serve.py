@@ -24,8 +24,8 @@ def serve(argv: list[str]) -> int:
         ServeArguments,
         "serve",
         argv,
-        "A page on this machine that reads a radiograph (PNG, JPEG, TIFF, DICOM): probabilities, operating points, "
-        "reasons for doubt and heat maps. It keeps nothing and asks no other host. Research use only.",
+        "A page on this machine that reads a radiograph (PNG, JPEG, TIFF, BMP, WebP, DICOM): probabilities, operating "
+        "points, reasons for doubt and heat maps. It keeps nothing and asks no other host. Research use only.",
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
     quiet()

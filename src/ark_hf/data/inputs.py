@@ -66,7 +66,8 @@ def read_input(source: Any) -> RadiographInput:
 
     Args:
         source:
-            - a path of, or the bytes of, a file that [`read_radiograph`] reads (PNG, JPEG, TIFF, DICOM, MetaImage);
+            - a path of, or the bytes of, a file that [`read_radiograph`] reads (PNG, JPEG, TIFF, BMP, WebP, DICOM,
+              MetaImage);
             - an http:// or https:// address of such a file, which is fetched into memory;
             - a PIL image of any mode, read as a file of it would be;
             - a NumPy array or tensor (H, W), (1, H, W), (H, W, 1), or with 3 channels, or 4, of which the alpha is

@@ -1,4 +1,4 @@
-"""Reads a radiograph from PNG, JPEG, TIFF, DICOM or MetaImage into the grey values that a viewer would show."""
+"""Reads a radiograph from a picture, DICOM or MetaImage file into the grey values that a viewer would show."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,10 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from .images.deep_colour import deep_channels
 from .images.dicom import is_dicom, read_dicom
-from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, open_image_file
+from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, kind_of_content, open_image_file
 from .images.metaimage import is_metaimage, read_metaimage
 
+_NIFTI = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the length of its header
 ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
@@ -20,7 +21,8 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads one greyscale picture as a viewer would show it, ready for the image processor.
 
-    PNG, JPEG and TIFF keep their values: nothing is clipped, colour becomes luminance, EXIF orientation is applied.
+    PNG, JPEG, TIFF, BMP and WebP keep their values: nothing is clipped, colour becomes luminance, EXIF orientation is
+    applied.
     DICOM goes through the modality LUT or rescale, then the first VOI LUT or else the first window, onto the whole
     range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
     that occur. MONOCHROME1 or a Presentation LUT Shape INVERSE is inverted, once; padding counts for nothing and is
@@ -29,7 +31,7 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
     come back as 8; see [`narrow`].
 
     Args:
-        path: a PNG, JPEG, TIFF, DICOM or MetaImage file.
+        path: a PNG, JPEG, TIFF, BMP, WebP, DICOM or MetaImage file.
 
     Returns:
         (1, H, W) uint8 for up to 8 bits, uint16 for more.
@@ -45,7 +47,7 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
 
 def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
     """
-    What an open file of this name holds, for [`grey_values`]: of a PNG, JPEG or TIFF what [`all_bits`] gives; of DICOM
+    What an open file of this name holds, for [`grey_values`]: of a picture what [`all_bits`] gives; of DICOM
     and MetaImage the (H, W) uint8 or uint16 of [`read_radiograph`].
     """
     head = file.read(132)
@@ -54,22 +56,26 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
         return narrow(read_dicom(file))
     if is_metaimage(path, head):
         return narrow(read_metaimage(file))
+    if path.name.lower().endswith((".nii", ".nii.gz")) or head.startswith(_NIFTI):
+        raise UnreadableImageError("NIfTI is not read yet; export the radiograph as PNG or DICOM")
     return all_bits(_open_picture(file))
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
-    """(H, W) uint8 or uint16 of an open PNG, JPEG or TIFF, as in [`read_radiograph`]; other errors are Pillow's."""
+    """(H, W) uint8 or uint16 of an open picture file, as in [`read_radiograph`]; other errors are Pillow's."""
     return grey_values(all_bits(_open_picture(file)))
 
 
 def _open_picture(file: BinaryIO) -> Image.Image:
+    kind = kind_of_content(file.read(132))
+    file.seek(0)
     try:
         # Not by name: Pillow 13 maps uncompressed TIFFs that it opens by name, and garbles those with an orientation.
-        return Image.open(file, formats=("PNG", "JPEG", "TIFF"))
+        return Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP"))
     except UnidentifiedImageError:
-        raise UnreadableImageError(
-            "this is no PNG, JPEG, TIFF, DICOM or MetaImage file, or its header is damaged; export it as PNG"
-        ) from None
+        known = "this is no PNG, JPEG, TIFF, DICOM, MetaImage, BMP or WebP file"
+        reason = known if kind is None else f"this {kind} file is of a rare kind"
+        raise UnreadableImageError(f"{reason}, or its header is damaged; export it as PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImageError(f"it claims more than the {MAX_PIXELS:,} pixels that can be read") from None
 
@@ -80,8 +86,8 @@ def all_bits(opened: Image.Image) -> Image.Image | np.ndarray:
     (H, W). Of an image that is decoded already they are lost.
     """
     check_size(opened.height, opened.width)
-    if getattr(opened, "n_frames", 1) > 1 and isinstance(opened, TiffImageFile):
-        raise UnreadableImageError("this TIFF has several pages; save the radiograph's page alone")
+    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("TIFF", "PNG", "WEBP"):
+        raise UnreadableImageError(f"this {opened.format} has several pages or frames; save the radiograph alone")
     channels = deep_channels(opened)
     if channels is None:
         return opened

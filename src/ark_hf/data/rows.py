@@ -59,6 +59,7 @@ class Release:
         task: The task, labels in the order of the rows' values.
         rows: The rows that can be used, in the order of the release's own files.
         problems: Rows and files that cannot.
+        left_out: Files, by the reason why they were not looked at.
         facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
         remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
@@ -68,6 +69,7 @@ class Release:
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
     remarks: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
+from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..inference.predict import load_ark
 from ..models.ark import configuration_ark, image_processing_ark, modeling_ark, thresholds_ark
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
@@ -33,7 +34,7 @@ ALLOWED = {*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", WEIGHTS_INDE
 GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
 REFUSED = {
-    "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd", ".nii", ".gz", ".webp"),
+    "images": (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".gz"),
     "pickles, which run code when they are loaded": (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"),
     "tables or arrays, which may be about patients": (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".npy", ".npz"),
 }

@@ -1,6 +1,7 @@
 """Predictions of image files as tables and pictures: what `ark-hf predict` does."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images.image_files import IMAGE_SUFFIXES, image_files_in, is_address
-from ..data.inputs import RadiographInput
+from ..data.images.image_files import IMAGE_SUFFIXES, is_address, sort_files
+from ..data.inputs import RadiographInput, path_in
 from ..files import printable
 from ..labels import read_synonyms
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
@@ -23,7 +24,9 @@ class Predictions:
     """
     What [`predict`] wrote: `images` rows in `out`, nothing if there are none; `unreadable`, the list of the files that
     could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it. None
-    where there is no such file. `warnings` are reasons to doubt an image, a line each.
+    where there is no such file. `warnings` are reasons to doubt an image, a line each; `left_out` are files of the
+    given folders that one may take for images, and that are none; `kinds` counts the images by the endings of their
+    names.
     """
 
     out: Path
@@ -32,6 +35,8 @@ class Predictions:
     second_opinion: Path | None = None
     disagreements: str | None = None
     warnings: list[str] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
 
 
 def predict(
@@ -63,17 +68,19 @@ def predict(
         raise ValueError(f"out {out} is a folder; name a CSV file, such as {out / 'predictions.csv'}.")
     if heatmaps is not None and Path(heatmaps).is_file():
         raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
-    files = _image_files(paths)
+    files, left_out = _image_files(paths)
     network, processor = load_ark(model)
     processor = with_crops(processor, network.config.image_size, crops)
     if heatmaps is not None:
         check_whole_picture(processor)
     findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
     warnings: list[str] = []
+    kinds: Counter[str] = Counter()
     rows = itertools.count(1)
 
     def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
         row = next(rows)
+        kinds[path_in(image.name or "").suffix.lower()] += 1
         if image.warnings:
             warnings.append(f"{printable(image.name)}: {'; '.join(image.warnings)}")
         if heatmaps is not None:
@@ -85,17 +92,21 @@ def predict(
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
     images, unreadable = write_predictions(out, label_names(network.config), results)
-    written = Predictions(out, images, unreadable, warnings=warnings)
+    written = Predictions(out, images, unreadable, warnings=warnings, left_out=left_out, kinds=kinds)
     if findings is not None and images:
         written.second_opinion, written.disagreements = opinions, second_opinion_text(opinions, *findings)
     return written
 
 
-def _image_files(paths: Sequence[str | Path]) -> list[Path | str]:
+def _image_files(paths: Sequence[str | Path]) -> tuple[list[Path | str], list[Path]]:
+    """The files that are named or lie in the folders, and what else lies there that one may take for images."""
     files: list[Path | str] = []
+    others: list[Path] = []
     for path in paths:
         if Path(path).is_dir():
-            files += image_files_in(Path(path))
+            images, left_out = sort_files(Path(path))
+            files += images
+            others += left_out
         elif is_address(path):
             files.append(path)
         elif Path(path).exists():
@@ -105,6 +116,6 @@ def _image_files(paths: Sequence[str | Path]) -> list[Path | str]:
     if not files:
         named = ", ".join(map(str, paths))
         raise ValueError(
-            f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)}, nor DICOM files without, in {named}."
+            f"No files with the suffixes {', '.join(IMAGE_SUFFIXES)}, nor with the content of such, in {named}."
         )
-    return files
+    return files, others

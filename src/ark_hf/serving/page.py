@@ -183,7 +183,8 @@ def _empty_page(name: str, config: Any) -> str:
 <label class="ark-drop" data-megabytes="{MAX_MEGABYTES}">
 <input type="file"><strong>Choose a radiograph</strong>
 <span>or drop it anywhere on the page</span>
-<small>PNG, JPEG, TIFF or DICOM, up to {MAX_MEGABYTES} MB. It is read by this server alone, and not kept.</small>
+<small>PNG, JPEG, TIFF, BMP, WebP or DICOM, up to {MAX_MEGABYTES} MB.
+It is read by this server alone, and not kept.</small>
 </label>
 </div>
 <div class="ark-result" aria-live="polite"></div>

@@ -522,6 +522,40 @@ def test_folders_are_the_classes(tmp_path):
     assert "derived by a hash of the image" in release.facts["splits"]
 
 
+def test_every_file_that_is_not_taken_is_counted_and_named(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    endings = (".png", ".jpg", ".bmp", ".webp", ".PNG", ".jpeg", ".tif", ".bmp")
+    names = [f"{kind}/{number}{ending}" for kind in ("NORMAL", "TB") for number, ending in enumerate(endings)]
+    fill(raw, *names, "TB/masks/0.png", "TB/masks/1.png", "no_mask/0.png")
+    picture = PIL.Image.fromarray(np.random.default_rng(99).integers(0, 256, (48, 40), np.uint8))
+    picture.save(raw / "TB/a.jfif", "JPEG")
+    picture.save(raw / "TB/from_a_browser", "PNG")
+    for name in ("TB/volume.nii.gz", "TB/old.gif", "TB/array.npy", "TB/Thumbs.db", "notes.txt", ".DS_Store"):
+        (raw / name).write_bytes(b"x")
+    (raw / "__MACOSX").mkdir()
+    shutil.copy(raw / "TB/0.png", raw / "__MACOSX/0.png")
+    command = ["data", "build", "generic", "--raw", str(raw), "--out", str(tmp_path / "out"), "--num_workers", "1"]
+    assert main(command) == 2
+    assert "no_mask/0.png: its folder has 'mask' in the name" in capsys.readouterr().err
+    assert main([*command, "--skip_bad"]) == 0
+    told = capsys.readouterr().err
+    assert "2 files left out, such as TB/masks/0.png: its folder has 'mask' in the name" in told
+    assert "1 files left out, such as TB/array.npy: it is no image" in told
+    report = json.loads((tmp_path / "out" / "build_report.json").read_text())
+    assert sum(report["rows"].values()) == 18
+    reasons = {problem["where"]: problem["reason"] for problem in report["problems"]}
+    assert reasons.keys() == {"no_mask/0.png", "TB/volume.nii.gz", "TB/old.gif"}
+    assert "NIfTI is not read yet" in reasons["TB/volume.nii.gz"]
+    assert [each["first"] for each in report["left_out"]] == [["TB/masks/0.png", "TB/masks/1.png"], ["TB/array.npy"]]
+    assert "3 files of the source were left out" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_images_that_no_row_of_the_table_names_are_counted_and_named(folder, rows):
+    fill(folder, "more/1.png", "more/2.webp")
+    left_out = {reason: names for reason, names in read(folder, rows).left_out.items() if names}
+    assert left_out == {"no row that can be used names it": ["more/1.png", "more/2.webp"]}
+
+
 @pytest.mark.parametrize("wrapper", ["", "chest_xray/"])
 def test_folders_of_splits_hold_folders_of_classes(tmp_path, wrapper):
     paths = ("train/NORMAL/a.png", "train/VIRAL/b/1.png", "val/NORMAL/c.png", "test/FUNGAL/d.jpeg", "test/e.png")

@@ -98,6 +98,19 @@ def test_masks_hidden_files_and_ignored_folders_are_left_out(tmp_path):
     make(tmp_path, "__MACOSX/a.png", "original_data/a.png", "original_data/names.csv", "original_data/more/a.png")
     folder = RawFolder(tmp_path, frozenset({"original_data"}))
     assert list(folder.images()) == ["cxr/a.png"] and folder.has("names.csv")
+    assert folder.masks == ["ManualMask/left/a.png", "png_masks/a.png"]
+
+
+def test_files_that_one_may_take_for_images_are_told_and_those_that_are_none_are_not(tmp_path):
+    make(
+        tmp_path, "a.png", "b.gif", "c.nii.gz", "d.npy", "e.mat", "t.csv", "README", "Thumbs.db", ".DS_Store", "x.TXT"
+    )
+    folder = RawFolder(tmp_path)
+    assert list(folder.images()) == ["a.png", "b.gif", "c.nii.gz"]  # the latter two are refused when they are read
+    assert folder.others == ["d.npy", "e.mat"]
+    assert where(folder, "b.gif") == "b.gif"
+    with pytest.raises(ValueError, match="image 'b.png' is not below"):
+        folder.find_image("b.png")
 
 
 def test_links_are_followed_and_circles_are_not(tmp_path):

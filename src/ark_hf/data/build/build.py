@@ -44,6 +44,7 @@ __all__ = ["build_dataset", "check_output", "encode_png", "task_features", "writ
 FORMAT = 2  # to be raised when the same rows come to be stored otherwise
 MIN_SIZE = 32
 SHOWN_PROBLEMS = 10
+NAMED_FILES = 100  # of those that were left out for the same reason
 
 
 def build_dataset(
@@ -71,7 +72,8 @@ def build_dataset(
 
     Returns:
         The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
-        see [`split_summary`]; `problems`, what was left out; `doubts`, what speaks against single pictures;
+        see [`split_summary`]; `problems`, what was left out; `left_out`, files that were not looked at, counted by
+        reason, the first hundred by name; `doubts`, what speaks against single pictures;
         `duplicates` across splits, where `equal` are the same to the pixel and `near` differ in `distance` bits of
         their perceptual hashes, `within_splits`, the number of rows that repeat a picture of their own split, and
         `contradicting`, rows anywhere with the very picture of an earlier one and other labels; `patient_overlap`, the
@@ -127,6 +129,11 @@ def build_dataset(
             "bytes": {split: sizes[split] for split in SPLITS if kept[split]},
             "splits": {split: _summarise(release.task, kept[split], columns) for split in SPLITS if kept[split]},
             "problems": [asdict(problem) for problem in problems],
+            "left_out": [
+                {"reason": reason, "files": len(names), "first": [printable(name) for name in names[:NAMED_FILES]]}
+                for reason, names in release.left_out.items()
+                if names
+            ],
             "doubts": [asdict(reason) for reason in doubts],
             "duplicates": duplicates,
             "patient_overlap": overlap,

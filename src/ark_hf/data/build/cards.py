@@ -216,6 +216,7 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
     duplicates = report.get("duplicates", {})
     counted = {
         "rows or files of the source could not be used": len(report["problems"]),
+        "files of the source were left out": sum(each["files"] for each in report.get("left_out", ())),
         "times the reader doubts an image, see build_report.json": len(report.get("doubts", ())),
         "images are of a patient who stands in an earlier split too": len(report.get("patient_overlap", ())),
         "images are the same, to the pixel, as one of an earlier split": len(duplicates.get("equal", ())),

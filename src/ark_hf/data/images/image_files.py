@@ -1,6 +1,7 @@
 """Opening image files that others made: what each must keep to, and refusals that quote nothing of its content."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +14,52 @@ from ...files import printable
 # The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
 MAX_PIXELS = 2**26
 # Which files of a folder are images; a file that is named itself is read whatever its name is.
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".mha", ".mhd")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom", ".mha", ".mhd",
+)  # fmt: skip
+# Images that are not read. In a folder they count as images, so that they are refused by name and not left out.
+UNREAD_SUFFIXES = (
+    ".nii", ".nii.gz", ".nrrd", ".gif", ".jp2", ".j2k", ".jpx", ".jxl", ".heic", ".heif", ".avif", ".pgm", ".ppm",
+    ".pnm", ".tga", ".psd", ".dng",
+)  # fmt: skip
+# What lies beside images and is none, and nobody wonders that it is left out; it need not be opened to see that
+_OTHER_SUFFIXES = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".pdf", ".xls", ".xlsx",
+    ".gz", ".zip", ".tar", ".parquet", ".db", ".ini",
+)  # fmt: skip
+_BEGINNINGS = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "BMP": rb"BM.{4}\0{4}.{4}[\x0c(48@lx|]\0\0\0",
+    "WebP": rb"RIFF.{4}WEBP",
+    "DICOM": rb".{128}DICM",
+    "MetaImage": rb"ObjectType *=|NDims *=",
+}
 
 
 class UnreadableImageError(ValueError):
     """An image file that cannot be read. The message names the file, the reason and what to do, never a patient."""
 
 
+def kind_of_content(head: bytes) -> str | None:
+    """Which kind of image that is read a file is by its first 132 bytes, None if it is none."""
+    return next((kind for kind, begins in _BEGINNINGS.items() if re.match(begins, head, re.DOTALL)), None)
+
+
 def image_files_in(folder: Path) -> list[Path]:
     """The image files below a folder, see [`is_image_file`] and [`walk`]; sorted."""
-    found = (folder / parent / name for parent, names in walk(folder) for name in names)
-    return sorted(path for path in found if is_image_file(path))
+    return sort_files(folder)[0]
+
+
+def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files below a folder, and what else is there that one may take for images; each sorted."""
+    found = sorted(folder / parent / name for parent, names in walk(folder) for name in names)
+    images = [is_image_file(path) for path in found]
+    return (
+        [path for path, is_image in zip(found, images, strict=True) if is_image],
+        [path for path, is_image in zip(found, images, strict=True) if not is_image and not is_other_file(path)],
+    )
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -50,26 +86,31 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file is an image by its suffix, or a DICOM file without one, as archives and CDs have them."""
-    return bool(image_suffix(path.name)) or _is_unnamed_dicom(path)
+    """
+    Whether a file is an image by its name, also of a kind that is not read, or by its content where the name does not
+    tell: so archives and CDs have DICOM, and browsers what they save.
+    """
+    if path.name.lower().endswith(IMAGE_SUFFIXES + UNREAD_SUFFIXES):
+        return True
+    if is_other_file(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return kind_of_content(file.read(132)) is not None
+    except OSError:
+        return False
+
+
+def is_other_file(path: Path) -> bool:
+    """Whether a file is known to be no image by its name: a text, a table, an archive, an index."""
+    name = path.name.lower()
+    return name.endswith(_OTHER_SUFFIXES) or name in ("dicomdir", "readme", "license")  # the first: of a CD
 
 
 def image_suffix(name: str) -> str:
     """The suffix of an image's file name, "" if it has none."""
     suffix = name[name.rfind(".") :] if "." in name else ""
     return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
-
-
-def _is_unnamed_dicom(path: Path) -> bool:
-    if path.suffix and not path.suffix[1:].isdecimal():  # 1.2.840.10008.5 has no suffix
-        return False
-    if path.name.upper() == "DICOMDIR":  # the index of a CD
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def is_address(source: Any) -> bool:

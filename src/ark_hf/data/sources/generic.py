@@ -26,6 +26,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "vali
 SPLIT_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 SPLIT_HEADERS = ("split", "set", "subset", "fold", "partition")
 LABEL_TABLES = ("labels.csv", "labels.tsv", "labels.xlsx")
+MASKS = "its folder has 'mask' in the name, as segmentations have; rename the folder if these are radiographs"
 SHARES = {"validation": 0.1, "test": 0.2}  # of the patients, where the source has no splits
 
 
@@ -111,6 +112,7 @@ def _read_labelled_table(source: GenericSource, path: Path) -> Release:
         raise ValueError(f"{path} has no rows.")
     remarks = [*metadata_remarks(columns), *(names.remarks if names else [])]
     release = Release(labels.task, rows, problems, remarks=remarks)
+    release.left_out = _left_out(images, release)
     if split_column is None:
         derive_splits(release)
     return release
@@ -143,9 +145,22 @@ def derive_splits(release: Release) -> None:
         )
 
 
+def _left_out(folder: RawFolder, release: Release) -> dict[str, list[str]]:
+    """The files that one may take for radiographs, and of which neither a row nor a problem tells, by the reason."""
+    told = {printable(row.metadata["image_id"]) for row in release.rows}
+    told |= {problem.where for problem in release.problems}
+    files = {
+        "no row that can be used names it": folder.images(),
+        MASKS: folder.masks,
+        "it is no image, by name and content": folder.others,
+    }
+    return {reason: [path for path in paths if printable(path) not in told] for reason, paths in files.items()}
+
+
 def _read_class_folders(source: GenericSource) -> Release:
     """Images whose folder is their class, within a folder for each split or not."""
-    paths = [Path(path) for path in RawFolder(source.folder).images()]
+    folder = RawFolder(source.folder)
+    paths = [Path(path) for path in folder.images()]
     depth = 0
     while len({path.parts[: depth + 1] for path in paths}) == 1 and len(paths[0].parts) > depth + 1:
         depth += 1  # into the release's own folder
@@ -165,9 +180,14 @@ def _read_class_folders(source: GenericSource) -> Release:
         raise ValueError(
             f"{source.folder} has no labels.csv, so its folders must be the classes; it has {found}, expected are "
             f"{source.classes or 'at least two'}. --csv names a table of another name."
+            + f" {len(folder.masks)} images do not count: {MASKS}."
+            * bool(folder.masks)
         )
     task = ArkTask(source.name, classes, "single_label_classification")
     release = Release(task, [], remarks=remarks)
+    for path in map(Path, folder.masks):
+        if any("mask" in part.lower() for part in path.parts[: level + 1]):
+            release.problems.append(Problem(printable(path.as_posix()), MASKS))
     for path in paths:
         where, image = printable(path.as_posix()), path.as_posix()
         if len(path.parts) <= level + 1:
@@ -177,6 +197,7 @@ def _read_class_folders(source: GenericSource) -> Release:
         metadata = {"image_id": image, "patient_id": None}
         label = place[fold(path.parts[level])]
         release.rows.append(Row(where, source.folder / path, split, label, metadata))
+    release.left_out = _left_out(folder, release)
     if not split_folders:
         derive_splits(release)
     return release

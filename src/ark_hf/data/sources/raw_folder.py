@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..images.image_files import image_suffix, is_image_file, walk
+from ..images.image_files import image_suffix, is_image_file, is_other_file, walk
 from .tables import Table, stream_lines
 
 PACKED_SUFFIXES = ("", ".gz", ".zip")
@@ -22,7 +22,8 @@ class RawFolder:
     Everything below a folder, listed once, links followed.
 
     Hidden files and folders are left out, and folders with "mask" in their names too: segmentations bear the names of
-    the images that they belong to.
+    the images that they belong to. The images in them are in `masks`, and in `others` are files that one may take for
+    images, and are none.
 
     Args:
         root: The folder.
@@ -40,8 +41,12 @@ class RawFolder:
         self._parents_of: dict[str, list[str]] = {}
         self._tables: dict[str, list[str]] = {}
         self._images: dict[str, list[str]] = {}
+        self.masks: list[str] = []
+        self.others: list[str] = []
         for folder, names in walk(root):
             if "mask" in folder.lower():
+                paths = (f"{folder}/{name}" for name in names)
+                self.masks += [path for path in paths if is_image_file(root / path)]
                 continue
             parent, _, name = folder.rpartition("/")
             self._parents_of.setdefault(_composed(name), []).append(_composed(parent))
@@ -54,6 +59,7 @@ class RawFolder:
                     self._path_of.setdefault(_without_suffix(path), path)
                     self._images.setdefault(_without_suffix(name), []).append(path)
                 else:
+                    self.others += [] if is_other_file(root / path) else [path]
                     self._tables.setdefault(name.lower(), []).append(path)
 
     def images(self) -> Iterator[str]:
