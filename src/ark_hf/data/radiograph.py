@@ -12,6 +12,7 @@ from .images.deep_colour import deep_channels
 from .images.dicom import is_dicom, read_dicom
 from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, kind_of_content, open_image_file
 from .images.metaimage import is_metaimage, read_metaimage
+from .images.png_chunks import without_remarks
 
 _NIFTI = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the length of its header
 ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]
@@ -69,6 +70,8 @@ def read_picture(file: BinaryIO) -> np.ndarray:
 def _open_picture(file: BinaryIO) -> Image.Image:
     kind = kind_of_content(file.read(132))
     file.seek(0)
+    if kind == "PNG":
+        file = without_remarks(file)
     try:
         # Not by name: Pillow 13 maps uncompressed TIFFs that it opens by name, and garbles those with an orientation.
         return Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP"))
