@@ -22,6 +22,8 @@ def read_grey(path: str) -> np.ndarray:
     """(H, W): uint8, or float32 in [0, 1] if the file is deeper."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as opened:
+            if not opened.mode.startswith("I") and any(";16" in str(tile[3]) for tile in opened.tile):
+                sys.exit(f"{path}: has colours of 16 bits, of which Pillow keeps 8; save it in grey.")
             picture = ImageOps.exif_transpose(opened)
             if not picture.mode.startswith("I"):
                 return np.array(picture.convert("L"))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ark_hf.data.build.build import encode_png
+from ark_hf.data.image_statistics import _compute
 from ark_hf.data.loading import (
     InferenceSamples,
     TrainingSamples,
@@ -24,6 +25,9 @@ from ark_hf.data.loading import (
 from ark_hf.data.views import draw_view, sample_generator, student_view
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
+from tests.data.images.test_deep_colour import layers, png
+from tests.data.images.test_dicom import make_dicom, save
+from tests.wrong_inputs import chest
 
 FINDINGS = ArkTask("findings", ["Edema", "Mass"])
 KINDS = ArkTask("kinds", ["normal", "viral"], "single_label_classification")
@@ -290,6 +294,21 @@ def test_inference_gives_the_processor_s_pictures_and_ignores_uncertain_labels(d
     torch.testing.assert_close(torch.cat([batch["pixel_values"] for batch in batches]), own[[1, 0, 2, 3]])
     labels = torch.cat([batch["labels"] for batch in batches])
     np.testing.assert_equal(labels.numpy(), [[np.nan, np.nan], [0, 1], [1, np.nan], [np.nan, 0]])
+
+
+def test_cells_that_datasets_cannot_decode_or_would_cut_are_read(processor, tmp_path):
+    """As in somebody else's dataset, which is trained on as it is."""
+    grey = chest().astype(np.uint16) * 16 + 3
+    save(make_dicom(grey, 12, WindowCenter=2048, WindowWidth=4096), tmp_path / "x.dcm")
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+    contents = [(tmp_path / "x.dcm").read_bytes(), png(layers(grey, "RGB"), 2), (tmp_path / "grey.png").read_bytes()]
+    cells = [{"bytes": content, "path": None} for content in contents]
+    table = {"image": cells, "labels": [0, 1, 0]}
+    rows = Dataset.from_dict(table, features=Features({"image": Image(), "labels": Value("int64")}))
+    dicom, colour, plain = (each["image"] for each in InferenceSamples(rows, KINDS, processor).__getitems__([0, 1, 2]))
+    torch.testing.assert_close(colour, plain, rtol=0, atol=0)
+    torch.testing.assert_close(dicom, plain, rtol=0, atol=2e-3)
+    np.testing.assert_array_equal(*_compute(rows, "")[1:])
 
 
 def test_inference_marks_unknown_classes(datasets, processor):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
+from .radiograph import grey_values
 from .task_dataset import dataset_file
 
 if TYPE_CHECKING:
@@ -82,14 +83,19 @@ class _Pictures:
     """What a loader asks for the statistics of the row of a number."""
 
     def __init__(self, rows: "Dataset"):
-        self.rows = rows.select_columns("image")
+        from datasets import Image
+
+        self.rows = rows.select_columns("image").cast_column("image", Image(decode=False))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> np.ndarray:
+        from .loading import open_stored
+
         try:
-            return image_statistics(self.rows[number]["image"])
+            opened = open_stored(self.rows[number]["image"])
+            return image_statistics(grey_values(opened) if isinstance(opened, np.ndarray) else opened)
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise ValueError(
                 f"Row {number}: the image cannot be decoded ({type(error).__name__}). Rebuild the dataset."

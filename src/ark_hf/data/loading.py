@@ -1,13 +1,16 @@
 """Batches for training and prediction: views, targets and order, each a function of (seed, cycle, task, sample)."""
 
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from datasets import Dataset, Image
 from torch.utils.data import DataLoader
@@ -15,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from .radiograph import grey_values, open_radiograph
 from .streaming import StreamedRows, read_ahead
 from .task_dataset import resolve_labels
 from .views import draw_view, sample_generator, student_view
@@ -103,11 +107,21 @@ def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: in
     ]
 
 
-def grey_plane(image: PIL.Image.Image, processor: ArkImageProcessor) -> torch.Tensor:
-    """One stored picture as (1, H, W), uint8 or, above 8 bits, float32 in [0, 1]."""
+def grey_plane(image: PIL.Image.Image | np.ndarray, processor: ArkImageProcessor) -> torch.Tensor:
+    """One stored picture, see [`open_stored`], as (1, H, W), uint8 or, above 8 bits, float32 in [0, 1]."""
+    if isinstance(image, np.ndarray):
+        return processor.process_image(grey_values(image), do_convert_rgb=False)
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;"):
         image = image.convert("L")
     return processor.process_image(image, do_convert_rgb=False)
+
+
+def open_stored(image: dict[str, Any]) -> PIL.Image.Image | np.ndarray:
+    """A cell of an image column, for [`grey_plane`]: somebody else's may hold more than `datasets` decodes."""
+    if image["bytes"] is None:
+        return Image().decode_example(image)
+    opened = open_radiograph(io.BytesIO(image["bytes"]), Path(image["path"] or ""))
+    return opened if isinstance(opened, np.ndarray) else PIL.ImageOps.exif_transpose(opened)
 
 
 class RowSamples(TorchDataset):
@@ -150,7 +164,7 @@ class RowSamples(TorchDataset):
     def picture(self, number: int, row: dict) -> torch.Tensor:
         """The row's picture, as [`grey_plane`] gives it; `ValueError` names a row that has none."""
         try:
-            return grey_plane(Image().decode_example(row["image"]), self.processor)
+            return grey_plane(open_stored(row["image"]), self.processor)
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise ValueError(
                 f"Task {self.task.name!r}, row {max(number, ~number)}: the image cannot be decoded "

@@ -12,6 +12,7 @@ from PIL import Image
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
 from ark_hf.data.radiograph import read_picture, read_radiograph
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from tests.wrong_inputs import chest
 
 GREY = chest()[:, :120].astype(np.uint16) * 16 + 5  # twelve bits
@@ -115,6 +116,34 @@ def test_exif_turns_all_bits():
         content = png(layers(turned, kind), number, eXIf=exif.tobytes()[6:])
         np.testing.assert_array_equal(read_input(content).pixels[0], GREY)
     np.testing.assert_array_equal(read_input(tiff(layers(turned, "RGB"), t274=6)).pixels[0], GREY)
+
+
+@pytest.mark.parametrize("factor", [256, 257, 16, 1])
+def test_palettes_of_tiffs_keep_their_bits(tmp_path, factor):
+    """The first two widen 8 bits, the third has 12; the last are 8 bits, which some tools leave so."""
+    palette = Image.fromarray(chest()).convert("P")
+    palette.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    palette.save(tmp_path / "x.tif")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    with Image.open(tmp_path / "x.tif") as opened:
+        stored = np.array(opened.tag_v2[320], "<u2").tobytes()
+    place = content.index(stored)
+    table = np.tile(np.arange(256, dtype="<u2") * factor, 3).tobytes()
+    content[place : place + len(table)] = table
+    read = read_input(bytes(content))
+    indices = np.asarray(palette)
+    assert read.pixels.dtype == (np.uint8 if factor > 255 else np.uint16) and read.warnings == []
+    np.testing.assert_array_equal(read.pixels[0], indices if factor > 255 else indices.astype(np.uint16) * factor)
+
+
+@pytest.mark.parametrize("processor_class", [ArkImageProcessor, ArkImageProcessorPil])
+def test_image_processors_refuse_what_pillow_would_decode_without_its_lower_bits(tmp_path, processor_class):
+    (tmp_path / "x.png").write_bytes(FILES["RGB.png"])
+    for source in (str(tmp_path / "x.png"), Image.open(tmp_path / "x.png"), Image.open(BytesIO(FILES["big.tif"]))):
+        with pytest.raises(ValueError, match="of 16 bits: pass what ark_hf.read_radiograph"):
+            processor_class()(source)
+    Image.fromarray(GREY).save(tmp_path / "grey.png")
+    processor_class()(str(tmp_path / "grey.png"))
 
 
 @pytest.mark.parametrize(

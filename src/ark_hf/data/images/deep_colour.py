@@ -1,4 +1,4 @@
-"""Pictures of several channels with 16 bits each, of which Pillow keeps 8."""
+"""Pictures whose colours have 16 bits a channel, in pixels or in a palette, of which Pillow keeps 8."""
 
 import io
 import re
@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, COLORMAP, PLANAR_CONFIGURATION, TiffImageFile
 
 from .image_files import UnreadableImageError
 
 
 def deep_channels(opened: Image.Image) -> np.ndarray | None:
     """
-    All bits of a picture with more than 8 bits in several channels, which Pillow has opened and not yet decoded.
+    All bits of a picture with more than 8 bits in several channels, or in the palette of a TIFF, which Pillow has
+    opened and not yet decoded.
 
     Pillow leaves the lower byte of each value out. Where it is told that the bytes stand in the other order, it leaves
     the upper one out, so that two decodings give both.
@@ -28,8 +29,12 @@ def deep_channels(opened: Image.Image) -> np.ndarray | None:
     tiles: list[Any] = getattr(opened, "tile", [])
     if not tiles or opened.mode.startswith(("I", "F")):
         return None
-    raw_mode = tiles[0].args if isinstance(tiles[0].args, str) else tiles[0].args[0]
     tags = opened.tag_v2 if isinstance(opened, TiffImageFile) else {}
+    if opened.mode == "P" and COLORMAP in tags:
+        palette = np.array(tags[COLORMAP], dtype=np.uint16).reshape(3, -1)
+        widened = not (palette % 256).any() or not (palette % 257).any()
+        return None if widened else palette[:, np.asarray(ImageOps.exif_transpose(opened))]
+    raw_mode = tiles[0].args if isinstance(tiles[0].args, str) else tiles[0].args[0]
     if ";16" not in raw_mode and max(tags.get(BITSPERSAMPLE, (8,))) <= 8:
         return None
     stored = re.fullmatch(r"(LA|RGB|RGBA|RGBX);16([BLN])", raw_mode)

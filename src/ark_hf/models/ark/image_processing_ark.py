@@ -80,6 +80,7 @@ class ArkImageProcessingBase(BaseImageProcessor):
         # transformers opens files as 8-bit RGB, which clips deeper radiographs to white.
         if isinstance(image_url_or_urls, str) and os.path.isfile(image_url_or_urls):
             with PIL.Image.open(image_url_or_urls) as image:
+                _check_that_no_bits_are_lost(image)
                 return PIL.ImageOps.exif_transpose(image)
         return super().fetch_images(image_url_or_urls)
 
@@ -282,6 +283,7 @@ def _to_channels_first(image, do_convert_rgb, input_data_format, device) -> torc
     `resize` do a third of the work.
     """
     if isinstance(image, PIL.Image.Image):
+        _check_that_no_bits_are_lost(image)
         if do_convert_rgb and image.mode not in DEEP_PIL_MODES:
             # The original code drops transparency, too; transformers would lay the image on white.
             image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -306,6 +308,13 @@ def _to_channels_first(image, do_convert_rgb, input_data_format, device) -> torc
 
     image = _to_unit_range(image[:3].to(device) if do_convert_rgb else image.to(device))
     return image.expand(3, -1, -1) if do_convert_rgb else image
+
+
+def _check_that_no_bits_are_lost(image: PIL.Image.Image) -> None:
+    if image.mode not in DEEP_PIL_MODES and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        raise ValueError(
+            "Pillow keeps 8 bits of this picture's colours of 16 bits: pass what ark_hf.read_radiograph gives for it"
+        )
 
 
 def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
