@@ -1,13 +1,14 @@
 """What a builder knows of a dataset before it reads any image: its task, its rows, and what is wrong with them."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .images.dicom import read_dicom_metadata
 from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
@@ -50,6 +51,11 @@ def read_image_file(row: Row) -> np.ndarray:
     return read_radiograph(row.path)
 
 
+def read_file_tags(row: Row, fields: Sequence[str]) -> dict[str, float | str | None]:
+    """What [`read_dicom_metadata`] finds in the row's file. Raises `UnreadableImageError`."""
+    return read_dicom_metadata(row.path, fields)
+
+
 @dataclass
 class Release:
     """
@@ -62,6 +68,7 @@ class Release:
         left_out: Files, by the reason why they were not looked at.
         facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
+        read_tags: Reads age, sex or view from the row's DICOM file, as [`read_dicom_metadata`].
         remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
     """
 
@@ -71,6 +78,7 @@ class Release:
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
+    read_tags: Callable[[Row, Sequence[str]], dict[str, float | str | None]] = read_file_tags
     remarks: list[str] = field(default_factory=list)
 
 

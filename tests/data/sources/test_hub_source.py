@@ -14,6 +14,7 @@ from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
 from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.rows import Release
+from ark_hf.data.sources.dicom_rows import add_dicom_metadata
 from ark_hf.data.sources.hub_source import HubSource, read_hub
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.models.ark.configuration_ark import ArkTask
@@ -102,7 +103,8 @@ def test_cells_of_any_kind_that_is_read_are_built_as_their_files(tmp_path, featu
     """`datasets` and the Hub keep DICOM as it is, with a name or without."""
     grey = chest().astype(np.uint16) * 16 + 3
     for number, name in enumerate(("a.dcm", "b.dcm")):
-        save(make_dicom(grey // (number + 1), 12, PhotometricInterpretation="MONOCHROME1"), tmp_path / name)
+        dataset = make_dicom(grey // (number + 1), 12, PhotometricInterpretation="MONOCHROME1", PatientAge="061Y")
+        save(dataset, tmp_path / name)
     (tmp_path / "c.mha").write_bytes(metaimage(grey, "MET_SHORT", compressed=True))
     PIL.Image.fromarray(grey).save(tmp_path / "d.tif")
     paths = [tmp_path / name for name in ("a.dcm", "b.dcm", "c.mha", "d.tif")]
@@ -113,7 +115,9 @@ def test_cells_of_any_kind_that_is_read_are_built_as_their_files(tmp_path, featu
     table = Dataset.from_dict({"img": cells, "TB": [0, 1, 0, 1]}, Features({"img": feature, "TB": Value("int64")}))
     for split in ("train", "test"):
         table.select(range(4) if split == "train" else range(1)).to_parquet(tmp_path / "in" / f"{split}.parquet")
-    build_dataset(read(tmp_path / "in", labels=["TB"]), tmp_path / "out", num_workers=1, allow_patient_overlap=True)
+    release, asked = add_dicom_metadata(read(tmp_path / "in", labels=["TB"]), ["age"])
+    assert asked == 3 and [row.metadata["age"] for row in release.rows] == [61, 61, None, None, 61]
+    build_dataset(release, tmp_path / "out", num_workers=1, allow_patient_overlap=True)
     built = load_task_dataset(tmp_path / "out", "train")["image"]
     for picture, path in zip(built, paths, strict=True):
         np.testing.assert_array_equal(np.asarray(picture), read_radiograph(path)[0])

@@ -89,15 +89,20 @@ def read_dicom_metadata(
     check_fields(fields)
     path = Path(path)
     with open_image_file(path) as file:
-        if not is_dicom(path, file.read(132)):
-            raise UnreadableImageError("this is no DICOM file, so it has no tags to read")
-        dataset = _read_tags(file, [_METADATA[name][0] for name in fields], with_pixels=False)
-        found = {}
-        for name in fields:
-            tag, known = _METADATA[name]
-            text = str(dataset.get(tag) or "").strip().upper()
-            found[name] = METADATA_READERS[name](text) if known.fullmatch(text) else None
-        return found
+        return read_open_metadata(file, path, fields)
+
+
+def read_open_metadata(file: BinaryIO, path: Path, fields: Sequence[str]) -> dict[str, float | str | None]:
+    """[`read_dicom_metadata`] of an open file of this name; errors other than its own are pydicom's."""
+    if not is_dicom(path, file.read(132)):
+        raise UnreadableImageError("this is no DICOM file, so it has no tags to read")
+    dataset = _read_tags(file, [_METADATA[name][0] for name in fields], with_pixels=False)
+    found = {}
+    for name in fields:
+        tag, known = _METADATA[name]
+        text = str(dataset.get(tag) or "").strip().upper()
+        found[name] = METADATA_READERS[name](text) if known.fullmatch(text) else None
+    return found
 
 
 def check_fields(fields: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tqdm.auto import tqdm
 
-from ..images.dicom import check_fields, read_dicom_metadata
+from ..images.dicom import check_fields
 from ..images.image_files import UnreadableImageError
 from ..rows import Release
 
@@ -30,7 +30,7 @@ def add_dicom_metadata(release: Release, fields: Sequence[str]) -> tuple[Release
     rows, asked = [], 0
     for row in tqdm(release.rows, desc="reading DICOM headers", unit="file"):
         try:
-            found = read_dicom_metadata(row.path, fields)
+            found = release.read_tags(row, fields)
             asked += 1
         except UnreadableImageError:
             found = {}

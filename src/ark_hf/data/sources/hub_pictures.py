@@ -2,15 +2,20 @@
 
 import io
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from datasets import Dataset, Image
 
-from ..images.image_files import UnreadableImageError
-from ..radiograph import grey_values, open_radiograph, read_radiograph
+from ...files import printable
+from ..images.dicom import read_open_metadata
+from ..images.image_files import UnreadableImageError, open_image_file
+from ..radiograph import grey_values, open_radiograph
 from ..rows import Row
 
 
@@ -29,18 +34,32 @@ class HubPictures:
     folders: tuple[str, ...]
 
     def __call__(self, row: Row) -> np.ndarray:
+        with self._file(row) as (file, name):
+            return grey_values(open_radiograph(file, name))[None]
+
+    def read_tags(self, row: Row, fields: Sequence[str]) -> dict[str, float | str | None]:
+        """As [`read_dicom_metadata`]."""
+        with self._file(row) as (file, name):
+            return read_open_metadata(file, name, fields)
+
+    @contextmanager
+    def _file(self, row: Row) -> Iterator[tuple[BinaryIO, Path]]:
+        """The row's open file and its name, "" if it has none."""
         picture = _open(str(row.path.parent), self.column)[int(row.path.name)][self.column]
         if picture is None:
             raise UnreadableImageError("the row has no image")
+        name = Path(picture["path"] or "")
         try:
             if picture["bytes"] is None:
-                path = os.path.abspath(picture["path"])
+                path = os.path.abspath(name)
                 if not any(path.startswith(folder + os.sep) for folder in self.folders):
                     raise UnreadableImageError("the image is but a path, and leads out of the dataset")
-                return read_radiograph(picture["path"])
-            return grey_values(open_radiograph(io.BytesIO(picture["bytes"]), Path(picture["path"] or "")))[None]
+                with open_image_file(name) as file:
+                    yield file, name
+            else:
+                yield io.BytesIO(picture["bytes"]), name
         except UnreadableImageError as refusal:
-            raise UnreadableImageError(str(refusal).removeprefix(f"{picture['path']}: ")) from None
+            raise UnreadableImageError(str(refusal).removeprefix(f"{printable(name)}: ")) from None
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise UnreadableImageError(f"the image is damaged ({type(error).__name__})") from None
 

@@ -66,7 +66,7 @@ def read_hub(source: HubSource) -> Release:
     task = replace(labels.task, modality=source.modality)
     remarks = [*metadata_remarks(metadata), *(names.remarks if names else [])]
     pictures = HubPictures(str(found[source.image_column]), _allowed_folders(source.dataset))
-    release = Release(task, [], read_image=pictures, remarks=remarks)
+    release = Release(task, [], read_image=pictures, read_tags=pictures.read_tags, remarks=remarks)
     for name, dataset in splits.items():
         split = SPLIT_NAMES[name.lower()] if len(splits) > 1 else ""
         for number, (path, record) in enumerate(zip(_places(dataset), _records(dataset, columns), strict=True)):
