@@ -105,9 +105,10 @@ def test_files_that_one_may_take_for_images_are_told_and_those_that_are_none_are
     make(
         tmp_path, "a.png", "b.gif", "c.nii.gz", "d.npy", "e.mat", "t.csv", "README", "Thumbs.db", ".DS_Store", "x.TXT"
     )
+    os.mkfifo(tmp_path / "f.pipe")
     folder = RawFolder(tmp_path)
     assert list(folder.images()) == ["a.png", "b.gif", "c.nii.gz"]  # the latter two are refused when they are read
-    assert folder.others == ["d.npy", "e.mat"]
+    assert folder.others == ["d.npy", "e.mat", "f.pipe"]
     assert where(folder, "b.gif") == "b.gif"
     with pytest.raises(ValueError, match="image 'b.png' is not below"):
         folder.find_image("b.png")

@@ -92,7 +92,7 @@ def is_image_file(path: Path) -> bool:
     """
     if path.name.lower().endswith(IMAGE_SUFFIXES + UNREAD_SUFFIXES):
         return True
-    if is_other_file(path):
+    if is_other_file(path) or not os.path.isfile(path):  # a pipe would be read for ever
         return False
     try:
         with path.open("rb") as file:
