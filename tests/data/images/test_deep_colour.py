@@ -46,10 +46,12 @@ def tiff(samples: np.ndarray, order: str = "<", packed: bool = False, photometri
     sizes_at = bits_at + 2 * channels
     starts_at = sizes_at + 4 * len(strips)
     starts = list(accumulate(map(len, strips[:-1]), initial=8))
+    alone = len(strips) == 1  # then its place and size stand in the entries themselves
     entries = {
         256: (3, 1, width), 257: (3, 1, height), 258: (3, channels, bits_at), 259: (3, 1, 8 if packed else 1),
-        262: (3, 1, photometric), 273: (4, len(strips), starts_at), 277: (3, 1, channels), 278: (3, 1, 50),
-        279: (4, len(strips), sizes_at), **{int(tag[1:]): (3, 1, value) for tag, value in tags.items()},
+        262: (3, 1, photometric), 273: (4, len(strips), 8 if alone else starts_at), 277: (3, 1, channels),
+        278: (3, 1, 50), 279: (4, len(strips), len(strips[0]) if alone else sizes_at),
+        **{int(tag[1:]): (3, 1, value) for tag, value in tags.items()},
     }  # fmt: skip
     body = b"".join(strips) + struct.pack(f"{order}{channels}H", *[16] * channels)
     body += struct.pack(f"{order}{2 * len(strips)}I", *map(len, strips), *starts)
