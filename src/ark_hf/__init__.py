@@ -59,7 +59,7 @@ _EXPORTS = {
     "mean_probabilities": ".inference.predict",
     "predict_files": ".inference.predict",
     "predict_logits": ".inference.predict",
-    "write_predictions": ".inference.predict",
+    "write_predictions": ".inference.prediction_files",
     "predict": ".inference.predictions",
     "ChestXrayClassificationPipeline": ".inference.pipeline",
     "heat_maps": ".inference.heatmaps",
@@ -149,7 +149,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.predict import mean_probabilities as mean_probabilities
     from .inference.predict import predict_files as predict_files
     from .inference.predict import predict_logits as predict_logits
-    from .inference.predict import write_predictions as write_predictions
+    from .inference.prediction_files import write_predictions as write_predictions
     from .inference.predictions import predict as predict
     from .inference.zeroshot import match_dataset as match_dataset
     from .inference.zeroshot import match_label as match_label

@@ -16,8 +16,9 @@ from .evaluation.report.task_report import TaskReport, evaluate_task
 from .evaluation.report.text import report_text
 from .evaluation.scoring import load_evaluation_data
 from .files import replace_folder
-from .inference.predict import load_ark, predict_files, write_predictions
-from .inference.task_labels import label_names
+from .inference.predict import load_ark, predict_files
+from .inference.prediction_files import write_predictions
+from .inference.task_labels import task_label_names
 from .provenance import weights_sha256
 from .training.ark.pretrainer import CyclicPretrainer
 from .training.ark.recipe import PretrainingArguments, TaskSpec
@@ -92,7 +93,7 @@ def demo(output_dir: str | Path = "runs/demo", model_dir: str | Path = "ark-cxr"
     pictures = _write_pictures(output_dir / "phantom", output_dir / "pictures")
     model, processor = load_ark(str(model_dir))
     results = predict_files(model, processor, pictures)
-    write_predictions(output_dir / "predictions.csv", label_names(model.config), results)
+    write_predictions(output_dir / "predictions.csv", task_label_names(model.config), results)
     print(f"The model is in {model_dir}: import ark_hf; pipeline('chest-xray-classification', model='{model_dir}').")
     print(f"Its probabilities for {len(pictures)} held-out phantoms are in {output_dir / 'predictions.csv'}.")
     print(f"Held-out phantom AUROC, mean over {len(reports)} sites: {mean:.3f}. The report is in {report_file}.")

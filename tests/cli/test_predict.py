@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -195,7 +198,8 @@ def test_columns_are_named_in_the_order_of_the_outputs(pictures, tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
     assert main(["predict", model, picture, "--out", str(tmp_path / "reversed.csv")]) == 0
     assert (tmp_path / "reversed.csv").read_text() == (tmp_path / "ordered.csv").read_text()
-    assert len(set(rows_of(tmp_path / "ordered.csv")[picture].values())) == 4
+    row = rows_of(tmp_path / "ordered.csv")[picture]
+    assert len(set(row.values())) == 4 and list(row) == ["image", *(f"classifier/{x}" for x in ("cat", "dog", "eel"))]
 
 
 def test_heat_maps_of_addresses_do_not_tell_what_opened_them(server, tmp_path):  # noqa: F811
@@ -231,3 +235,97 @@ def test_heat_maps_are_written_for_what_is_called_positive(pictures, tmp_path, c
     assert (tmp_path / "plain.csv").read_bytes() == out.read_bytes()
     assert main([*command, "--crops", "ten"]) == 2
     assert "whole pictures" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_columns_of_a_model_of_one_task_name_it_too(pictures, tmp_path):
+    model = save_model(tmp_path / "model", tasks=TASKS[:1])
+    assert main(["predict", model, str(pictures / "3.png"), "--out", str(tmp_path / "out.csv")]) == 0
+    (row,) = rows_of(tmp_path / "out.csv").values()
+    assert list(row) == ["image", "north/Edema", "north/Pleural Effusion"]
+
+
+def test_the_long_format_has_a_row_an_image_and_label(model, pictures, tmp_path):
+    (tmp_path / "small.png").write_bytes(encode(chest()[:40, :40]))
+    command = ["predict", model, str(pictures), str(tmp_path / "small.png"), "--batch_size", "3", "--out"]
+    for arguments in (["wide.csv"], ["long.csv", "--format", "long"], ["long.jsonl", "--format", "long"], ["w.jsonl"]):
+        assert main([*command, str(tmp_path / arguments[0]), *arguments[1:]]) == 0
+    wide = rows_of(tmp_path / "wide.csv")
+    with (tmp_path / "long.csv").open() as file:
+        long = list(csv.DictReader(file))
+    assert list(long[0]) == ["image", "task", "label", "probability", "threshold", "positive", "warnings"]
+    names = [f"{task.name}/{label}" for task in TASKS for label in task.labels]
+    assert [row["image"] for row in long[:: len(names)]] == list(wide) and len(long) == len(names) * len(wide)
+    for row, name in zip(long, names * len(wide), strict=True):
+        assert f"{row['task']}/{row['label']}" == name and row["probability"] == wide[row["image"]][name]
+        threshold = THRESHOLDS.get(name)
+        called = None if threshold is None else float(row["probability"]) >= threshold
+        shown = ["" if value is None else str(value) for value in (threshold, called)]
+        assert [row["threshold"], row["positive"]] == shown
+    assert len({row["positive"] for row in long}) == 3
+    assert "too few" in long[-1]["warnings"] and {row["warnings"] for row in long[:14]} != {long[-1]["warnings"]}
+
+    lines = [json.loads(line) for line in (tmp_path / "long.jsonl").read_text().splitlines()]
+    for line, row in zip(lines, long, strict=True):
+        assert list(line) == list(row) and line["image"] == row["image"] and isinstance(line["warnings"], list)
+        assert line["probability"] == float(row["probability"]) and "; ".join(line["warnings"]) == row["warnings"]
+        assert str("" if line["positive"] is None else line["positive"]) == row["positive"]
+        assert line["threshold"] == (float(row["threshold"]) if row["threshold"] else None)
+    of_images = [json.loads(line) for line in (tmp_path / "w.jsonl").read_text().splitlines()]
+    assert [{name: str(value) for name, value in each.items()} for each in of_images] == [
+        {name: value if name == "image" else str(float(value)) for name, value in row.items()} for row in wide.values()
+    ]
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "out.json", "out.parquet", "out"])
+def test_a_file_of_another_kind_is_refused_before_any_work(name, pictures, tmp_path, capsys):
+    assert main(["predict", "no/model", str(pictures), "--out", str(tmp_path / name)]) == 2
+    assert "predictions are written as .csv or .jsonl" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_processes_that_read_files_change_nothing(model, pictures, tmp_path):
+    options = ["--format", "long", "--batch_size", "2", "--heatmaps"]
+    for workers in ("0", "2"):
+        folder = tmp_path / workers
+        arguments = ["--out", str(folder / "out.csv"), *options, str(folder / "maps"), "--num_workers", workers]
+        assert main(["predict", model, str(pictures), *arguments]) == 0
+    one, other = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (tmp_path / "0", tmp_path / "2"))
+    assert one == other and len(one) > 10
+
+
+def test_device_and_precision_are_those_asked_for_and_said(model, pictures, tmp_path, capsys):
+    command = ["predict", model, str(pictures), "--out", str(tmp_path / "out.csv")]
+    assert main([*command, "--device", "cpu", "--dtype", "auto"]) == 0
+    exact = rows_of(tmp_path / "out.csv")
+    assert main([*command, "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("out.csv (cpu, float32).") and second.endswith("out.csv (cpu, bfloat16).")
+    for image, row in rows_of(tmp_path / "out.csv").items():
+        differences = [abs(float(value) - float(exact[image][name])) for name, value in row.items() if name != "image"]
+        assert 0 < max(differences) < 0.1
+    for device in ("gpu", "cuda:99", "cpu:x"):
+        assert main([*command, "--device", device]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert f"device {device!r} cannot be used: " in line
+    assert main([*command, "--num_workers", "-1"]) == 2
+
+
+@pytest.mark.slow_ci
+def test_several_processes_write_what_one_writes(model, pictures, tmp_path):
+    options = ["--format", "long", "--batch_size", "2", "--second_opinion", "--heatmaps"]
+
+    def command(name):
+        folder = tmp_path / name
+        return ["predict", model, str(pictures), "--out", str(folder / "out.csv"), *options, str(folder / "maps")]
+
+    assert main(command("one")) == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    run = [sys.executable, "-m", *launcher, *command("two")]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("7 images are in") == 1
+    one, other = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == other and len(one) > 10

@@ -20,8 +20,8 @@ from ark_hf.inference.predict import (
     predict_files,
     predict_logits,
     with_crops,
-    write_predictions,
 )
+from ark_hf.inference.prediction_files import write_predictions
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel

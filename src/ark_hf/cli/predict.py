@@ -3,10 +3,14 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from ..evaluation.arguments import CROPS_HELP, Crops
 from ..files import printable
 from .arguments import check_at_least, parse, quiet
+
+if TYPE_CHECKING:
+    from ..inference.predictions import Predictions
 
 MAX_WARNINGS = 20  # lines that are printed
 
@@ -14,7 +18,14 @@ MAX_WARNINGS = 20  # lines that are printed
 @dataclass
 class PredictArguments:
     out: str = field(
-        default="predictions.csv", metadata={"help": "CSV file: one row per image, one column per task/label."}
+        default="predictions.csv", metadata={"help": "File of the predictions: .csv, or .jsonl for JSON lines."}
+    )
+    format: Literal["wide", "long"] = field(
+        default="wide",
+        metadata={
+            "help": "wide: one row per image, one column per task/label; long: one row per image and label, with the "
+            "columns image, task, label, probability, threshold, positive and warnings."
+        },
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
@@ -34,8 +45,19 @@ class PredictArguments:
         },
     )
 
+    num_workers: int = field(
+        default=0, metadata={"help": "Processes that read files; 0 reads them in this one. Results do not change."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "Such as cpu or cuda:1; the first accelerator, if there is one, unless set."}
+    )
+    dtype: Literal["float32", "bfloat16", "auto"] = field(
+        default="float32", metadata={"help": "Precision; auto is bfloat16 on a GPU that has it, else float32."}
+    )
+
     def __post_init__(self):
         check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, num_workers=self.num_workers)
 
 
 def predict(argv: list[str]) -> int:
@@ -49,12 +71,20 @@ def predict(argv: list[str]) -> int:
         paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
     )
     quiet()
+    from accelerate import PartialState
+
     from ..inference.predictions import predict as run
 
     written = run(given.model, given.paths, **vars(args))
+    if PartialState().is_main_process:
+        _tell(written, args)
+    return 0 if written.images else 1
+
+
+def _tell(written: "Predictions", args: PredictArguments) -> None:
     if written.images:
         kinds = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in written.kinds.most_common())
-        print(f"{written.images} images are in {args.out} ({kinds}).")
+        print(f"{written.images} images are in {args.out} ({kinds}; {written.computed}).")
         if written.second_opinion is not None:
             print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
         if args.heatmaps is not None:
@@ -71,4 +101,3 @@ def predict(argv: list[str]) -> int:
         print(f"Warning: {line}", file=sys.stderr)
     if len(written.warnings) > MAX_WARNINGS:
         print(f"... and {len(written.warnings) - MAX_WARNINGS} more images with warnings.", file=sys.stderr)
-    return 0 if written.images else 1

@@ -1,6 +1,5 @@
 """Loading a model, and its probabilities over a task dataset or over files."""
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
-from ..files import printable, replacing
 from ..hub_errors import explain, is_of_the_hub
 from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
@@ -30,6 +29,12 @@ from .heatmaps import ExplainedPass
 LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_NO_PIXELS = np.empty((1, 0, 0), dtype=np.uint8)
+
+
+def process_state() -> PartialState:
+    """This process among those of `accelerate launch`, whose `--cpu` accelerate reads in its `Accelerator` alone."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[Any, ArkImageProcessor]:
@@ -70,7 +75,7 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
     if missing:
         raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
-    return model.eval().to(PartialState().device), processor
+    return model.eval().to(process_state().device), processor
 
 
 def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:
@@ -130,7 +135,7 @@ def predict_logits(
         unknown.
     """
     head = None if all_heads else samples.task.name
-    state = PartialState()
+    state = process_state()
     rows = np.arange(len(samples))[state.process_index :: state.num_processes]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     were_training = [model.training for model in models]
@@ -189,6 +194,60 @@ def crop_logits(model: ArkForImageClassification, pixel_values: torch.Tensor, ta
     return logits.cpu().double().unflatten(0, pixel_values.shape[:-3])
 
 
+def move_model(model: Any, device: str | None = None, dtype: str = "float32") -> Any:
+    """
+    The model on a device and in a precision.
+
+    Args:
+        device: As torch names it, such as "cpu" or "cuda:1"; the accelerator, if there is one, unless set.
+        dtype: "float32", "bfloat16", or "auto": the latter on a GPU that has it, else the former.
+
+    Raises:
+        ValueError: There is no such device, or each process has its own already.
+    """
+    state = process_state()
+    place = state.device
+    if device is not None:
+        if state.num_processes > 1:
+            raise ValueError(
+                f"device {device}: each of the {state.num_processes} processes has its own; leave it out."
+            )
+        try:
+            place = torch.device(device)
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # of names, and of what is not there
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used: {reason}") from None
+    if dtype == "auto":
+        has_bfloat16 = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if has_bfloat16 else "float32"
+    return model.to(place, getattr(torch, dtype))
+
+
+class _FileBatches(Dataset):
+    """Batches of files as they are read: images, or the reasons why there is none, and the model's input."""
+
+    def __init__(self, batches: Sequence[Sequence[Path | str]], processor: ArkImageProcessor):
+        self.batches, self.processor = batches, processor
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[list[RadiographInput | str], torch.Tensor | None]:
+        read: list[RadiographInput | str] = []
+        for path in self.batches[number]:
+            try:
+                read.append(read_input(path))
+            except UnreadableImageError as error:
+                read.append(str(error))
+        pixels = [each.pixels for each in read if not isinstance(each, str)]
+        return read, self.processor(pixels, return_tensors="pt")["pixel_values"] if pixels else None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 @torch.no_grad()
 def predict_files(
     model: ArkForImageClassification,
@@ -197,80 +256,63 @@ def predict_files(
     batch_size: int = 16,
     on_image: Callable[[RadiographInput, np.ndarray, dict[int, np.ndarray]], None] | None = None,
     explained: Callable[[np.ndarray], Sequence[int]] | None = None,
+    num_workers: int = 0,
 ) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
     Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_input`] reads.
 
-    If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`].
+    If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`]. Under
+    `accelerate launch` each process does its share of the batches, and gets the results of all.
 
     Args:
-        on_image: Is given each image that can be read, its probabilities and its heat maps, before they are yielded.
+        on_image: Is given each image that can be read, its probabilities and its heat maps, before they are yielded;
+            an image that another process has read comes without its pixels and maps.
         explained: Says of an image's probabilities which labels, by number, get a heat map, at least one; see
             [`ExplainedPass`]. The processor must not crop. Unless given there are none.
+        num_workers: Processes that read files; 0 reads them in this one.
 
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
-    for start in tqdm(range(0, len(paths), batch_size), desc="predicting", unit="batch"):
-        images: list[RadiographInput] = []
-        results: list[int | str] = []
-        batch = paths[start : start + batch_size]
-        for path in batch:
-            try:
-                images.append(read_input(path))
-                results.append(len(images) - 1)
-            except UnreadableImageError as error:
-                results.append(str(error))
-        if images:
-            pixels = [image.pixels for image in images]
-            pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
-            maps: list[dict[int, np.ndarray]] = [{} for _ in images]
-            if explained is None:
-                probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
-            else:
-                forward = ExplainedPass(model, pixel_values)
-                probabilities = mean_probabilities(forward.logits.numpy(), model.config)
-                labels = [explained(each) for each in probabilities]
-                maps = [dict(zip(*pair, strict=True)) for pair in zip(labels, forward.heat_maps(labels), strict=True)]
-        for path, result in zip(batch, results, strict=True):
-            if isinstance(result, str):
+    state = process_state()
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    mine = _FileBatches(batches[state.process_index :: state.num_processes], processor)
+    loaded = iter(DataLoader(mine, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is))
+    rounds = range(0, len(batches), state.num_processes)
+    for first in tqdm(rounds, desc="predicting", unit="batch", disable=not state.is_main_process):
+        own = first + state.process_index
+        read, pixel_values = next(loaded) if own < len(batches) else ([], None)
+        probabilities, maps = _probabilities(model, pixel_values, explained)
+        found = iter(probabilities)
+        results = [each if isinstance(each, str) else next(found) for each in read]
+        told = [None if isinstance(each, str) else (each.name, each.warnings) for each in read]
+        for number, part in enumerate(gather_object([(results, told)]), start=first):
+            images, of_image = [each for each in read if not isinstance(each, str)], iter(maps)
+            nexts = iter(images)
+            for path, result, words in zip(batches[number] if number < len(batches) else (), *part, strict=True):
+                if words is not None and on_image is not None:
+                    if number == own:
+                        on_image(next(nexts), result, next(of_image))
+                    else:
+                        on_image(RadiographInput(_NO_PIXELS, *words), result, {})
                 yield path, result
-                continue
-            if on_image is not None:
-                on_image(images[result], probabilities[result], maps[result])
-            yield path, probabilities[result]
 
 
-def write_predictions(
-    path: Path, labels: list[str], results: Iterator[tuple[Path | str, np.ndarray | str]]
-) -> tuple[int, Path | None]:
-    """
-    Writes one row per image, one column per label; files that cannot be read go to `<name>.unreadable.csv` beside it.
-
-    If none can be read, nothing is written to `path`, and a file that is there stays. Names are as [`printable`] has
-    them.
-
-    Returns:
-        The number of images, and the path of the second file if there is one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unreadable_path = path.with_name(f"{path.stem}.unreadable.csv")
-    read, unreadable = 0, []
-    with replacing(path) as new:
-        with open(new, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", *labels])
-            for image, result in results:
-                if isinstance(result, str):
-                    unreadable.append([printable(image), result])
-                else:
-                    writer.writerow([printable(image), *(f"{probability:.6f}" for probability in result)])
-                    read += 1
-        if not read:
-            new.unlink()
-    unreadable_path.unlink(missing_ok=True)
-    if not unreadable:
-        return read, None
-    with open(unreadable_path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["image", "reason"], *unreadable])
-    return read, unreadable_path
+def _probabilities(
+    model: ArkForImageClassification,
+    pixel_values: torch.Tensor | None,
+    explained: Callable[[np.ndarray], Sequence[int]] | None,
+) -> tuple[np.ndarray, list[dict[int, np.ndarray]]]:
+    """Of each picture the probabilities, and by label the heat maps that `explained` asks for."""
+    if pixel_values is None:
+        return np.empty((0, model.config.num_labels)), []
+    pixel_values = pixel_values.to(model.device, model.dtype)
+    if explained is None:
+        probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
+        return probabilities, [{} for _ in probabilities]
+    forward = ExplainedPass(model, pixel_values)
+    probabilities = mean_probabilities(forward.logits.numpy(), model.config)
+    labels = [explained(each) for each in probabilities]
+    return probabilities, [
+        dict(zip(*pair, strict=True)) for pair in zip(labels, forward.heat_maps(labels), strict=True)
+    ]

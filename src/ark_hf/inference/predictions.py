@@ -2,10 +2,11 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from ..files import printable
 from ..labels import read_synonyms
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
 from .overlays import called_labels, check_whole_picture, save_overlays
-from .predict import load_ark, predict_files, with_crops, write_predictions
-from .task_labels import label_names
+from .predict import load_ark, move_model, predict_files, process_state, with_crops
+from .prediction_files import LONG_COLUMNS, Result, check_prediction_file, long_rows, write_predictions, write_rows
+from .task_labels import task_label_names
+
+Format = Literal["wide", "long"]
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Predictions:
     could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it. None
     where there is no such file. `warnings` are reasons to doubt an image, a line each; `left_out` are files of the
     given folders that one may take for images, and that are none; `kinds` counts the images by the endings of their
-    names.
+    names; `computed` is where the model ran, and in which precision.
     """
 
     out: Path
@@ -37,6 +41,7 @@ class Predictions:
     warnings: list[str] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
+    computed: str = ""
 
 
 def predict(
@@ -47,52 +52,74 @@ def predict(
     crops: str = "whole",
     second_opinion: bool = False,
     heatmaps: str | Path | None = None,
+    format: Format = "wide",
+    num_workers: int = 0,
+    device: str | None = None,
+    dtype: str = "float32",
 ) -> Predictions:
     """
     Writes the probabilities of every label for radiographs: one row per image, one column per task/label.
 
+    Under `accelerate launch` the images are shared out; the main process writes the files, which are the same.
+
     Args:
         model: Folder or Hub id of an ark-cxr.
         paths: Files, http(s) addresses, or folders that are searched for images.
-        out: The CSV file. Files that cannot be read go to `NAME.unreadable.csv` beside it.
+        out: A `.csv` file, or `.jsonl` for a JSON object a line. Files that cannot be read go to `NAME.unreadable.csv`
+            beside it.
         batch_size: Images a forward pass.
         crops: "whole", "center" or "ten", see [`with_crops`].
         second_opinion: Write on which findings the heads disagree, to `NAME.second_opinion.csv` beside `out`.
         heatmaps: Folder for pictures of what speaks for the labels that are called positive, see [`save_overlays`].
+        format: "wide", or "long": one row per image and label, with the operating point, whether the probability
+            reaches it, and reasons to doubt the image; blank, or null, where there is no operating point.
+        num_workers: Processes that read files.
+        device, dtype: Where and in which precision the model runs, see [`move_model`].
 
     Raises:
         ValueError: The model cannot be loaded, a path does not exist, or the model cannot do what is asked for.
     """
     out = Path(out)
-    if out.is_dir():
-        raise ValueError(f"out {out} is a folder; name a CSV file, such as {out / 'predictions.csv'}.")
+    check_prediction_file(out)
     if heatmaps is not None and Path(heatmaps).is_file():
         raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
     files, left_out = _image_files(paths)
     network, processor = load_ark(model)
+    move_model(network, device, dtype)
     processor = with_crops(processor, network.config.image_size, crops)
     if heatmaps is not None:
         check_whole_picture(processor)
     findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
     warnings: list[str] = []
     kinds: Counter[str] = Counter()
+    doubts: list[str] = []
     rows = itertools.count(1)
 
     def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
         row = next(rows)
         kinds[path_in(image.name or "").suffix.lower()] += 1
+        doubts[:] = image.warnings
         if image.warnings:
             warnings.append(f"{printable(image.name)}: {'; '.join(image.warnings)}")
-        if heatmaps is not None:
-            save_overlays(network.config, image, maps, Path(heatmaps), row)
+        if maps:
+            save_overlays(network.config, image, maps, Path(str(heatmaps)), row)
 
     explained = None if heatmaps is None else partial(called_labels, network.config)
-    results = predict_files(network, processor, files, batch_size, look_at, explained)
+    results: Iterator[Result] = predict_files(network, processor, files, batch_size, look_at, explained, num_workers)
+    computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
+    if not process_state().is_main_process:  # it has done its share when it has all results
+        read = sum(not isinstance(result, str) for _, result in results)
+        return Predictions(out, read, None, warnings=warnings, computed=computed)
     opinions = out.with_name(f"{out.stem}.second_opinion.csv")
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
-    images, unreadable = write_predictions(out, label_names(network.config), results)
-    written = Predictions(out, images, unreadable, warnings=warnings, left_out=left_out, kinds=kinds)
+    if format == "long":
+        images, unreadable = write_rows(out, LONG_COLUMNS, results, long_rows(network.config, lambda: [*doubts]))
+    else:
+        images, unreadable = write_predictions(out, task_label_names(network.config), results)
+    written = Predictions(
+        out, images, unreadable, warnings=warnings, left_out=left_out, kinds=kinds, computed=computed
+    )
     if findings is not None and images:
         written.second_opinion, written.disagreements = opinions, second_opinion_text(opinions, *findings)
     return written

@@ -27,6 +27,11 @@ def label_names(config: ArkConfig) -> list[str]:
     return [name for _, name in sorted(config.id2label.items())]
 
 
+def task_label_names(config: ArkConfig) -> list[str]:
+    """`task/label` of all outputs in their order: in files, where nothing else says which model's task a column is."""
+    return [f"{task}/{label.name}" for task, labels in labels_by_task(config).items() for label in labels]
+
+
 def labels_by_task(config: ArkConfig) -> dict[str, list[TaskLabel]]:
     """By the names of the tasks, in the model's order; `UNNAMED_TASK` for an ordinary classifier."""
     if config.tasks is None:
