@@ -1,11 +1,16 @@
 """The verb `evaluate` beyond the plain table: two models, calibration, groups, and wrong input explained."""
 
+import base64
+import csv
+import io
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import ark_hf
@@ -14,7 +19,9 @@ from ark_hf.data import loading
 from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.task_dataset import load_task_dataset, read_task
+from ark_hf.hub.model_card import model_card_files
 from ark_hf.inference.predict import load_ark
+from ark_hf.metrics.auroc import auroc
 from ark_hf.metrics.calibration import brier_score
 from ark_hf.models.ark.configuration_ark import ArkConfig
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
@@ -103,6 +110,52 @@ def test_difference_is_the_model_minus_the_other_and_a_new_head_is_said_to_be_ne
     assert "New: theirs has no head 'phantom_coast' to compare with." in capsys.readouterr().out
 
 
+def test_predictions_of_each_image_give_the_report(root, tmp_path):
+    report = run(root, tmp_path)
+    assert report["command"].startswith("ark-hf evaluate ours phantom_city phantom_coast --out ")
+    assert report["command"].endswith(" --bootstrap 20") and report["bootstrap"] == 20
+    for number, (name, task) in enumerate(zip(NAMES, report["tasks"], strict=True), start=1):
+        with (tmp_path / f"predictions-{number}-{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        test = load_task_dataset(root / "sites" / name, "test")
+        assert [row["image_id"] for row in rows] == test["image_id"][:] and len(rows) == 60
+        assert [row["patient_id"] for row in rows] == test["patient_id"][:]
+        assert {"row", "sex", "age", "view"} < set(rows[0]) and {row["sex"] for row in rows} <= {"F", "M", "unknown"}
+        for label in task["labels"]:
+            known = [row for row in rows if row[f"truth/{label['label']}"]]
+            truth, scores = ([float(row[f"{what}/{label['label']}"]) for row in known] for what in ("truth", "score"))
+            assert len(known) == label["num_known"] and sum(truth) == label["num_positive"]
+            assert label["auroc"] is None or label["auroc"] == auroc(np.array(truth), np.array(scores))
+
+
+@pytest.mark.parametrize("options", [[], ["--crops", "ten"]])
+def test_the_page_shows_the_gravest_errors_and_a_push_takes_them_out(root, tmp_path, options):
+    run(root, tmp_path, *options)
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
+    assert len(pictures) == page.tags["img"] > 12 and len(text) < 2_000_000
+    heat = [base64.b64decode(jpeg) for name, jpeg in pictures if name == "heat map"]
+    assert len(heat) == (0 if options else len(pictures) / 2)  # none of crops
+    colours = [np.ptp(np.asarray(Image.open(io.BytesIO(each))).astype(int), axis=2).max() for each in heat]
+    assert not heat or np.median(colours) > 50
+    city = json.loads((tmp_path / "report.json").read_text())["tasks"][0]
+    assert any(f"{city['labels'][0]['label']}: " in each for each in page.texts)
+    sent = model_card_files(root / "ours", "someone/x", tmp_path)
+    assert sorted(name for name in sent if name.startswith("report/")) == [
+        f"report/report.{ending}" for ending in ("html", "json", "md")
+    ]
+    assert Page(sent["report/report.html"].decode()).tags["img"] == 0
+    assert "confident errors" in text and "confident errors" not in sent["report/report.html"].decode()
+
+
+def test_errors_of_zero_shot_are_shown_too(root, tmp_path):
+    arguments = [str(root / "ours"), str(root / "sites" / "phantom_lake"), "--zero_shot", "--bootstrap", "0"]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path)]) == 0
+    assert Page((tmp_path / "report.html").read_text()).tags["img"] > 2
+    assert (tmp_path / "predictions-1-phantom_lake.csv").is_file()
+
+
 @torch.no_grad()
 def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_path, capsys, monkeypatch):
     new = tmp_path / "calibrated"
@@ -186,7 +239,7 @@ def test_groups_that_are_asked_for(root, tmp_path, capsys):
             assert sum(group["num_images"] for group in result["groups"]) == 60
     printed = capsys.readouterr().out
     assert printed.count("By view, mean AUROC: ") == 2 and "By age" not in printed
-    pages = {path.suffix: path.read_text() for path in tmp_path.iterdir()}
+    pages = {path.suffix: path.read_text() for path in tmp_path.glob("report.*")}
     assert set(pages) == {".json", ".md", ".html"}
     Page(pages[".html"])
     for text in pages.values():

@@ -1,8 +1,9 @@
 """A model on task datasets, by group, against another model, and calibrated: what `ark-hf evaluate` does."""
 
+import shlex
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ from ..models.ark.modeling_ark import ArkForImageClassification
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
+from .report.gallery import draw_errors
+from .report.image_table import write_image_table
 from .report.page import write_report
 from .report.task_report import (
     Comparison,
@@ -93,10 +96,16 @@ def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | No
         reports.append(report)
     evaluation = Evaluation(reports, report_text(reports))
     if args.out is not None:
+        out = Path(args.out)
+        facts |= {"command": _command(model, wanted, args)}
+        errors = []
+        for number, (data, scored) in enumerate(zip([data for data, _ in opened], scores, strict=True)):
+            write_image_table(out / f"predictions-{number + 1}-{data.task.name}.csv", data, scored, groups[number])
+            errors.append(draw_errors(*network, data, scored, reports[number]))
         tested = [(data, scored) for (data, _), scored in zip(opened, scores, strict=True)]
         sites = compare_sites(tested, args.bootstrap, args.seed)
         facts["weights_sha256"] = weights_sha256(args.calibrate or model)
-        evaluation.page = write_report(reports, Path(args.out), facts, sites)
+        evaluation.page = write_report(reports, out, facts, sites, errors)
     return evaluation
 
 
@@ -164,6 +173,19 @@ def _calibrate(
 def _head_and_dataset(text: str) -> tuple[str | None, str]:
     head, separator, dataset = text.partition("=")
     return (head, dataset) if separator and not Path(text).exists() else (None, text)
+
+
+def _command(model: str, wanted: Sequence[tuple[str | None, str]], args: EvaluationArguments) -> str:
+    """The command that gives this report, with names in the place of paths."""
+    words = ["ark-hf", "evaluate", shown_name(model)]
+    words += [f"{f'{head}=' if head else ''}{shown_name(dataset)}" for head, dataset in wanted]
+    usual = EvaluationArguments()
+    for each in fields(args):
+        value = getattr(args, each.name)
+        if value != getattr(usual, each.name):
+            given = [] if value is True else value if isinstance(value, list) else [shown_name(str(value))]
+            words += [f"--{each.name}", *given]
+    return shlex.join(words)
 
 
 def _distinct_names(model: str, other: str | None) -> tuple[str, str]:

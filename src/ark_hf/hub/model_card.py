@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..data.leaks import shared_lines
 from ..evaluation.report.figures import auroc_picture
+from ..evaluation.report.gallery import without_pictures
 from ..evaluation.report.page import things_to_look_at
 from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
@@ -27,7 +28,8 @@ from ..provenance import read_provenance, weights_sha256
 from .push import CARD_FILE
 
 EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
-REPORT_FILES = ("report.json", "report.md", "report.html")
+REPORT_PAGE = "report.html"
+REPORT_FILES = ("report.json", "report.md", REPORT_PAGE)
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PROSE = TEMPLATE.with_suffix(".yaml")
 UNKNOWN = "unknown"  # where the weights come from
@@ -66,6 +68,9 @@ def model_card_files(
     files |= {name: auroc_picture(each) for name, each in figures.items()}
     if report is not None:
         files |= {f"report/{name}": (report / name).read_bytes() for name in REPORT_FILES if (report / name).is_file()}
+        page = f"report/{REPORT_PAGE}"
+        if page in files:  # pictures of patients stay here
+            files[page] = without_pictures(files[page].decode()).encode()
     entries = eval_result_entries(reports)
     if entries:
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

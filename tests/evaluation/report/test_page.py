@@ -13,6 +13,7 @@ from ark_hf.evaluation.report.task_report import Comparison, compare_sites, comp
 from ark_hf.evaluation.report.text import NOTICE, report_text
 from ark_hf.metrics.subgroups import Estimate
 from ark_hf.models.ark.configuration_ark import ArkTask
+from ark_hf.provenance import package_version
 from tests.metrics.made_scores import PATIENT, made_scores
 from tests.pages.html_page import Page
 
@@ -142,6 +143,54 @@ def test_what_a_reader_should_not_miss(written):
     assert any("(ECE): Mass & <b> (0.20)." in each for each in found)
     assert not any("AUROC differs" in each or "grey levels" in each for each in found)
     assert any("no operating points" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [  # (value, low, high)
+        ((0.60, 0.55, 0.65), (0.70, 0.66, 0.74), "Worse than what ten numbers of size, shape and grey levels reach"),
+        ((0.70, 0.65, 0.75), (0.71, 0.66, 0.74), "Within the interval of what ten numbers of size, shape and grey "),
+        ((0.90, 0.85, 0.95), (0.70, 0.66, 0.74), None),
+        (
+            (0.60, math.nan, math.nan),
+            (0.70, math.nan, math.nan),
+            "Worse than what ten numbers of size, shape and grey",
+        ),
+        (
+            (0.30, 0.20, 0.40),
+            (0.20, 0.10, 0.25),
+            "AUROC below 0.5, so that the opposite of the score tells more than ",
+        ),
+        ((0.45, 0.35, 0.55), (0.20, 0.10, 0.25), "Cannot be told from chance, as the interval holds 0.5: "),
+        ((0.55, 0.45, 0.65), (0.20, 0.10, 0.25), "Cannot be told from chance, as the interval holds 0.5: "),
+    ],
+)
+def test_what_is_said_of_an_auroc_is_right_on_both_sides(written, ours, theirs, expected):
+    _, (clinic, _) = written
+    ours, theirs = (dict(zip(("auroc", "ci_low", "ci_high"), each, strict=True)) for each in (ours, theirs))
+    label, baseline = replace(clinic.labels[0], **ours), replace(clinic.baseline_labels[0], **theirs)
+    changed = replace(clinic, labels=[label], baseline_labels=[baseline], subgroups={}, calibration=[])
+    found = things_to_look_at(changed)
+    assert len(found) == (expected is not None)
+    assert expected is None or found[0].startswith(expected) and f"{label.label} ({label.auroc:.2f}" in found[0]
+
+
+def test_how_it_was_made_is_said(tmp_path, written):
+    _, reports = written
+    facts = {"model": "new", "command": "ark-hf evaluate new data", "bootstrap": 1000, "seed": 3}
+    path = write_report(reports, tmp_path, facts)
+    values = json.loads(path.with_name("report.json").read_text())
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", values["date"]) and values["ark_hf"] == package_version()
+    assert {name: values[name] for name in facts} == facts
+    texts, lines = Page(path.read_text()).texts, path.with_name("report.md").read_text().splitlines()
+    for line in (
+        f"Made on {values['date']} by ark-hf {values['ark_hf']}.",
+        "Command: ark-hf evaluate new data",
+        "Intervals come from 1,000 resamples, seed 3.",
+    ):
+        assert line in texts and line in lines
+    write_report(reports, tmp_path, {"bootstrap": 0})
+    assert "Nothing was resampled: there are no intervals." in Page(path.read_text()).texts
 
 
 def test_sites_are_compared_on_one_head():

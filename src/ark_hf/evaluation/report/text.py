@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ...metrics.subgroups import SubgroupResult
 from ...pages.formats import format_interval, format_number, markdown_table
@@ -18,9 +19,15 @@ def report_text(reports: Sequence[TaskReport]) -> str:
     return "\n\n".join([*parts, footnote]) + "\n"
 
 
-def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupResult]] | None = None) -> str:
-    """All tables of the reports; `sites` from `report.compare_sites`."""
+def full_text(
+    reports: Sequence[TaskReport],
+    sites: Mapping[str, list[SubgroupResult]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """All tables of the reports; `sites` from `report.compare_sites`, `facts` as for `page.write_report`."""
     lines = ["# Evaluation", "", NOTICE]
+    for line in how_it_was_made(facts or {}):
+        lines += ["", line]
     for report in reports:
         lines += ["", _title(report), *_leak_lines(report)]
         for table in task_tables(report):
@@ -30,6 +37,21 @@ def full_text(reports: Sequence[TaskReport], sites: Mapping[str, list[SubgroupRe
         for table in subgroup_tables("dataset", results):
             lines += ["", f"## {task}: {table.title}", "", *table_lines(table)]
     return "\n".join(lines) + "\n"
+
+
+def how_it_was_made(facts: Mapping[str, Any]) -> list[str]:
+    """The day, the version, the command and the number of resamples, as far as they are known."""
+    lines = []
+    if "date" in facts:
+        lines.append(f"Made on {facts['date']} by ark-hf {facts['ark_hf']}.")
+    if "command" in facts:
+        lines.append(f"Command: {facts['command']}")
+    if facts.get("bootstrap") == 0:
+        lines.append("Nothing was resampled: there are no intervals.")
+    elif "bootstrap" in facts:
+        seed = f", seed {facts['seed']}" if "seed" in facts else ""
+        lines.append(f"Intervals come from {facts['bootstrap']:,} resamples{seed}.")
+    return lines
 
 
 def matched_labels(report: TaskReport) -> list[str]:

@@ -308,7 +308,11 @@ def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> di
         save_predictions(folder, scored, data.task)
         report = report_task(data, scored, args.bootstrap)
         report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
-        facts = {"model": MODEL_FOLDER, "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER))}
+        facts = {
+            "model": MODEL_FOLDER,
+            "bootstrap": args.bootstrap,
+            "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER)),
+        }
         write_report([report], folder / REPORT_FOLDER, facts)
         values = asdict(report)
         test = {key: values[key] for key in TEST_FIELDS}
