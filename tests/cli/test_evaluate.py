@@ -137,6 +137,7 @@ def test_the_page_shows_the_gravest_errors_and_a_push_takes_them_out(root, tmp_p
     assert len(pictures) == page.tags["img"] > 12 and len(text) < 2_000_000
     heat = [base64.b64decode(jpeg) for name, jpeg in pictures if name == "heat map"]
     assert len(heat) == (0 if options else len(pictures) / 2)  # none of crops
+    assert ("There are no heat maps" in text) == bool(options)
     colours = [np.ptp(np.asarray(Image.open(io.BytesIO(each))).astype(int), axis=2).max() for each in heat]
     assert not heat or np.median(colours) > 50
     city = json.loads((tmp_path / "report.json").read_text())["tasks"][0]

@@ -211,6 +211,8 @@ def test_finetuning_from_what_was_trained_on_the_test_images(two, tmp_path):
     again = FinetuningArguments(str(tmp_path / "again"), **fast)
     with pytest.raises(ValueError, match=r"split 'test' are those that the model was trained on\. Start from another"):
         finetune(teacher, str(two[HILL]), again)
+    with pytest.raises(ValueError, match=r"split 'test' are those that the model was trained on\. Start from another"):
+        pretrain(settings(tmp_path, init=teacher), [TaskSpec(str(two[HILL]))])
     again.allow_shared_images = True
     with pytest.warns(UserWarning, match=f"was trained on another {HILL} .*split 'validation' may have been among"):
         results = finetune(teacher, str(two[HILL]), again)

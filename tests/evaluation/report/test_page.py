@@ -191,6 +191,11 @@ def test_how_it_was_made_is_said(tmp_path, written):
         assert line in texts and line in lines
     write_report(reports, tmp_path, {"bootstrap": 0})
     assert "Nothing was resampled: there are no intervals." in Page(path.read_text()).texts
+    data, scored, groups = made_scores(CLINIC)
+    assert "No bootstrap intervals: nothing was resampled" in report_text(
+        [report_task(data, scored, 0, groups=groups)]
+    )
+    assert "Intervals: percentile bootstrap over patients." in report_text(reports)
 
 
 def test_sites_are_compared_on_one_head():

@@ -27,11 +27,12 @@ BATCH = 8
 BEGIN, END = "<!-- pictures of the dataset -->", "<!-- end of the pictures -->"
 NOTE = (
     "The misses are the positives with the lowest scores, the false alarms the negatives with the highest, at the "
-    f"operating points: at most {OF_A_KIND} of each a label, {IN_ALL} in all. Beside each picture is what spoke for "
-    "the label: what the model used, not where disease is. The predictions beside this page say which images the rows "
-    "are. The pictures are the dataset's: share this page only as they may be shared. `ark-hf push` sends it without "
-    "them."
+    f"operating points: at most {OF_A_KIND} of each a label, {IN_ALL} in all. The predictions beside this page say "
+    "which images the rows are. The pictures are the dataset's: share this page only as they may be shared. `ark-hf "
+    "push` sends it without them."
 )
+WITH_MAPS = "Beside each picture is what spoke for the label: what the model used, not where disease is."
+WITHOUT_MAPS = "There are no heat maps: they are of whole pictures, and of encoders whose layout is known."
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def gallery(errors: Sequence[Error]) -> str:
             if shown:
                 caption = f"<figcaption>{escape(label)}: {what}</figcaption>"
                 figures.append(f"<figure>{caption}<div>{shown}</div></figure>")
-    note = f'<p class="note">{escape(NOTE)}</p>'
+    maps = WITHOUT_MAPS if all(error.heat is None for error in errors) else WITH_MAPS
+    note = f'<p class="note">{escape(NOTE)} {escape(maps)}</p>'
     sheet = f'<div class="sheet">{"".join(figures)}</div>'
     return f"{BEGIN}<h3>The most confident errors</h3>{note}{sheet}{END}"
 

@@ -52,6 +52,13 @@ def mean_name(report: TaskReport) -> str:
     return f"mean of {report.mean.num_defined} of {report.mean.num_labels}{evaluated}"
 
 
+def interval_note(report: TaskReport) -> str:
+    """What the intervals are of, without a stop."""
+    if all(math.isnan(each.ci_low) for each in report.labels):
+        return "No bootstrap intervals: nothing was resampled, or nothing is defined"
+    return f"Intervals: percentile bootstrap over {'images' if report.num_patients is None else 'patients'}"
+
+
 def unscored_labels(report: TaskReport) -> set[str]:
     return {label for label, matches in (report.matches or {}).items() if not matches}
 
@@ -72,10 +79,10 @@ def _auroc_table(report: TaskReport) -> TextTable:
     rows.append([mean_name(report), "", *mean, *auroc_cells(report.baseline_mean)])
     header = ["label", "positives", "AUROC", "95 % interval", "DeLong", "average precision", "shortcut baseline",
               "95 % interval"]  # fmt: skip
-    unit, delong = ("images", "DeLong's") if report.num_patients is None else ("patients", "Obuchowski's of DeLong's")
+    delong = "DeLong's" if report.num_patients is None else "Obuchowski's of DeLong's"
     note = (
-        f"Intervals: percentile bootstrap over {unit}; beside it {delong} interval. Shortcut baseline: logistic "
-        "regression on ten global image statistics, fitted on train."
+        f"{interval_note(report)}; beside it {delong} interval. Shortcut baseline: logistic regression on ten global "
+        "image statistics, fitted on train."
     )
     if report.accuracy is not None:
         note += f" Accuracy of the most probable class: {format_number(report.accuracy)}."

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...metrics.subgroups import SubgroupResult
 from ...pages.formats import format_interval, format_number, markdown_table
-from .tables import TextTable, auroc_cells, comparison_table, mean_name, subgroup_tables, task_tables
+from .tables import TextTable, auroc_cells, comparison_table, interval_note, mean_name, subgroup_tables, task_tables
 from .task_report import TaskReport
 
 NOTICE = "Research use only: these numbers are no evidence that the model is safe or useful for any patient."
@@ -98,8 +98,7 @@ def _task_lines(report: TaskReport) -> list[str]:
         rows.append([result.label, counts, *cells])
     rows.append([f"**{mean_name(report)}**", "", *auroc_cells(report.mean), *auroc_cells(report.baseline_mean)])
     lines += markdown_table(header, rows)
-    unit = "images" if report.num_patients is None else "patients"
-    lines += ["", f"Intervals: percentile bootstrap over {unit}."]
+    lines += ["", f"{interval_note(report)}."]
     if report.accuracy is not None:
         lines.append(f"Accuracy of the most probable class: {report.accuracy:.3f}.")
     lines += [subgroup_line(attribute, results) for attribute, results in report.subgroups.items()]
