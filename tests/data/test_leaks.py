@@ -19,6 +19,7 @@ from ark_hf import (
     evaluate,
     finetune,
     pretrain,
+    push_dataset,
 )
 from ark_hf.data.build.duplicates import HASH_FILE, HASH_SCHEMA
 from ark_hf.data.leaks import mark_shared_images, picture_digests
@@ -218,3 +219,11 @@ def test_finetuning_from_what_was_trained_on_the_test_images(two, tmp_path):
         results = finetune(teacher, str(two[HILL]), again)
     assert [each["equal"] for each in results["shared_images"]] == [20]
     assert "that the model was trained on" in (tmp_path / "again" / "seed-0" / "report" / "report.html").read_text()
+
+
+def test_a_dataset_on_the_hub_is_compared_too(hub, two):
+    share(two[CITY], two[HILL])
+    push_dataset(two[CITY], "someone/city")
+    there = open_dataset("someone/city")
+    with pytest.raises(ValueError, match=f"of {HILL}/test 3 pictures to the pixel, 2 pictures nearly"):
+        mark_shared_images([there, open_dataset(two[HILL])], False)
