@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_json
+from .names import may_be_on_hub
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +153,7 @@ def _file_beside(name_or_path: str | Path, name: str) -> str | None:
     """Path of a model's file, of one on the Hub as it lies in the cache; None if it has none."""
     from transformers.utils import cached_file
 
-    if not name_or_path:  # of a model that was never saved
+    if not name_or_path or not Path(name_or_path).is_dir() and not may_be_on_hub(name_or_path):  # gone, or never saved
         return None
     return cached_file(
         str(name_or_path),

@@ -1,12 +1,15 @@
 """The student before its first step, and the image processor beside it."""
 
+import pytest
 from datasets import Dataset
 
-from ark_hf import CyclicPretrainer, PretrainingArguments
+from ark_hf import CyclicPretrainer, FinetuningArguments, PretrainingArguments
 from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
-from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from ark_hf.training.ark.start import build_start, own_start
+from ark_hf.training.finetune.run import initial_model
 from ark_hf.training.initial_weights import processor_of
 
 from .conftest import TINY
@@ -31,3 +34,83 @@ def test_a_pretrained_model_s_processor_has_the_modality_of_its_data(tmp_path):
         PretrainingArguments(output_dir=str(tmp_path), **TINY), [TaskDataset("fundus", task, {"train": rows})]
     )
     assert trainer.processor.modality == "OP" and trainer.teacher.config.tasks == [task]
+
+
+SHAPE = {name: TINY[name] for name in ("backbone", "backbone_kwargs", "image_size", "projector_dim")}
+TASK = ArkTask("lungs", ["Mass"])
+
+
+def saved_ark(folder, **changes) -> str:
+    kind = ArkForImageClassification if changes.get("tasks", TASK) else ArkModel
+    kind(ArkConfig(**{**SHAPE, "drop_path_rate": 0.2, "tasks": [TASK], **changes})).save_pretrained(folder)
+    ArkImageProcessor(size=32).save_pretrained(folder)
+    return str(folder)
+
+
+def started_by(verb: str, folder: str, **settings) -> ArkForImageClassification:
+    """The model that pretraining or fine-tuning starts from."""
+    if verb == "pretrain":
+        return build_start(PretrainingArguments(output_dir="run", init=folder, **settings), [TASK]).student
+    return initial_model(folder, TASK, FinetuningArguments(output_dir="run", **settings), seed=0)[0]
+
+
+def drop_rates(model) -> list[float]:
+    return [module.drop_prob for module in model.ark.encoder.modules() if hasattr(module, "drop_prob")]
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+@pytest.mark.parametrize(("asked", "expected"), [(None, 0.2), (0.3, 0.3), (0.0, 0.0)])
+def test_a_drop_path_rate_that_is_set_replaces_that_of_the_model(tmp_path, verb, asked, expected):
+    folder = saved_ark(tmp_path / "ark")
+    model = started_by(verb, folder, drop_path_rate=asked)
+    assert model.config.drop_path_rate == expected and max(drop_rates(model), default=0.0) == pytest.approx(expected)
+    loaded = ArkForImageClassification.from_pretrained(folder).state_dict()
+    assert all((value == loaded[key]).all() for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", "swin_tiny_patch4_window7_224"),
+        ("backbone_kwargs", {"depths": [2, 1, 1, 1]}),
+        ("projector_dim", 32),
+        ("projector_dim", None),
+        ("projector_type", "mlp"),
+    ],
+)
+def test_an_architecture_that_the_loaded_model_has_not_is_refused(tmp_path, verb, name, value):
+    folder = saved_ark(tmp_path / "ark")
+    with pytest.raises(ValueError, match=f"has {name} .*leave {name} out"):
+        started_by(verb, folder, **{name: value})
+    assert started_by(verb, folder, **SHAPE).config.backbone == SHAPE["backbone"]  # what it has may be said
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_model_without_tasks_keeps_its_projector_and_an_encoder_alone_gets_the_one_asked_for(tmp_path, verb):
+    classifier = saved_ark(tmp_path / "classifier", tasks=None)
+    model = started_by(verb, classifier)
+    loaded = ArkModel.from_pretrained(classifier)
+    assert (model.ark.projector.weight == loaded.projector.weight).all() and model.config.drop_path_rate == 0.2
+    encoder = saved_ark(tmp_path / "encoder", tasks=None, projector_dim=None)
+    assert started_by(verb, encoder, projector_dim=24, projector_type="mlp").ark.projector[2].out_features == 24
+    assert started_by(verb, encoder, projector_dim=None).ark.projector is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"projector_dim": 32}, {"image_size": 64}, {"drop_path_rate": 0.5}, {"backbone": "resnet18"}]
+)
+def test_settings_that_a_callers_own_student_contradicts_are_refused(settings):
+    student = ArkForImageClassification(ArkConfig(**SHAPE, drop_path_rate=0.2, tasks=[TASK]))
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        own_start(PretrainingArguments(output_dir="run", **settings), student, None)
+
+
+def test_cards_tell_the_architecture_that_was_trained(tmp_path):
+    folder = saved_ark(tmp_path / "ark")
+    rows = Dataset.from_dict({"labels": [[1.0], [0.0]]})
+    args = PretrainingArguments(output_dir=str(tmp_path / "run"), init=folder)
+    trainer = CyclicPretrainer(args, [TaskDataset("lungs", TASK, {"train": rows})])
+    trainer.state.history.append({"cycle": 1, "validation": {"teacher": {}}})
+    told = trainer._provenance("teacher")["settings"]
+    assert {name: told[name] for name in SHAPE} == SHAPE and told["drop_path_rate"] == 0.2

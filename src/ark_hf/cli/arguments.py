@@ -1,10 +1,12 @@
 """What the verbs of `ark-hf` share: options from dataclasses, checks, and silence of the libraries' own bars."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from ..names import check_name
 from ..training.settings import coerce, kind_of, nearest
 
 Arguments = TypeVar("Arguments")
@@ -163,6 +165,14 @@ def check_at_least(lowest: int, **options: int) -> None:
     for name, value in options.items():
         if value < lowest:
             raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
+
+
+def check_names(model: str | None = None, datasets: Iterable[str] = ()) -> None:
+    """What a verb does first, before any library is loaded: a mistyped path is answered at once."""
+    if model is not None:
+        check_name(model, "model")
+    for dataset in datasets:
+        check_name(dataset if Path(dataset).exists() else dataset.partition("@")[0], "dataset")
 
 
 def quiet() -> None:

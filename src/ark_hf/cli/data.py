@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .arguments import check_at_least, choose, parse, quiet
+from ..names import what_is_there
+from .arguments import check_at_least, check_names, choose, parse, quiet
 
 if TYPE_CHECKING:
     from ..data.sources.catalog import CatalogEntry
@@ -43,6 +44,8 @@ class BuildArguments:
     def __post_init__(self):
         if self.num_workers is not None:
             check_at_least(1, num_workers=self.num_workers)
+        if self.allow_patient_data and self.push is None:
+            raise ValueError("--allow_patient_data is for sending the dataset: add --push REPOSITORY.")
 
 
 @dataclass
@@ -177,6 +180,8 @@ def data(argv: list[str]) -> int:
 
 
 def build(argv: list[str]) -> int:
+    if argv and argv[0] in SOURCES:  # which need no catalog, nor what it loads
+        return SOURCES[argv[0]][0](argv[1:])
     from ..data.sources.catalog import read_catalog
 
     releases = {name: (partial(build_release, entry), entry.title) for name, entry in read_catalog().items()}
@@ -230,6 +235,7 @@ def build_hub(argv: list[str]) -> int:
         argv,
         "Builds a task dataset from somebody else's Hub dataset (--raw: its id, or a folder).",
     )
+    check_names(datasets=[args.raw])
     quiet()
     from ..data.sources.hub_source import HubSource, read_hub
 
@@ -299,6 +305,9 @@ def report(argv: list[str]) -> int:
         "HTML page and as JSON.",
         datasets={"nargs": "+", "help": "Folders of task datasets."},
     )
+    for folder in given.datasets:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder!r} is not the folder of a task dataset: {what_is_there(folder)}")
     from ..data.report.numbers import describe_datasets
     from ..data.report.page import write_data_report
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .arguments import check_at_least, parse, quiet
+from .arguments import check_at_least, check_names, parse, quiet
 
 DATASETS_HELP = "Folders or Hub ids of task datasets."
 
@@ -54,3 +54,4 @@ def embed(argv: list[str]) -> int:
         print(f"{each.dataset}, {each.split}: {len(each.keys):,} images, {each.computed:,} embeddings computed.")
     print(f"The embeddings are in {store.folder}.")
     return 0
+    check_names(given.model, given.datasets)

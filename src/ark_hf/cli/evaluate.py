@@ -1,7 +1,9 @@
 """The verb `evaluate`: a model on task datasets, by group, against another model, and calibrated."""
 
+from pathlib import Path
+
 from ..evaluation.arguments import EvaluationArguments
-from .arguments import parse, quiet
+from .arguments import check_names, parse, quiet
 
 
 def evaluate(argv: list[str]) -> int:
@@ -17,6 +19,10 @@ def evaluate(argv: list[str]) -> int:
             "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",
         },
     )
+    datasets = [each if Path(each).exists() else each.rpartition("=")[2] for each in given.datasets]
+    check_names(given.model, datasets)
+    if args.against is not None:
+        check_names(args.against)
     quiet()
     from ..evaluation.evaluate import evaluate as run
 

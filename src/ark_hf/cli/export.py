@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import parse, quiet
+from .arguments import check_names, parse, quiet
 
 
 @dataclass
@@ -26,6 +26,7 @@ def export(argv: list[str]) -> int:
         "compared with the model on random pictures.",
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
+    check_names(given.model)
     quiet()
     from ..inference.export_onnx import MODEL_FILE, check_can_export, export_onnx
     from ..inference.predict import load_ark

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..training.finetune.arguments import FinetuningArguments
-from ..training.settings import read_settings
-from .arguments import build, check_at_least, quiet, read_options
+from ..training.settings import check_init, read_settings
+from .arguments import build, check_at_least, check_names, quiet, read_options
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -76,6 +76,9 @@ def finetune(argv: list[str]) -> int:
     if twice:
         raise ValueError(f"--{twice[0]} is for recipes: without one, MODEL and DATASET say it already.")
     args = build(FinetuneCommand, values | given, recipe)
+    if not Path(args.output_dir).exists():  # a run that is resumed may need it no more
+        check_init(args.model)
+    check_names(datasets=[args.dataset])
     quiet()
     from accelerate import PartialState
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..evaluation.arguments import CROPS_HELP, Crops
 from ..files import printable
-from .arguments import check_at_least, parse, quiet
+from .arguments import check_at_least, check_names, parse, quiet
 
 if TYPE_CHECKING:
     from ..inference.predictions import Predictions
@@ -70,6 +70,7 @@ def predict(argv: list[str]) -> int:
         model={"help": "Folder or Hub id of an ark-cxr."},
         paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
     )
+    check_names(given.model)
     quiet()
     from accelerate import PartialState
 

@@ -1,6 +1,9 @@
 """The verb `pretrain`: cyclic pretraining from a recipe."""
 
+from pathlib import Path
+
 from ..training.ark.recipe import PretrainingArguments, parse_tasks, read_recipe
+from ..training.settings import check_init
 from .arguments import build, quiet, read_options
 
 
@@ -16,6 +19,10 @@ def pretrain(argv: list[str]) -> int:
     values = read_recipe(words.recipe) | given
     specs = parse_tasks(values.pop("tasks", None), words.recipe)
     args = build(PretrainingArguments, values, words.recipe)
+    if not Path(args.output_dir).exists():  # a run that is resumed may need it no more
+        check_init(args.init)
+    for spec in specs:
+        spec.location(args.data_root)
     quiet()
     from accelerate import PartialState
 

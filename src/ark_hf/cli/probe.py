@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .arguments import check_at_least, parse, quiet
+from .arguments import check_at_least, check_names, parse, quiet
 from .embed import DATASETS_HELP
 
 
@@ -55,6 +55,7 @@ def probe(argv: list[str]) -> int:
     )
     quiet()
     from ..evaluation.probing.probes import probe as run
+    check_names(given.model, given.datasets)
 
     found = run(given.model, given.datasets, **vars(args))
     print(found.text)

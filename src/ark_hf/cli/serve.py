@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .arguments import parse, quiet
+from .arguments import check_names, parse, quiet
 
 
 @dataclass
@@ -28,6 +28,7 @@ def serve(argv: list[str]) -> int:
         "points, reasons for doubt and heat maps. It keeps nothing and asks no other host. Research use only.",
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
+    check_names(given.model)
     quiet()
     from ..serving.serve import serve as run
 

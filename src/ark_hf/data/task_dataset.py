@@ -31,6 +31,7 @@ from huggingface_hub import DatasetCard, hf_hub_download
 from ..cells import LABEL_VALUES, label_word
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, check_modality
+from ..names import check_name
 
 SPLITS = ("train", "validation", "test")
 CARD_KEY = "ark_task"
@@ -133,9 +134,12 @@ def dataset_file(name_or_path: str | Path, name: str) -> Path | None:
 
 
 def _split_revision(name_or_path: str | Path) -> tuple[str, str | None]:
-    """`someone/nih14@v1` of the Hub to its id and the revision; a folder has none."""
+    """`someone/nih14@v1` of the Hub to its id and the revision; a folder has none. Raises `ValueError` for neither."""
+    if Path(name_or_path).exists():
+        return str(name_or_path), None
     name, _, revision = str(name_or_path).partition("@")
-    return (str(name_or_path), None) if Path(name_or_path).exists() else (name, revision or None)
+    check_name(name, "dataset")
+    return name, revision or None
 
 
 def _cache_dir(name_or_path: str | Path) -> str | None:

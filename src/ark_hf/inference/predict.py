@@ -23,6 +23,7 @@ from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..names import check_name
 from .heatmaps import ExplainedPass
 
 # What transformers raises for files that are absent, damaged, or hold JSON of another kind
@@ -49,14 +50,10 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads.
     """
     folder = Path(name_or_path)
+    check_name(name_or_path, "model")
     if folder.exists() and not (folder / "config.json").is_file():
         hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
         raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
-    if not folder.exists() and "/" not in name_or_path:
-        raise ValueError(
-            f"Cannot load an Ark model from {name_or_path!r}: there is no such folder here, and models on the Hub are "
-            "named someone/name."
-        )
     try:
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":

@@ -14,9 +14,12 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 from ..provenance import read_provenance, shown_name, weights_sha256
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
+from .settings import check_init, names_ark
 
 DEFAULT_IMAGE_SIZE = 224
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+DEFAULT_DROP_PATH_RATE = 0.1
+# Settings that an ark-cxr brings with it
+ARCHITECTURE = ("backbone", "backbone_kwargs", "projector_dim", "projector_type")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class StartArguments:
     image_size: int | None
     projector_dim: int | None
     projector_type: str
-    drop_path_rate: float
+    drop_path_rate: float | None  # None: that of the ark-cxr
     seed: int
 
 
@@ -43,7 +46,7 @@ def build_student(
         ValueError: The backbone is unknown, or `init` names nothing that can be loaded.
     """
     torch.manual_seed(args.seed)
-    if _is_ark(args.init):
+    if names_ark(args.init):
         return _continue_from(args, tasks)
     config = ArkConfig(
         backbone=args.backbone,
@@ -51,7 +54,7 @@ def build_student(
         image_size=args.image_size or DEFAULT_IMAGE_SIZE,
         projector_dim=args.projector_dim,
         projector_type=args.projector_type,
-        drop_path_rate=args.drop_path_rate,
+        drop_path_rate=DEFAULT_DROP_PATH_RATE if args.drop_path_rate is None else args.drop_path_rate,
         tasks=tasks,
     )
     student = ArkForImageClassification(config)
@@ -72,7 +75,7 @@ def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | 
 
 def initial_heads(init: str) -> list[str]:
     """Names of the heads of the ark-cxr that `init` names; none where it names something else."""
-    if not _is_ark(init):
+    if not names_ark(init):
         return []
     values, _ = ArkConfig.get_config_dict(init)
     return [task["name"] for task in values.get("tasks") or []]
@@ -80,7 +83,7 @@ def initial_heads(init: str) -> list[str]:
 
 def start_facts(init: str) -> dict[str, Any]:
     """What a model's card tells of what its training started from: `start`, and of an ark-cxr `start_provenance`."""
-    earlier = read_provenance(init) if _is_ark(init) else None
+    earlier = read_provenance(init) if names_ark(init) else None
     return {"start": shown_name(init)} | ({"start_provenance": earlier} if earlier else {})
 
 
@@ -89,16 +92,7 @@ def start_sha256(init: str) -> str | None:
     if Path(init).is_file():
         with open(init, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return weights_sha256(init) if _is_ark(init) else None
-
-
-def _is_ark(init: str) -> bool:
-    return Path(init, "config.json").is_file() or _is_hub_id(init)
-
-
-def _is_hub_id(init: str) -> bool:
-    looks_like_file = init.startswith((".", "/")) or Path(init).suffix in WEIGHTS_SUFFIXES
-    return init.count("/") == 1 and not looks_like_file and not Path(init).exists()
+    return weights_sha256(init) if names_ark(init) else None
 
 
 def _continue_from(
@@ -108,18 +102,16 @@ def _continue_from(
     base, processor = load_ark(name_or_path, ArkModel)
     if base.config.tasks is None:  # a converted encoder, or a fine-tuned classifier, whose head is of no use here
         config = ArkConfig(
-            backbone=base.config.backbone,
-            backbone_kwargs=base.config.backbone_kwargs,
-            image_size=base.config.image_size,
-            projector_dim=args.projector_dim,
-            projector_type=args.projector_type,
-            drop_path_rate=args.drop_path_rate,
+            **{name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")},
             tasks=tasks,
         )
+        if base.projector is None:  # of an encoder alone
+            config.projector_dim, config.projector_type = args.projector_dim, args.projector_type  # type: ignore[assignment]
         student = ArkForImageClassification(config)
-        student.ark.encoder.load_state_dict(base.encoder.state_dict())
+        student.ark.load_state_dict(base.state_dict(), strict=base.projector is not None)
     else:
         student, _ = load_ark(name_or_path)
+    check_architecture(args, student.config, f"init: {name_or_path!r}")
     had = {task.name: task for task in student.config.tasks or []}
     for task in tasks:
         if task.name in had and (task.labels, task.problem_type) != (
@@ -133,10 +125,33 @@ def _continue_from(
         if task.name not in had:
             student.add_task(task)
     student.keep_tasks([task.name for task in tasks] + [name for name in had if name not in {t.name for t in tasks}])
+    if args.drop_path_rate is not None and args.drop_path_rate != student.config.drop_path_rate:
+        student.config.drop_path_rate = args.drop_path_rate
+        student.set_image_size(student.config.image_size)  # builds the encoder anew, with the new rate
     if image_size is not None and image_size != student.config.image_size:  # the scale-up of Ark+
         student.set_image_size(image_size)
         processor.size = {"height": image_size, "width": image_size}
     return student, processor
+
+
+def check_architecture(args: Any, config: ArkConfig, where: str) -> None:
+    """
+    Settings that are told apart from their defaults must be those of a model that brings its own.
+
+    Args:
+        args: With the fields of `ARCHITECTURE`.
+        config: Of the model.
+        where: What the message calls it.
+
+    Raises:
+        ValueError: One asks for something else.
+    """
+    usual = ArkConfig()
+    for name in ARCHITECTURE:
+        asked, there = getattr(args, name), getattr(config, name)
+        agrees = asked == there or isinstance(asked, dict) and asked.items() <= (there or {}).items()
+        if not agrees and asked != getattr(usual, name):
+            raise ValueError(f"{where} has {name} {there!r}, not {asked!r}, and keeps it: leave {name} out.")
 
 
 def _load_imagenet_weights(encoder: nn.Module, config: ArkConfig) -> None:
@@ -179,6 +194,7 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    check_init(str(path))
     if not path.is_file():
         raise ValueError(f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.")
     try:

@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 import yaml
 
+from ..names import may_be_on_hub, what_is_there
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+
 Uncertain = Literal["ignore", "ones", "zeros", "lsr_ones", "lsr_zeros"]
 ALLOW_SHARED_HELP = (
     "Train although images or patients that are trained on, now or by the model that training starts from, are held "
@@ -83,6 +87,26 @@ def coerce_fields(settings: Any, where: str = "") -> None:
     """What the `__post_init__` of settings does first: every field as its type, or a `ValueError` that names it."""
     for name, annotation in typing.get_type_hints(type(settings)).items():
         setattr(settings, name, coerce(f"{where}{name}", annotation, getattr(settings, name)))
+
+
+def check_init(init: str) -> None:
+    """Raises `ValueError` if a recipe's `init` can be nothing to start from, and names the nearest file or folder."""
+    if init in ("none", "imagenet") or Path(init).exists() or names_ark(init):
+        return
+    raise ValueError(
+        f"init: {init!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`: {what_is_there(init)}"
+    )
+
+
+def names_ark(init: str) -> bool:
+    """Whether it is an ark-cxr, in a folder or on the Hub, and not a weights file."""
+    return Path(init, "config.json").is_file() or Path(init).suffix not in WEIGHTS_SUFFIXES and may_be_on_hub(init)
+
+
+def check_projector(dim: int | None, kind: str) -> None:
+    """Raises `ValueError` if settings give a kind to a projector that they leave out."""
+    if dim is None and kind != "linear":
+        raise ValueError(f"projector_dim null leaves the projector out, so projector_type {kind} has no effect.")
 
 
 def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:

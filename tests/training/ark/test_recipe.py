@@ -371,3 +371,15 @@ def test_any_file_gives_settings_or_a_refusal(recipe_file, content):
         assert str(recipe_file) in str(error)
         return
     assert set(values) <= {*SETTINGS, "tasks"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"projector_dim": None, "projector_type": "mlp"}, "projector_type mlp has no effect"),
+        ({"reproduce": ["lr_by_val_loss"], "lr_scheduler_type": "constant"}, "leave out lr_scheduler_type"),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_is_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        arguments(**settings)

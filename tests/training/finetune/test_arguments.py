@@ -41,3 +41,26 @@ def test_value_of_a_wrong_type_is_named_with_the_right_one(name, value, message)
     with pytest.raises(ValueError) as caught:
         FinetuningArguments("run", **{name: value})
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"focal_gamma": 3.0}, "--loss focal"),
+        ({"effective_beta": 0.9}, "--class_weighting effective"),
+        ({"effective_beta": 0.9, "class_weighting": "balanced"}, "--class_weighting effective"),
+        ({"image_column": "img"}, "--label_columns"),
+        ({"projector_dim": None, "projector_type": "mlp"}, "projector_type"),
+        ({"freeze": "encoder", "layer_decay": 0.5}, "layer_decay"),
+        ({"freeze": "encoder", "drop_path_rate": 0.5}, "drop_path_rate"),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_is_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        FinetuningArguments("run", **settings)
+
+
+def test_what_goes_together_is_taken():
+    FinetuningArguments("run", loss="focal", focal_gamma=3.0, class_weighting="effective", effective_beta=0.9)
+    FinetuningArguments("run", name="tb", label_columns=["TB"], image_column="img")
+    FinetuningArguments("run", freeze="2", layer_decay=0.5, drop_path_rate=0.5)

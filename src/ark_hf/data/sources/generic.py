@@ -159,6 +159,12 @@ def _left_out(folder: RawFolder, release: Release) -> dict[str, list[str]]:
 
 def _read_class_folders(source: GenericSource) -> Release:
     """Images whose folder is their class, within a folder for each split or not."""
+    for option in ("image_column", "split_column", "patient_column", "separator"):
+        if getattr(source, option) != GenericSource.__dataclass_fields__[option].default:
+            raise ValueError(
+                f"{source.folder} has no labels.csv, so its folders are the classes and --{option} has no effect: "
+                "name the table with --csv and the labels with --labels or --label_column."
+            )
     folder = RawFolder(source.folder)
     paths = [Path(path) for path in folder.images()]
     depth = 0

@@ -23,7 +23,7 @@ from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
-from ..initial_weights import processor_of
+from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import Run, create_accelerator, default_values, seed_step, start_folder
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
@@ -375,6 +375,8 @@ class CyclicPretrainer:
         return {
             "settings": self.run.settings,
             "best": self.state.best,
+        own = (*ARCHITECTURE, "image_size", "drop_path_rate")  # of the model, whatever the recipe leaves to it
+        settings |= {name: getattr(self.teacher.config, name) for name in own}
             "earlier_tasks": self.earlier,
             SHARED_KEY: [each for data in self.tasks for each in data.facts.get(SHARED_KEY, ())],
             "history": self.state.history,
@@ -399,3 +401,5 @@ def _task_settings(data: TaskDataset) -> dict[str, Any]:
 def _without_padding(labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     padding = (weight == 0).reshape(-1, *[1] * (labels.ndim - 1))
     return labels.masked_fill(padding, torch.nan if labels.is_floating_point() else -100)
+        if self.args.drop_path_rate is None:  # as earlier versions wrote it
+            settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE

@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ..settings import ALLOW_SHARED_HELP, Uncertain, coerce_fields, nearest, read_settings, reject_unknown_keys
+from ...names import check_name
+from ..settings import (
+    ALLOW_SHARED_HELP,
+    Uncertain,
+    check_projector,
+    coerce_fields,
+    nearest,
+    read_settings,
+    reject_unknown_keys,
+)
 
 # What the releases do otherwise; each is off unless `reproduce` names it
 QUIRKS = {
@@ -46,9 +55,14 @@ class TaskSpec:
             raise ValueError(f"task {self.dataset!r}: a dataset read through `columns` needs a `name`.")
 
     def location(self, data_root: str) -> str:
-        """The folder under `data_root` if there is one, otherwise the name as it is (a Hub id)."""
+        """The folder under `data_root` if there is one, otherwise the Hub id. Raises `ValueError` if it is neither."""
         folder = Path(data_root) / self.dataset
-        return str(folder) if folder.exists() else self.dataset
+        if folder.exists():
+            return str(folder)
+        if Path(self.dataset).exists():
+            raise ValueError(f"task {self.dataset!r}: this folder is here, and not in data_root, {data_root}.")
+        check_name(self.dataset.partition("@")[0], "dataset", data_root)
+        return self.dataset
 
 
 @dataclass
@@ -77,7 +91,8 @@ class PretrainingArguments:
         default="none",
         metadata=_help(
             "none, imagenet (timm's weights, downloaded), a local weights file of the encoder, or a folder or Hub id "
-            "of an ark-cxr to continue; its architecture then replaces backbone and projector settings."
+            "of an ark-cxr to continue, which brings its backbone and projector: settings that contradict it are "
+            "refused."
         ),
     )
     backbone: str = field(default="swin_base_patch4_window7_224", metadata=_help("timm name of the encoder."))
@@ -93,7 +108,10 @@ class PretrainingArguments:
     )
     projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings; null for no projector."))
     projector_type: Literal["linear", "mlp"] = field(default="linear", metadata=_help("linear or mlp."))
-    drop_path_rate: float = field(default=0.1, metadata=_help("Largest stochastic depth rate of the encoder."))
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata=_help("Largest stochastic depth rate: 0.1 unless set, or that of the ark-cxr in init."),
+    )
     cycles: int = field(default=200, metadata=_help("Cycles; each is one pass over every task."))
     batch_size: int = field(
         default=200, metadata=_help("Images per optimiser step, over all processes and accumulation steps.")
@@ -107,7 +125,7 @@ class PretrainingArguments:
     max_grad_norm: float | None = field(default=None, metadata=_help("Clip gradients to this norm; null for never."))
     lr_scheduler_type: Literal["cosine", "constant"] = field(
         default="cosine",
-        metadata=_help("cosine (to 0 over the run) or constant; without effect if reproduce names lr_by_val_loss."),
+        metadata=_help("cosine (to 0 over the run) or constant."),
     )
     warmup_steps: float = field(
         default=0.1,
@@ -173,8 +191,10 @@ class PretrainingArguments:
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}.")
         for name in ("ema_momentum", "consistency", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+        check_projector(self.projector_dim, self.projector_type)
         if not 0 < self.min_crop_scale <= 1:
             raise ValueError(f"min_crop_scale must lie in (0, 1], got {self.min_crop_scale}.")
         for quirk in self.reproduce:
@@ -187,6 +207,11 @@ class PretrainingArguments:
             raise ValueError(
                 f"strategy: {self.strategy} goes without {given}: streams cannot be mixed, and the quirks are those "
                 "of the releases, which train in cycles."
+            )
+        if "lr_by_val_loss" in self.reproduce and self.lr_scheduler_type != "cosine":
+            raise ValueError(
+                "reproduce: lr_by_val_loss makes the learning rate itself: leave out lr_scheduler_type, which would "
+                "have no effect."
             )
         if "ema_index_by_pass" in self.reproduce and self.ema_mode == "epoch":
             raise ValueError(

@@ -13,7 +13,7 @@ from ...files import write_json
 from ...models.ark.configuration_ark import ArkConfig, ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
-from ..initial_weights import StartArguments, build_student, initial_heads, start_facts
+from ..initial_weights import StartArguments, build_student, check_architecture, initial_heads, start_facts
 from .quirks import independent_teacher
 from .recipe import PretrainingArguments
 
@@ -55,13 +55,18 @@ def own_start(
     A caller's own student, and the teacher beside it.
 
     Raises:
-        ValueError: There is a teacher where the trainer makes it, or none where `reproduce` needs it; or it differs.
+        ValueError: There is a teacher where the trainer makes it, or none where `reproduce` needs it; or it differs;
+            or the settings ask for another architecture.
     """
     if student is None or (teacher is not None) != ("independent_teacher" in args.reproduce):
         raise ValueError(
             "With reproduce: [independent_teacher] a `student` of your own needs a `teacher`; in every other case the "
             "trainer makes the teacher."
         )
+    check_architecture(args, student.config, "The student")
+    for name in ("image_size", "drop_path_rate"):
+        if getattr(args, name) not in (None, getattr(student.config, name)):
+            raise ValueError(f"The student has {name} {getattr(student.config, name)}, not {getattr(args, name)}.")
     if teacher is not None and _shapes(teacher) != _shapes(student):
         raise ValueError("The teacher's architecture and heads must be the student's.")
     return Start(student, copy.deepcopy(student) if teacher is None else teacher)

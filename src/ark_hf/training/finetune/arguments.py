@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ..settings import ALLOW_SHARED_HELP, Uncertain, coerce_fields
+from ..settings import ALLOW_SHARED_HELP, Uncertain, check_projector, coerce_fields
 from .losses import LOSS_HELP, ClassWeighting, Loss
 
 # May differ between runs that continue each other: they change what is done with the trained models, or how fast
@@ -53,7 +53,9 @@ class FinetuningArguments:
     )
     backbone: str = field(
         default="swin_base_patch4_window7_224",
-        metadata=_help("timm name of the encoder. An ark-cxr brings its own; so for the next three."),
+        metadata=_help(
+            "timm name of the encoder. An ark-cxr brings its own and refuses another; so for the next three."
+        ),
     )
     backbone_kwargs: dict[str, Any] | None = field(default=None, metadata=_help("Further timm arguments, as JSON."))
     projector_dim: int | None = field(default=1376, metadata=_help("Width of the embeddings."))
@@ -159,6 +161,16 @@ class FinetuningArguments:
         if self.freeze != "none" and self.lora_rank is not None:
             raise ValueError("lora_rank freezes the encoder's own weights already: leave out freeze.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        check_projector(self.projector_dim, self.projector_type)
+        for name, needed, there in (
+            ("image_column", "--label_columns", bool(self.label_columns)),
+            ("focal_gamma", "--loss focal", self.loss == "focal"),
+            ("effective_beta", "--class_weighting effective", self.class_weighting == "effective"),
+        ):
+            if not there and getattr(self, name) != FinetuningArguments.__dataclass_fields__[name].default:
+                raise ValueError(f"{name} is for {needed}, and has no effect without.")
+        if self.freeze == "encoder" and (self.layer_decay != 1 or self.drop_path_rate):
+            raise ValueError("freeze: encoder leaves nothing to layer_decay and drop_path_rate: leave them out.")
             raise ValueError(f"seeds must be different numbers that are not negative, got {self.seeds}.")
 
     def lasting_settings(self) -> dict[str, Any]:

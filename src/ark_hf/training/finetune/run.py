@@ -34,7 +34,6 @@ from .report import results_text, summarise
 from .trainer import DIVERGED, create_trainer
 
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
-DROP_PATH_RATE = 0.1
 MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
 TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
 
@@ -254,7 +253,7 @@ def initial_model(
         image_size=args.image_size,
         projector_dim=args.projector_dim,
         projector_type=args.projector_type,
-        drop_path_rate=DROP_PATH_RATE if args.drop_path_rate is None else args.drop_path_rate,
+        drop_path_rate=args.drop_path_rate,
         seed=seed,
     )
     start, processor = build_student(recipe, [task])
@@ -262,9 +261,6 @@ def initial_model(
     if args.new_head:
         torch.manual_seed(seed)
         start.heads[task.name].reset_parameters()
-    if args.drop_path_rate is not None and args.drop_path_rate != start.config.drop_path_rate:
-        start.config.drop_path_rate = args.drop_path_rate
-        start.set_image_size(start.config.image_size)  # builds the encoder anew, with the new rate
     return start.train(), processor_of(start, processor)
 
 
