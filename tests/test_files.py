@@ -99,3 +99,18 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path):
         new.write_text("outer")
         other.write_text("inner")
     assert path.read_text() == "outer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_can_be_read_by_whom_the_umask_lets_read(tmp_path):
+    def write(folder):
+        (folder / "part").mkdir()
+        (folder / "part" / "weights").write_text("1")
+        (folder / "part" / "weights").chmod(0o600)  # as safetensors leaves it
+
+    for umask, rights in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            replace_folder(tmp_path / oct(umask), write)
+        finally:
+            os.umask(before)
+        assert (tmp_path / oct(umask) / "part" / "weights").stat().st_mode & 0o777 == rights

@@ -24,6 +24,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     new.mkdir(parents=True)
     try:
         write(new)
+        make_readable(new)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
@@ -34,6 +35,17 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def make_readable(folder: Path) -> None:
+    """
+    Gives the files below a folder the rights that the umask asks for, as the folder has them: safetensors writes files
+    that nobody else may read.
+    """
+    rights = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o777 | rights)
 
 
 def check_new_folder(output_dir: Path, option: str = "folder") -> None:

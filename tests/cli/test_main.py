@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import typing
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -426,3 +427,14 @@ def test_wrong_input_is_explained(trained, tmp_path, capsys):
     assert "Cannot load an Ark model" in error_of(capsys, "predict", str(broken), str(trained / "recipe.yaml"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "model type 'bert'" in error_of(capsys, "predict", str(tmp_path), str(trained / "recipe.yaml"))
+
+
+def test_warnings_are_a_line_without_that_of_the_source(monkeypatch):
+    before, said = warnings.formatwarning, []
+
+    def verb(argv):
+        said.append(warnings.formatwarning("look out", UserWarning, "source.py", 3))
+        return 0
+
+    monkeypatch.setattr(sys.modules["ark_hf.cli.main"], "_function", lambda name: verb)
+    assert main(["predict"]) == 0 and said == ["Warning: look out\n"] and warnings.formatwarning is before

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
+import warnings
 from collections.abc import Callable
 
 from ..provenance import package_version
@@ -16,6 +17,7 @@ NOT_VERBS = ("__main__", "arguments", "main")
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     program = "ark-hf"
+    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"Warning: {message}\n"
     try:
         if argv[:1] == ["--version"]:
             print(program, package_version())
@@ -28,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = usual
 
 
 def verbs() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..files import write_json
+from ..files import make_readable, write_json
 
 PREFIX = "step-"
 SETTINGS_FILE = "settings.json"
@@ -40,6 +40,7 @@ def save_checkpoint(
         write_json(new / SETTINGS_FILE, settings)
         (new / START_FOLDER).mkdir()
         write_start(new / START_FOLDER)
+        make_readable(new)
         shutil.rmtree(target, ignore_errors=True)
         new.rename(target)
         for stale in sorted(folder.glob(f"{PREFIX}*"))[:-keep]:

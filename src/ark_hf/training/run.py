@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from torch import nn
 from tqdm.auto import tqdm
 
-from ..files import replace_folder, write_json
+from ..files import replace_folder, write_json, write_text
+from ..provenance import compute_facts
 from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_checkpoint
 
-CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.json"
+CHECKPOINTS, METRICS_FILE, RECIPE_FILE = "checkpoints", "metrics.json", "recipe.yaml"
+PRECISIONS = {"no": "float32", "bf16": "bfloat16 beside float32", "fp16": "float16 beside float32"}
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.accelerator.log_with:
-            self.accelerator.init_trackers("ark-hf", config=_flat(tracked))
+            self.accelerator.init_trackers("ark-hf", config=flat(tracked))
 
     def bar(self, description: str, total: int) -> tqdm:
         """The run's progress bar, over its steps, from where it is; shown by the main process alone."""
@@ -139,8 +143,8 @@ class Run:
         """Raises `FloatingPointError` if a loss is not."""
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The loss of {what} is not finite at step {self.state.step}. Lower learning_rate, set max_grad_norm, "
-                f"or train without mixed precision.{self.what_is_kept()}"
+                f"The loss of {what} is not finite at step {self.state.step}, and would be so again. Lower "
+                "learning_rate, set max_grad_norm, or train without mixed precision, in another output_dir."
             )
 
     def what_is_kept(self) -> str:
@@ -148,6 +152,30 @@ class Run:
         if newest_checkpoint(self.folder / CHECKPOINTS) is None:
             return ""
         return " The last checkpoint is intact: the same command goes on from it."
+
+
+def describe_model(
+    model: nn.Module, device: torch.device, num_processes: int = 1, precision: str | None = "no"
+) -> str:
+    """A line on what is trained, and where: for whoever starts a run."""
+    config: Any = model.config
+    projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = "" if trained == numbers else f", {trained:,} of them trained"
+    facts = compute_facts(device, None, num_processes, precision)
+    where = facts["device"] if num_processes == 1 else f"{num_processes} processes, each on {facts['device']}"
+    return (
+        f"Model: {config.backbone}, {config.image_size} pixels, projector {projector}, drop path rate "
+        f"{config.drop_path_rate:g}; {numbers:,} parameters{frozen}.\n"
+        f"Device: {where}; {PRECISIONS[facts['precision']]}."
+    )
+
+
+def write_recipe(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes `recipe.yaml`, every setting as it was resolved: the verb goes on with the run by it, or repeats it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE_FILE, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def start_folder(folder: Path) -> Path | None:
@@ -195,7 +223,8 @@ def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
     torch.manual_seed(zlib.crc32(repr((seed, step, micro_batch, process)).encode()))
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as trackers take them."""
     return {
         key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in settings.items()
     }

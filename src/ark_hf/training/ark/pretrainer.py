@@ -23,9 +23,10 @@ from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
+from ..curves import Curve, write_curves
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
-from ..run import Run, create_accelerator, default_values, seed_step, start_folder
+from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
 from .ema import update_teacher
 from .growth import earlier_tasks, growth_table
@@ -147,6 +148,7 @@ class CyclicPretrainer:
             The teacher, which is also in `output_dir/ark-cxr`.
         """
         self.run.begin(self.args.to_dict())
+        self.accelerator.print(self.describe())
         with self.run.bar("pretraining", self.schedules.total_steps):
             if self.earlier and self.state.step == 0 and not self.state.history:
                 self.state.history.append(self._measure(0, time.monotonic()))
@@ -160,6 +162,19 @@ class CyclicPretrainer:
             self.accelerator.print(growth_table(self.state.history, self.earlier))
         self.accelerator.end_training()
         return self.teacher
+
+    def describe(self) -> str:
+        """What is trained, on what and for how long."""
+        student = self.accelerator.unwrap_model(self.student)
+        processes, precision = self.accelerator.num_processes, self.accelerator.mixed_precision
+        images = sum(each.num_samples for each in self.passes)
+        tasks = ", ".join(f"{each.name} ({each.num_samples:,})" for each in self.passes)
+        return (
+            f"{describe_model(student, self.accelerator.device, processes, precision)}\n"
+            f"Data: {images:,} images a cycle: {tasks}.\n"
+            f"Steps: {self.schedules.total_steps:,} of {self.args.batch_size:,} images, "
+            f"{self.schedules.steps_in_cycle:,} in each of {self.args.cycles:,} cycles."
+        )
 
     def run_cycle(self) -> dict[str, float]:
         """
@@ -193,6 +208,9 @@ class CyclicPretrainer:
             self.log_step(data, losses, momentum)
             self.state.step += 1
             self.state.step_in_pass += 1
+            self.run.progress.set_postfix_str(
+                f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}, loss {losses['task_loss']:.4f}", False
+            )
             self.run.progress.update()
             if self.state.step_in_pass < self.steps_in_pass(data):
                 yield
@@ -308,6 +326,8 @@ class CyclicPretrainer:
         )
         self._save_models(improved)
         self.run.write_metrics(self._metrics())
+        if self.accelerator.is_main_process:
+            write_curves(self.output_dir, *history_curves(self.state.history))
         self.run.save_checkpoint()
 
     def _begin_next_cycle(self) -> dict[str, float]:
@@ -356,6 +376,8 @@ class CyclicPretrainer:
 
     def _provenance(self, role: str) -> dict[str, Any]:
         settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "tasks")}
+        own = (*ARCHITECTURE, "image_size", "drop_path_rate")  # of the model, whatever the recipe leaves to it
+        settings |= {name: getattr(self.teacher.config, name) for name in own}
         last = self.state.history[-1]
         return {
             **self.start.facts,
@@ -375,8 +397,6 @@ class CyclicPretrainer:
         return {
             "settings": self.run.settings,
             "best": self.state.best,
-        own = (*ARCHITECTURE, "image_size", "drop_path_rate")  # of the model, whatever the recipe leaves to it
-        settings |= {name: getattr(self.teacher.config, name) for name in own}
             "earlier_tasks": self.earlier,
             SHARED_KEY: [each for data in self.tasks for each in data.facts.get(SHARED_KEY, ())],
             "history": self.state.history,
@@ -384,6 +404,8 @@ class CyclicPretrainer:
 
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
+        if self.args.drop_path_rate is None:  # as earlier versions wrote it
+            settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE
         settings["tasks"] = [_task_settings(data) for data in self.tasks]
         settings["num_processes"] = self.accelerator.num_processes
         return settings
@@ -398,8 +420,20 @@ def _task_settings(data: TaskDataset) -> dict[str, Any]:
     return {**data.task.to_dict(), **settings}
 
 
+def history_curves(history: list[dict[str, Any]]) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """Of a run's history the training loss of each pass, and the mean validation AUROCs, by step."""
+    names = dict.fromkeys(key for entry in history for key in entry["train"] if key.endswith("/task_loss"))
+    losses: dict[str, Curve] = {
+        name.removesuffix("/task_loss"): [(e["step"], e["train"][name]) for e in history if name in e["train"]]
+        for name in names
+    }
+    aurocs: dict[str, Curve] = {
+        who: [(entry["step"], entry["validation"][who]["mean_auroc"]) for entry in history]
+        for who in ("teacher", "student")
+    }
+    return losses, aurocs
+
+
 def _without_padding(labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     padding = (weight == 0).reshape(-1, *[1] * (labels.ndim - 1))
     return labels.masked_fill(padding, torch.nan if labels.is_floating_point() else -100)
-        if self.args.drop_path_rate is None:  # as earlier versions wrote it
-            settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE

@@ -166,7 +166,7 @@ class PretrainingArguments:
     )
     save_total_limit: int = field(default=2, metadata=_help("Checkpoints kept."))
     log_with: str = field(
-        default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard or wandb.")
+        default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard, trackio or wandb.")
     )
     logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
     seed: int = field(default=0, metadata=_help("Seed of weights, order, views and label smoothing."))

@@ -8,8 +8,8 @@ from .losses import LOSS_HELP, ClassWeighting, Loss
 
 # May differ between runs that continue each other: they change what is done with the trained models, or how fast
 RUN_TIME_SETTINGS = (
-    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "test", "bootstrap",
-    "allow_shared_images",
+    "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "log_with", "logging_steps", "test",
+    "bootstrap", "allow_shared_images",
 )  # fmt: skip
 
 
@@ -121,6 +121,10 @@ class FinetuningArguments:
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
     )
     dataloader_num_workers: int = field(default=0, metadata=_help("Processes that load data. Results do not change."))
+    log_with: str = field(
+        default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard, trackio or wandb.")
+    )
+    logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
     eval_batch_size: int = field(default=64, metadata=_help("Images a batch in validation and test."))
     test: bool = field(
         default=True,
@@ -137,7 +141,7 @@ class FinetuningArguments:
         coerce_fields(self)
         for name in (
             "per_class", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size", "projector_dim",
-            "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate",
+            "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate", "logging_steps",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -156,11 +160,6 @@ class FinetuningArguments:
             raise ValueError(f"percent must lie in (0, 100], got {self.percent}.")
         if self.percent is not None and self.per_class is not None:
             raise ValueError("percent and per_class each choose the training images: give one of them.")
-        if self.freeze not in ("none", "encoder") and not self.freeze.isdecimal():
-            raise ValueError(f"freeze is {self.freeze!r}; use none, encoder or a number of stages.")
-        if self.freeze != "none" and self.lora_rank is not None:
-            raise ValueError("lora_rank freezes the encoder's own weights already: leave out freeze.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
         check_projector(self.projector_dim, self.projector_type)
         for name, needed, there in (
             ("image_column", "--label_columns", bool(self.label_columns)),
@@ -171,6 +170,11 @@ class FinetuningArguments:
                 raise ValueError(f"{name} is for {needed}, and has no effect without.")
         if self.freeze == "encoder" and (self.layer_decay != 1 or self.drop_path_rate):
             raise ValueError("freeze: encoder leaves nothing to layer_decay and drop_path_rate: leave them out.")
+        if self.freeze not in ("none", "encoder") and not self.freeze.isdecimal():
+            raise ValueError(f"freeze is {self.freeze!r}; use none, encoder or a number of stages.")
+        if self.freeze != "none" and self.lora_rank is not None:
+            raise ValueError("lora_rank freezes the encoder's own weights already: leave out freeze.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be different numbers that are not negative, got {self.seeds}.")
 
     def lasting_settings(self) -> dict[str, Any]:

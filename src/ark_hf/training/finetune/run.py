@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from transformers import Trainer
 
 from ...data.leaks import SHARED_KEY, leaks_into
 from ...data.loading import InferenceSamples
@@ -25,8 +26,9 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
 from ..checkpoint import check_settings
+from ..curves import Curve, write_curves
 from ..initial_weights import StartArguments, build_student, initial_heads, processor_of, start_facts, start_sha256
-from ..run import default_values
+from ..run import default_values, describe_model, write_recipe
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import check_leaks, choose_training_rows, load_finetuning_data
@@ -67,6 +69,8 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
     state = PartialState()
     with state.main_process_first():
         check_same_run(folder, facts | args.lasting_settings())
+    if state.is_main_process:
+        write_recipe(folder, {"model": model, "dataset": dataset, **asdict(args)})
     results = []
     for seed in args.seeds:
         results.append(_run_seed(model, data, args, seed, folder / f"seed-{seed}"))
@@ -178,6 +182,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
         return read_metrics(folder)
     start, processor = initial_model(model, data.task, args, seed)
     trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
+    PartialState().print(describe(trainer, data, args))
     checkpoint = _newest_checkpoint(folder / "checkpoints")
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
@@ -223,6 +228,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
 
     if trainer.is_world_process_zero():
         replace_folder(folder / MODEL_FOLDER, save)
+        write_curves(folder, *_curves(trainer.state.log_history))
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     PartialState().wait_for_everyone()
@@ -278,6 +284,26 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for entry in log
         if "eval_mean_auroc" in entry
     ]
+
+
+def _curves(log: list[dict[str, Any]]) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    names = {"loss": "training", "eval_loss": "validation"}
+    losses: dict[str, Curve] = {
+        shown: [(each["step"], each[name]) for each in log if name in each] for name, shown in names.items()
+    }
+    return losses, {"validation": [(each["step"], each["mean_auroc"]) for each in _history(log)]}
+
+
+def describe(trainer: Trainer, data: TaskDataset, args: FinetuningArguments) -> str:
+    """What is trained, on what and for how long."""
+    accelerator: Any = trainer.accelerator
+    images = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
+    length = f"{args.epochs:g} epochs" if args.max_steps is None else f"{args.max_steps:,} steps"
+    return (
+        f"{describe_model(trainer.model, accelerator.device, accelerator.num_processes, args.mixed_precision)}\n"  # type: ignore[arg-type]
+        f"Data: {images} images of {data.name}, task {data.task.name}.\n"
+        f"Steps: {length}, of {args.batch_size:,} images."
+    )
 
 
 def _newest_checkpoint(folder: Path) -> str | None:

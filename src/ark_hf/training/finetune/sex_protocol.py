@@ -21,6 +21,7 @@ from ...metrics.resampling import percentile_interval, row_means
 from ...pages.formats import format_defined, markdown_table
 from ...provenance import shown_name
 from ..initial_weights import start_facts
+from ..run import write_recipe
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import check_leaks, load_finetuning_data
@@ -71,6 +72,9 @@ def sex_protocol(
     state = PartialState()
     with state.main_process_first():
         check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
+    if state.is_main_process:
+        limits = {"protocol": "sex", "max_images": max_images}
+        write_recipe(folder, {"model": model, "dataset": dataset, **dataclasses.asdict(args), **limits})
     probabilities: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
     for seed in args.seeds:
         chosen = choose_groups(data.patients("train"), of_train, images, seed)

@@ -23,10 +23,12 @@ from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings
 from ...data.open_dataset import TaskDataset
 from ...data.views import resize_side
 from ...evaluation.scoring import evaluated_columns
+from ...files import make_readable
 from ...inference.predict import mean_probabilities
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ..run import create_accelerator, flat
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .layerwise import freeze_encoder, parameter_groups
@@ -86,14 +88,49 @@ class Progress(TrainerCallback):
             disable=not state.is_world_process_zero,
         )
 
+        self.shown: dict[str, str] = {}
+
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        self.bar.set_postfix_str(f"validation AUROC {metrics['eval_mean_auroc']:.4f}")
+    def on_log(self, args, state, control, logs, **kwargs):
+        for name, shown in {"loss": "loss", "eval_mean_auroc": "validation AUROC"}.items():
+            if name in logs:
+                self.shown[shown] = f"{shown} {logs[name]:.4f}"
+        self.bar.set_postfix_str(", ".join(self.shown.values()))
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_log = True  # also where an epoch has fewer steps than lie between two values
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+
+
+class Tracking(TrainerCallback):
+    """Sends what `Trainer` logs to a tracker, as pretraining does: through accelerate."""
+
+    def __init__(self, settings: FinetuningArguments, seed: int, folder: Path):
+        self.settings, self.seed, self.folder = settings, seed, folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.accelerator = create_accelerator(self.settings.mixed_precision, self.settings.log_with, self.folder)
+        config = self.settings.lasting_settings() | {"seed": self.seed}
+        self.accelerator.init_trackers("ark-hf", config=flat(config))
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        self.accelerator.log(values, step=state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.accelerator.end_training()
+
+
+class Readable(TrainerCallback):
+    """Lets others read the checkpoints that they may have to go on from."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            make_readable(Path(args.output_dir))
 
 
 def create_trainer(
@@ -112,7 +149,13 @@ def create_trainer(
     size = model.config.image_size
     views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
     samples = TrainingSamples(data.splits["train"], data.task, args.uncertain, processor, views, seed, cycle=0)
-    callbacks: list[TrainerCallback] = [NewViews(samples), Progress(f"fine-tuning {data.task.name}, seed {seed}")]
+    callbacks: list[TrainerCallback] = [
+        NewViews(samples),
+        Progress(f"fine-tuning {data.task.name}, seed {seed}"),
+        Readable(),
+    ]
+    if args.log_with != "none":
+        callbacks.append(Tracking(args, seed, folder.parent))
     validated = has_two_classes(data)
     if not validated:
         lack = f"{data.name} has no validation split in which a label has both images with it and images without"
@@ -161,10 +204,11 @@ def training_arguments(args: FinetuningArguments, seed: int, folder: Path, valid
         warmup_steps=args.warmup,
         eval_strategy=every if validated else "no",
         save_strategy=every,
-        logging_strategy=every,
+        logging_strategy="steps",
+        logging_first_step=True,
         eval_steps=args.eval_steps,
         save_steps=args.eval_steps or 500,
-        logging_steps=args.eval_steps or 500,
+        logging_steps=args.logging_steps,
         save_total_limit=1,
         load_best_model_at_end=validated,
         restore_callback_states_from_checkpoint=True,  # or patience would start anew when a run is resumed
