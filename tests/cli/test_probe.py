@@ -3,17 +3,21 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ark_hf import ArkModel, load_ark, load_task_dataset, read_input
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
+from tests.pages.html_page import Page
 from tests.training.conftest import TINY
 
 
@@ -119,9 +123,92 @@ def test_neighbours_are_listed_by_row(probed):
     agree = np.mean([("Bright" in row["test_labels"]) == ("Bright" in row["train_labels"]) for row in rows])
     (report,) = json.loads((probed / "probe.json").read_text())["tasks"]
     assert agree > 0.7 and "patient" not in rows[0]
+    assert [row["test_image_id"] for row in rows[::3]] == [str(number) for number in range(40)]  # it has no names
+    assert all(row["train_image_id"] == row["train_row"] for row in rows)
     positive = [row for row in rows if "Bright" in row["test_labels"]]
     share = np.mean(["Bright" in row["train_labels"] for row in positive])
     assert share == pytest.approx(report["retrieval"][0]["precision"])
+
+
+def test_the_page_shows_tables_figures_and_pictures_beside_their_neighbours(probed):
+    text = (probed / "probe.html").read_text()
+    page = Page(text)
+    assert page.tags["svg"] == 1 and page.tags["table"] >= 4
+    assert page.tags["img"] == 4 * page.tags["figcaption"] - 4  # of each test image three neighbours; one is a figure
+    for words in ("Few-shot", "What else the embeddings know: sex", "Neighbours: precision at 3", "Research use only"):
+        assert words in text
+    assert "**" not in "".join(page.texts)
+
+
+def test_neighbours_and_tables_go_by_the_names_of_images(model_folder, sites, tmp_path):
+    site, out = str(sites["phantom_hill"]), tmp_path / "out"
+    assert main(["probe", model_folder, site, "--neighbours", "2", "--bootstrap", "5", "--out", str(out)]) == 0
+    with open(out / "neighbours_phantom_hill.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = {split: load_task_dataset(site, split)["image_id"][:] for split in ("train", "test")}
+    assert all(row["train_image_id"] == names["train"][int(row["train_row"])] for row in rows)
+    assert all(row["test_image_id"] == names["test"][int(row["test_row"])] for row in rows)
+    shown = next(row["test_image_id"] for row in rows if row["test_labels"])
+    assert shown in (out / "probe.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three pictures, of which two are the same, a file that is none, and a text that is not looked at."""
+    folder = tmp_path_factory.mktemp("scans")
+    (folder / "sub").mkdir()
+    for seed, name in enumerate(("a.png", "b.png")):
+        (folder / name).write_bytes(
+            encode_png(np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8))["bytes"]
+        )
+    shutil.copy(folder / "b.png", folder / "sub" / "c.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_a_folder_of_images_becomes_a_table_by_path(model_folder, folder, sites, tmp_path, capsys, suffix):
+    out, site = tmp_path / f"table.{suffix}", str(sites["phantom_hill"])
+    words = ["embed", model_folder, str(folder), site, "--splits", "test", "--store", str(tmp_path / "store")]
+    assert main([*words, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "3 images, 2 embeddings computed." in said.out and str(out) in said.out
+    assert f"Left out: {folder / 'broken.png'}" in said.err and "notes.txt" not in said.err
+    if suffix == "npz":
+        table = dict(np.load(out))
+    else:
+        table = {name: column.to_pylist() for name, column in zip(*_columns(out), strict=True)}
+    names = [str(folder / name) for name in ("a.png", "b.png", "sub/c.png")]
+    assert list(table["image_id"]) == names + load_task_dataset(site, "test")["image_id"][:]
+    assert list(table["split"]) == [""] * 3 + ["test"] * 12 and list(table["dataset"])[3:] == ["phantom_hill"] * 12
+    vectors = np.array(table["embedding"], dtype=np.float32)
+    model, processor = load_ark(model_folder, ArkModel)
+    picture = read_input(folder / "a.png").pixels
+    expected = model(processor([picture], return_tensors="pt")["pixel_values"]).embeddings[0].detach().numpy()
+    np.testing.assert_allclose(vectors[0], expected, atol=1e-6)
+    assert (vectors[1] == vectors[2]).all() and not (vectors[0] == vectors[1]).all()
+    assert main(words) == 0 and "3 images, 0 embeddings computed." in capsys.readouterr().out
+
+
+def _columns(path):
+    table = pq.read_table(path)
+    return table.column_names, table.columns
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["FOLDER", "--out", "table.csv"], "use one of .parquet, .npz"),
+        (["EMPTY"], "holds neither a task dataset"),
+        (["FOLDER/broken.png"], "none of 1 files can be read"),
+    ],
+)
+def test_images_that_cannot_be_embedded_are_explained(model_folder, folder, tmp_path, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    words = [each.replace("FOLDER", str(folder)).replace("EMPTY", str(tmp_path / "empty")) for each in words]
+    assert main(["embed", model_folder, *words, "--store", str(tmp_path / "store")]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow_ci

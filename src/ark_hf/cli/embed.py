@@ -1,5 +1,6 @@
-"""The verb `embed`: embeddings of task datasets into a store."""
+"""The verb `embed`: embeddings of task datasets and image files into a store, and as a table."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +27,14 @@ class EmbedArguments:
     )
     batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
     num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that read images; the package's own choice unless set."}
+        default=None, metadata={"help": "Processes that read images of datasets; the package's own choice unless set."}
+    )
+    out: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of the embeddings by image_id, NAME.parquet or NAME.npz; of files it is the path. None "
+            "unless set."
+        },
     )
 
     def __post_init__(self):
@@ -41,17 +49,21 @@ def embed(argv: list[str]) -> int:
         EmbedArguments,
         "embed",
         argv,
-        "Computes the embeddings of task datasets that the store lacks. They are kept by picture and model: the same "
-        "picture in two datasets is computed once, another head changes nothing, another weight everything.",
+        "Computes the embeddings that the store lacks, of task datasets and of image files. They are kept by picture "
+        "and model: the same picture in two datasets is computed once, another head changes nothing, another weight "
+        "everything.",
         model={"help": "Folder or Hub id of an ark-cxr."},
-        datasets={"nargs": "+", "help": DATASETS_HELP},
+        datasets={"nargs": "+", "help": f"{DATASETS_HELP[:-1]}; image files, or folders that are searched for them."},
     )
+    check_names(given.model, given.datasets)
     quiet()
     from ..inference.embeddings import embed as run
 
     store, done = run(given.model, given.datasets, **vars(args))
     for each in done:
-        print(f"{each.dataset}, {each.split}: {len(each.keys):,} images, {each.computed:,} embeddings computed.")
-    print(f"The embeddings are in {store.folder}.")
+        name = ", ".join(part for part in (each.dataset, each.split) if part)
+        print(f"{name}: {len(each.keys):,} images, {each.computed:,} embeddings computed.")
+        for _, reason in each.unreadable:
+            print(f"Left out: {reason}", file=sys.stderr)
+    print(f"The embeddings are in {store.folder}{f', by image in {args.out}' if args.out else ''}.")
     return 0
-    check_names(given.model, given.datasets)

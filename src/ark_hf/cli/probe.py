@@ -9,7 +9,9 @@ from .embed import DATASETS_HELP
 
 @dataclass
 class ProbeArguments:
-    out: str = field(default="probe", metadata={"help": "Folder for probe.json, probe.md and what belongs to them."})
+    out: str = field(
+        default="probe", metadata={"help": "Folder for probe.html, probe.md, probe.json and what belongs to them."}
+    )
     store: str | None = field(
         default=None, metadata={"help": "Folder of embeddings, as for `ark-hf embed`; OUT/embeddings unless set."}
     )
@@ -53,9 +55,9 @@ def probe(argv: list[str]) -> int:
         model={"help": "Folder or Hub id of an ark-cxr."},
         datasets={"nargs": "+", "help": f"{DATASETS_HELP} Each needs the splits train and test."},
     )
+    check_names(given.model, given.datasets)
     quiet()
     from ..evaluation.probing.probes import probe as run
-    check_names(given.model, given.datasets)
 
     found = run(given.model, given.datasets, **vars(args))
     print(found.text)

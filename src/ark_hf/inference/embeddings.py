@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,8 @@ import torch
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
+from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
+from ..data.inputs import read_input
 from ..data.loading import RowSamples, default_num_workers, iterate
 from ..data.task_dataset import load_task_dataset, read_task, split_names
 from ..files import replacing, write_json
@@ -34,6 +36,7 @@ _VIEW_SETTINGS = (
     "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
 )  # fmt: skip
 
+TABLE_SUFFIXES = (".parquet", ".npz")
 PART_ROWS = 512  # embeddings a file, and the most that a killed run loses
 READ_ROWS = 64  # stored pictures in memory at once while their keys are computed
 _SET_NAME = r"[0-9a-f]{16}-[a-z_]+"
@@ -167,12 +170,18 @@ def open_store(
 
 @dataclass
 class Embedded:
-    """One split of a dataset: the key of each row's picture in the store, and how many embeddings were computed."""
+    """
+    One split of a dataset, or a folder of images, whose `split` is "": the key of each picture in the store, what it
+    is called (`image_ids`; of a folder the path, of a dataset without names the row's number), and how many
+    embeddings were computed. `unreadable` names the files that are left out, and why.
+    """
 
     dataset: str
     split: str
     keys: list[bytes]
     computed: int
+    image_ids: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
 def embed(
@@ -183,37 +192,156 @@ def embed(
     layer: str = "embeddings",
     batch_size: int = 32,
     num_workers: int | None = None,
+    out: str | Path | None = None,
 ) -> tuple[EmbeddingStore, list[Embedded]]:
     """
-    Computes the embeddings of task datasets that a store lacks.
+    Computes the embeddings of task datasets, and of folders of images, that a store lacks.
 
     Args:
         model: Folder or Hub id of an ark-cxr.
-        datasets: Folders or Hub ids of task datasets.
+        datasets: Folders or Hub ids of task datasets; image files, and folders that are searched for them.
         store: Folder of the embeddings of all models.
         splits: Of train, validation, test; all that there are unless set.
         layer: "embeddings", what the heads read, or "pooler_output", what the encoder gives.
         batch_size: Images a forward pass.
-        num_workers: Processes that read images; the package's own choice unless set.
+        num_workers: Processes that read images of datasets; the package's own choice unless set.
+        out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
 
     Returns:
         The model's place in the store, and what was done: `store.load(done[0].keys)` are the embeddings of the first
         split, float32 (rows, width).
 
     Raises:
-        ValueError: The model or a dataset cannot be read, or `store` is something else.
+        ValueError: The model or a dataset cannot be read, no image is in a folder, or `store` is something else.
     """
-    tasks = {dataset: read_task(dataset) for dataset in datasets}
+    if out is not None:
+        check_table(out)
+    files = {source: image_files(source) for source in datasets if holds_images(source)}
+    tasks = {dataset: read_task(dataset) for dataset in datasets if dataset not in files}
     network, processor = load_ark(model, ArkModel)
     place = open_store(Path(store), network, processor, layer, model)
     workers = default_num_workers(network.device) if num_workers is None else num_workers
     done = []
-    for dataset, task in tasks.items():
-        for split in splits or split_names(dataset):
-            rows, name = load_task_dataset(dataset, split), shown_name(dataset)
-            keys, computed = embed_rows(network, processor, rows, task, place, batch_size, workers, f"{name}, {split}")
-            done.append(Embedded(name, split, keys, computed))
+    for source in dict.fromkeys(datasets):
+        if source in files:
+            done.append(embed_files(network, processor, files[source], place, batch_size, shown_name(source)))
+            continue
+        for split in splits or split_names(source):
+            rows, name = load_task_dataset(source, split), shown_name(source)
+            description = f"{name}, {split}"
+            keys, computed = embed_rows(
+                network, processor, rows, tasks[source], place, batch_size, workers, description
+            )
+            done.append(Embedded(name, split, keys, computed, image_names(rows)))
+    if out is not None:
+        write_embeddings(Path(out), place, done)
     return place, done
+
+
+def holds_images(source: str | Path) -> bool:
+    """Whether it is an image file or a folder of images, and no task dataset, which has a card beside its rows."""
+    path = Path(source)
+    return path.is_file() or path.is_dir() and not (path / "README.md").is_file()
+
+
+def image_files(source: str | Path) -> list[Path]:
+    """A file itself, or the image files below a folder. Raises `ValueError` if there are none."""
+    path = Path(source)
+    files = [path] if path.is_file() else image_files_in(path)
+    if not files:
+        raise ValueError(
+            f"{source} holds neither a task dataset (it has no card README.md) nor files with the suffixes "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    return files
+
+
+def image_names(rows: Dataset) -> list[str]:
+    """The `image_id` of each row; its number where it has none."""
+    names = rows["image_id"][:] if "image_id" in rows.column_names else [None] * len(rows)
+    return [str(number) if name is None else str(name) for number, name in enumerate(names)]
+
+
+@torch.no_grad()
+def embed_files(
+    model: ArkModel,
+    processor: ArkImageProcessor,
+    paths: Sequence[Path],
+    store: EmbeddingStore,
+    batch_size: int = 32,
+    name: str = "",
+) -> Embedded:
+    """
+    Computes what the store lacks of image files, which are read as `ark-hf predict` reads them.
+
+    Args:
+        model: In eval mode.
+        name: What the files are called together.
+
+    Returns:
+        What was done; files that cannot be read are in its `unreadable`.
+
+    Raises:
+        ValueError: None can be read, or the model gives NaN or infinite values for one.
+    """
+    done, there = Embedded(name, "", [], 0), store.keys()
+    for start in tqdm(range(0, len(paths), batch_size), desc=name, unit="batch", leave=False):
+        pictures: dict[bytes, tuple[str, np.ndarray]] = {}
+        for path in paths[start : start + batch_size]:
+            try:
+                image = read_input(path)
+            except UnreadableImageError as error:
+                done.unreadable.append((str(path), str(error)))
+                continue
+            pixels = image.pixels  # of a dataset's picture the stored bytes are hashed: the two are kept apart
+            key = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()
+            done.keys.append(key)
+            done.image_ids.append(str(path))
+            if key not in there:
+                pictures[key] = (str(path), pixels)
+        if pictures:
+            pixel_values = processor([each for _, each in pictures.values()], return_tensors="pt")["pixel_values"]
+            embeddings = _embeddings(model, pixel_values, str(store.facts["layer"]))
+            _check_finite(embeddings, [path for path, _ in pictures.values()])
+            store.add(list(pictures), embeddings)
+            there |= pictures.keys()
+            done.computed += len(pictures)
+    if not done.keys:
+        raise ValueError(f"{name}: none of {len(paths)} files can be read; the first: {done.unreadable[0][1]}.")
+    return done
+
+
+def check_table(out: str | Path) -> None:
+    """Raises `ValueError` if a table of embeddings cannot be written there."""
+    if Path(out).suffix not in TABLE_SUFFIXES:
+        raise ValueError(f"--out {out}: its suffix says what is written; use one of {', '.join(TABLE_SUFFIXES)}.")
+
+
+def write_embeddings(path: Path, store: EmbeddingStore, done: Sequence[Embedded]) -> None:
+    """
+    Writes embeddings by image: `image_id`, `dataset`, `split` and `embedding`, as parquet or, by the suffix, as arrays
+    of NumPy, `embedding` being float32 (images, width).
+
+    Raises:
+        ValueError: The suffix is another, or two images of a split have one name.
+    """
+    check_table(path)
+    for each in done:
+        if len(set(each.image_ids)) < len(each.image_ids):
+            raise ValueError(f"{each.dataset}, {each.split}: two images have one image_id, which is to be the key.")
+    names = ("image_id", "dataset", "split")
+    columns = zip(*((image, each.dataset, each.split) for each in done for image in each.image_ids), strict=True)
+    texts = dict(zip(names, map(list, columns), strict=True))
+    embeddings = np.concatenate([store.load(each.keys) for each in done])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as new:
+        if path.suffix == ".npz":
+            with open(new, "wb") as file:
+                arrays: dict[str, Any] = {name: np.array(values) for name, values in texts.items()}
+                np.savez(file, embedding=embeddings, **arrays)
+        else:
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), store.width)
+            pq.write_table(pa.table({**texts, "embedding": vectors}), new)
 
 
 @torch.no_grad()
@@ -250,7 +378,7 @@ def embed_rows(
         first_rows.setdefault(key, row)
     missing = [row for key, row in first_rows.items() if key not in there]
     batches = [np.array(missing[start : start + batch_size]) for start in range(0, len(missing), batch_size)]
-    layer = store.facts["layer"]
+    layer = str(store.facts["layer"])
     waiting: list[tuple[bytes, np.ndarray]] = []
     progress = tqdm(total=len(missing), desc=description, disable=description is None, unit="image", leave=False)
     with progress:
@@ -258,10 +386,8 @@ def embed_rows(
             for batch, pixel_values in zip(
                 batches, _pictures(rows, task, processor, batches, num_workers), strict=True
             ):
-                vectors = model(pixel_values.flatten(0, -4).to(model.device))[layer]
-                vectors = vectors.float().unflatten(0, pixel_values.shape[:-3])
-                embeddings = (vectors if vectors.ndim == 2 else vectors.mean(dim=1)).cpu().numpy()
-                _check_finite(embeddings, batch, task)
+                embeddings = _embeddings(model, pixel_values, layer)
+                _check_finite(embeddings, [f"Task {task.name!r}, row {row}" for row in batch])
                 waiting += zip((keys[row] for row in batch), embeddings, strict=True)
                 progress.update(len(batch))
                 if len(waiting) >= PART_ROWS:
@@ -269,6 +395,13 @@ def embed_rows(
         finally:
             _flush(store, waiting)
     return keys, len(missing)
+
+
+def _embeddings(model: ArkModel, pixel_values: torch.Tensor, layer: str) -> np.ndarray:
+    """float32 (pictures, width); of several crops a picture their mean."""
+    vectors = model(pixel_values.flatten(0, -4).to(model.device))[layer]
+    vectors = vectors.float().unflatten(0, pixel_values.shape[:-3])
+    return (vectors if vectors.ndim == 2 else vectors.mean(dim=1)).cpu().numpy()
 
 
 def _pictures(
@@ -294,12 +427,13 @@ def _flush(store: EmbeddingStore, waiting: list[tuple[bytes, np.ndarray]]) -> No
         waiting.clear()
 
 
-def _check_finite(embeddings: np.ndarray, rows: np.ndarray, task: ArkTask) -> None:
+def _check_finite(embeddings: np.ndarray, names: Sequence[str]) -> None:
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
+        name = names[finite.argmin()]
         raise ValueError(
-            f"Task {task.name!r}, row {rows[finite.argmin()]}: the model gives NaN or infinite values for this image. "
-            "Its training diverged, or the model is damaged; take an earlier checkpoint."
+            f"{name}: the model gives NaN or infinite values for this image. Its training "
+            "diverged, or the model is damaged; take an earlier checkpoint."
         )
 
 

@@ -217,7 +217,7 @@ def _look_at_images(
                     sample.rows.append(row)
                     sample.statistics.append(image_statistics(image))
                 for label in shown[split.name].get(row, ()):
-                    thumbnails.append(Thumbnail(label, split.name, row, _small_jpeg(image)))
+                    thumbnails.append(Thumbnail(label, split.name, row, small_jpeg(image)))
     order = {label: number for number, label in enumerate(task.labels)}
     return samples, sorted(thumbnails, key=lambda each: order[each.label])
 
@@ -251,7 +251,8 @@ def _draw_thumbnails(
     return shown
 
 
-def _small_jpeg(pixels: np.ndarray) -> bytes:
+def small_jpeg(pixels: np.ndarray) -> bytes:
+    """A picture (rows, columns) for a page."""
     small = Image.fromarray((pixels / full_scale(pixels) * 255).astype(np.uint8))
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()

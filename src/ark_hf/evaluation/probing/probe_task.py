@@ -1,9 +1,7 @@
 """What embeddings are good for on a task dataset: probes, few-shot curves, neighbours and shortcuts."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,11 +9,9 @@ import numpy as np
 from ...data.image_statistics import dataset_statistics
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.task_dataset import read_task, split_names
-from ...files import replacing
 from ...metrics.auroc import LabelResult, MeanResult, evaluate_labels
 from ...metrics.resampling import number_clusters
 from ...metrics.shortcut import shortcut_baseline
-from ...models.ark.configuration_ark import ArkTask
 from ..scoring import evaluated_columns
 from .few_shot import ShotResult, few_shot_curve
 from .probe import Regularisation, fit_probe
@@ -161,25 +157,3 @@ def probe_sources(
         ]
         merged.append(AttributedImages(np.concatenate([found for *_, found in parts]), names, patients))
     return predict_attribute("dataset", merged[0], merged[1], num_bootstrap, seed)
-
-
-def write_neighbours(path: Path, data: TaskDataset, embeddings: Embeddings, neighbours: int) -> None:
-    """
-    Writes a CSV of the most similar train images of each test image: row numbers in their splits, similarity, labels.
-    """
-    patients = data.patients("train")
-    rows, similarities = nearest_neighbours(
-        embeddings["train"], embeddings["test"], neighbours, patients, patients and data.patients("test")
-    )
-    train, test = data.targets("train"), data.targets("test")
-    with replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["test_row", "rank", "train_row", "similarity", "test_labels", "train_labels"])
-        for query, (found, alike) in enumerate(zip(rows.tolist(), similarities.tolist(), strict=True)):
-            for rank, (row, similarity) in enumerate(zip(found, alike, strict=True), start=1):
-                labels = [_named(columns[at], data.task) for columns, at in ((test, query), (train, row))]
-                writer.writerow([query, rank, row, f"{similarity:.4f}", *labels])
-
-
-def _named(columns: np.ndarray, task: ArkTask) -> str:
-    return "; ".join(label for label, value in zip(task.labels, columns, strict=True) if value == 1)

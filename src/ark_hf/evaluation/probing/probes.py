@@ -9,6 +9,7 @@ from ...inference.embeddings import embed_rows, open_store
 from ...inference.predict import load_ark
 from ...models.ark.modeling_ark import ArkModel
 from ...provenance import shown_name
+from .neighbours import find_neighbours, similar_pictures, write_neighbours
 from .probe_report import probe_text, write_probe_report
 from .probe_task import (
     Embeddings,
@@ -17,7 +18,6 @@ from .probe_task import (
     probe_attributes,
     probe_sources,
     probe_task,
-    write_neighbours,
 )
 from .shortcut_probe import ShortcutResult
 
@@ -94,10 +94,13 @@ def probe(
             report.shortcuts = probe_attributes(data, found, bootstrap, seed)
         if len(loaded) > 1:
             sources = probe_sources(probed, bootstrap, seed)
-    page = write_probe_report(reports, sources, out, {"model": shown_name(model), **place.facts})
-    tables = {}
+    tables, similar = {}, {}
     if neighbours is not None:
+        out.mkdir(parents=True, exist_ok=True)
         for data, found in probed:
             tables[data.name] = out / f"neighbours_{data.name}.csv"
-            write_neighbours(tables[data.name], data, found, neighbours)
+            nearest = find_neighbours(data, found, neighbours)
+            write_neighbours(tables[data.name], data, *nearest)
+            similar[data.name] = similar_pictures(data, *nearest)
+    page = write_probe_report(reports, sources, out, {"model": shown_name(model), **place.facts}, similar)
     return Probing(reports, sources, probe_text(reports, sources), page, tables)
