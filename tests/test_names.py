@@ -121,7 +121,8 @@ for words in (
     "evaluate ./modle data/rsna", "evaluate model data/rsan", "evaluate model a=data/rsan",
     "evaluate model data/rsna --against ./modle", "predict ./modle 1.png", "embed ./modle data/rsna",
     "embed model data/rsan", "probe model data/rsan", "export ./modle", "serve ./modle",
-    "data build hub --raw data/rsan --out out --label_column x", "data report data/rsan",
+    "push data/rsan someone/rsna", "data build hub --raw data/rsan --out out --label_column x",
+    "data report data/rsan",
 ):
     assert main(words.split()) == 2, words
 print([name for name in ("torch", "transformers", "datasets", "huggingface_hub") if name in sys.modules])
@@ -131,5 +132,5 @@ print([name for name in ("torch", "transformers", "datasets", "huggingface_hub")
 def test_every_verb_answers_before_it_loads_a_library(here):
     done = subprocess.run([sys.executable, "-c", VERBS], capture_output=True, text=True)
     answers = done.stderr.strip().splitlines()
-    assert done.stdout.strip() == "[]" and len(answers) == 17, done.stderr
+    assert done.stdout.strip() == "[]" and len(answers) == 18, done.stderr
     assert all("did you mean" in answer for answer in answers)

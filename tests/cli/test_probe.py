@@ -200,6 +200,7 @@ def _columns(path):
     ("words", "message"),
     [
         (["FOLDER", "--out", "table.csv"], "use one of .parquet, .npz"),
+        (["FOLDER", "--splits", "test"], "splits are those of task datasets"),
         (["EMPTY"], "holds neither a task dataset"),
         (["FOLDER/broken.png"], "none of 1 files can be read"),
     ],

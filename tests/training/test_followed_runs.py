@@ -114,7 +114,7 @@ def test_finetuning_says_what_it_trains(sites, tmp_path, capsys):
     words = capsys.readouterr()
     assert re.search(r"[\d,]+ parameters, [\d,]+ of them trained\.", words.out)
     assert "Data: 20 train, 12 validation, 12 test images of phantom_hill, task phantom_hill." in words.out
-    assert "Steps: 2 steps, of 8 images." in words.out and re.search(r"loss \d\.\d{4}, validation AUROC", words.err)
+    assert "Steps: 2 of 8 images." in words.out and re.search(r"loss \d\.\d{4}, validation AUROC", words.err)
 
 
 def test_a_tracker_that_is_not_installed_is_refused(sites, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..names import what_is_there
 from .arguments import parse, quiet
 
 
@@ -65,6 +66,8 @@ def push(argv: list[str]) -> int:
         repo={"help": "Repository on the Hub, such as someone/ark-cxr."},
     )
     folder = Path(given.folder)
+    if not folder.is_dir():
+        raise ValueError(f"{given.folder!r} is not a folder: {what_is_there(given.folder)}")
     quiet()
     from huggingface_hub.utils import validate_repo_id
 

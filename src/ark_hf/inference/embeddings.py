@@ -218,6 +218,8 @@ def embed(
         check_table(out)
     files = {source: image_files(source) for source in datasets if holds_images(source)}
     tasks = {dataset: read_task(dataset) for dataset in datasets if dataset not in files}
+    if splits and not tasks:
+        raise ValueError("splits are those of task datasets, and none is named: leave them out.")
     network, processor = load_ark(model, ArkModel)
     place = open_store(Path(store), network, processor, layer, model)
     workers = default_num_workers(network.device) if num_workers is None else num_workers

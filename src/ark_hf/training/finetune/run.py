@@ -1,6 +1,7 @@
 """Fine-tuning of one task with the stock `Trainer`: a run a seed, resumable, tested once at the end."""
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -298,11 +299,12 @@ def describe(trainer: Trainer, data: TaskDataset, args: FinetuningArguments) -> 
     """What is trained, on what and for how long."""
     accelerator: Any = trainer.accelerator
     images = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    length = f"{args.epochs:g} epochs" if args.max_steps is None else f"{args.max_steps:,} steps"
+    steps = args.max_steps or math.ceil(args.epochs * math.ceil(len(data.splits["train"]) / args.batch_size))
+    epochs = f", {args.epochs:g} epochs" if args.max_steps is None else ""
     return (
         f"{describe_model(trainer.model, accelerator.device, accelerator.num_processes, args.mixed_precision)}\n"  # type: ignore[arg-type]
         f"Data: {images} images of {data.name}, task {data.task.name}.\n"
-        f"Steps: {length}, of {args.batch_size:,} images."
+        f"Steps: {steps:,} of {args.batch_size:,} images{epochs}."
     )
 
 
