@@ -126,8 +126,8 @@ def dataset_file(name_or_path: str | Path, name: str) -> Path | None:
     if Path(name_or_path).exists():
         path = Path(name_or_path, name)
         return path if path.is_file() else None
-    repository, revision = _split_revision(name_or_path)
     try:
+        repository, revision = _split_revision(name_or_path)
         return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
     except HUB_ERRORS:
         return None
