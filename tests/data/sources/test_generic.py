@@ -140,6 +140,8 @@ def test_classes_that_are_numbers_are_read_and_sorted_as_numbers(folder, rows):
         row["grade"] = grade
     release = read(folder, rows, label_column="grade")
     assert release.task.labels == ["0", "1", "2", "10"] and [row.labels for row in release.rows] == [3, 2, 0, 1, 2, 1]
+    release = read(folder, rows, label_column="grade", classes=["10.0", "2", "1", "0.0"])
+    assert [row.labels for row in release.rows] == [0, 1, 3, 2, 1, 2]
     for row, grade in zip(rows, ["stage 10", "stage 2", "none?", "stage 1", "stage 2", "stage 1"], strict=True):
         row["grade"] = grade
     assert read(folder, rows, label_column="grade").task.labels == ["none?", "stage 1", "stage 2", "stage 10"]

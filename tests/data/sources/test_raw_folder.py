@@ -88,6 +88,10 @@ def test_names_as_other_systems_and_programs_write_them_are_found(tmp_path):
         "back\\slash.png": "back\\slash.png",
     }.items():
         assert where(folder, name) == path
+    with pytest.raises(
+        ValueError, match="is not below the release's folder, but '100.png' is: if that is it, take 'NIH'"
+    ):
+        folder.find_image("NIH/100.png")
     make(tmp_path, "test/images/9.png", "train/images/8.png")
     with pytest.raises(ValueError, match="'test/images/8.png' is not below"):
         RawFolder(tmp_path / "train" / "images").find_image("test/images/8.png")  # another folder's picture

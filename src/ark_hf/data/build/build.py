@@ -226,6 +226,8 @@ def _without_repetitions(release: Release) -> tuple[list[Row], list[Problem]]:
             kept.append(first)
         for row in others:
             what = f", with another {' and '.join(differing)}: none of its rows can be trusted" if differing else ""
+            if "label" in differing:
+                what += "; where each row is a finding, make one of an image's rows"
             reason = f"its image ({row.split}) stands in {first.where} ({first.split}) too{what}"
             problems.append(Problem(row.where, reason))
         if differing:

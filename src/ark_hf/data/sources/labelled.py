@@ -132,8 +132,8 @@ class ClassNames:
 
     def __init__(self, source: LabelledSource, is_list: bool):
         self.separator, self.words, self.is_list = source.separator, source.words(), is_list
-        self.given = {fold(name) for name in source.classes}
-        self.classes = list(source.classes)
+        self.classes = [plain_number(name) for name in source.classes]
+        self.given = {fold(name) for name in self.classes}
         self.blank_words: Counter[str] = Counter()
         self.remarks: list[str] = []
 

@@ -91,7 +91,11 @@ class RawFolder:
         if len(paths) != 1:
             found = "is not below" if not paths else f"lies in {len(paths)} folders below"
             shown = "its image" if os.path.isabs(name) else f"image {name!r}"  # published: no path of this machine
-            raise ValueError(f"{shown} {found} the release's folder")
+            top, _, rest = readings[0][0].partition("/")
+            hint = ""
+            if not paths and self._at_path(rest, anywhere=False):  # not taken: it may be another folder's picture
+                hint = f", but {rest!r} is: if that is it, take {top!r} out of the paths"
+            raise ValueError(f"{shown} {found} the release's folder{hint}")
         return self.root / paths[0]
 
     def _readings(self, name: str) -> Iterator[tuple[str, bool]]:
