@@ -191,6 +191,15 @@ def test_a_folder_of_images_becomes_a_table_by_path(model_folder, folder, sites,
     assert main(words) == 0 and "3 images, 0 embeddings computed." in capsys.readouterr().out
 
 
+def test_a_file_name_that_is_no_utf8_is_escaped_in_the_table(model_folder, folder, tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    shutil.copy(folder / "a.png", os.fsdecode(os.fsencode(tmp_path) + b"/scans/m\xfcller.png"))
+    out = tmp_path / "table.parquet"
+    words = [str(tmp_path / "scans"), "--store", str(tmp_path / "store"), "--out", str(out)]
+    assert main(["embed", model_folder, *words]) == 0
+    assert pq.read_table(out)["image_id"].to_pylist() == [str(tmp_path / "scans") + r"/m\xfcller.png"]
+
+
 def _columns(path):
     table = pq.read_table(path)
     return table.column_names, table.columns

@@ -49,11 +49,11 @@ def test_pretraining_says_what_it_trains_on_what_and_for_how_long(pretrained, si
     pretrain(args, [TaskSpec(str(sites["phantom_hill"]))])
     words = capsys.readouterr()
     assert re.search(
-        r"Model: convnext_atto, 32 pixels, projector linear, 16, drop path rate 0.2; [\d,]+ parameters", words.out
+        r"Model: convnext_atto, 32 pixels, projector linear, 16, drop path rate 0.2; [\d,]+ parameters", words.err
     )
-    assert re.search(r"Device: (CPU, \d+ cores|.+); float32\.", words.out)
-    assert "Data: 20 images a cycle: phantom_hill (20)." in words.out
-    assert "Steps: 3 of 8 images, 3 in each of 1 cycles." in words.out
+    assert re.search(r"Device: (CPU, \d+ cores|.+); float32\.", words.err)
+    assert "Data: 20 images a cycle: phantom_hill (20)." in words.err
+    assert "Steps: 3 of 8 images, 3 in each of 1 cycles." in words.err
     assert re.search(r"cycle 1/1, phantom_hill, loss \d\.\d{4}", words.err)
 
 
@@ -112,9 +112,9 @@ def test_finetuning_says_what_it_trains(sites, tmp_path, capsys):
     args = FinetuningArguments(str(tmp_path / "run"), **SHAPE, batch_size=8, max_steps=2, freeze="encoder", test=False)
     finetune("none", "hill", args, data)
     words = capsys.readouterr()
-    assert re.search(r"[\d,]+ parameters, [\d,]+ of them trained\.", words.out)
-    assert "Data: 20 train, 12 validation, 12 test images of phantom_hill, task phantom_hill." in words.out
-    assert "Steps: 2 of 8 images." in words.out and re.search(r"loss \d\.\d{4}, validation AUROC", words.err)
+    assert re.search(r"[\d,]+ parameters, [\d,]+ of them trained\.", words.err)
+    assert "Data: 20 train, 12 validation, 12 test images of phantom_hill, task phantom_hill." in words.err
+    assert "Steps: 2 of 8 images." in words.err and re.search(r"loss \d\.\d{4}, validation AUROC", words.err)
 
 
 def test_a_tracker_that_is_not_installed_is_refused(sites, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, imag
 from ..data.inputs import read_input
 from ..data.loading import RowSamples, default_num_workers, iterate
 from ..data.task_dataset import load_task_dataset, read_task, split_names
-from ..files import replacing, write_json
+from ..files import printable, replacing, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
@@ -293,14 +293,14 @@ def embed_files(
             try:
                 image = read_input(path)
             except UnreadableImageError as error:
-                done.unreadable.append((str(path), str(error)))
+                done.unreadable.append((printable(path), str(error)))
                 continue
             pixels = image.pixels  # of a dataset's picture the stored bytes are hashed: the two are kept apart
             key = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()
             done.keys.append(key)
-            done.image_ids.append(str(path))
+            done.image_ids.append(printable(path))
             if key not in there:
-                pictures[key] = (str(path), pixels)
+                pictures[key] = (printable(path), pixels)
         if pictures:
             pixel_values = processor([each for _, each in pictures.values()], return_tensors="pt")["pixel_values"]
             embeddings = _embeddings(model, pixel_values, str(store.facts["layer"]))

@@ -25,6 +25,7 @@ def write_curves(folder: Path, losses: Mapping[str, Curve], aurocs: Mapping[str,
                 steps, values = zip(*curve, strict=True) if curve else ((), ())
                 axes.plot(steps, values, marker="o", ms=2.5, lw=1.2, color=f"C{number}", label=label)
             axes.set(xlabel="optimiser step", ylabel=name)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
         with replacing(folder / CURVES_FILE) as new:
             new.write_bytes(to_png(figure))

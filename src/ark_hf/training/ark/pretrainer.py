@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -148,7 +149,7 @@ class CyclicPretrainer:
             The teacher, which is also in `output_dir/ark-cxr`.
         """
         self.run.begin(self.args.to_dict())
-        self.accelerator.print(self.describe())
+        self.accelerator.print(self.describe(), file=sys.stderr)
         with self.run.bar("pretraining", self.schedules.total_steps):
             if self.earlier and self.state.step == 0 and not self.state.history:
                 self.state.history.append(self._measure(0, time.monotonic()))

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
         return read_metrics(folder)
     start, processor = initial_model(model, data.task, args, seed)
     trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
-    PartialState().print(describe(trainer, data, args))
+    PartialState().print(describe(trainer, data, args), file=sys.stderr)  # stdout is for the results
     checkpoint = _newest_checkpoint(folder / "checkpoints")
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
