@@ -164,6 +164,7 @@ def folder(tmp_path_factory):
     shutil.copy(folder / "b.png", folder / "sub" / "c.png")
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("mine")
+    (folder / "odd.xyz").write_text("what is this?")
     return folder
 
 
@@ -175,6 +176,7 @@ def test_a_folder_of_images_becomes_a_table_by_path(model_folder, folder, sites,
     said = capsys.readouterr()
     assert "3 images, 2 embeddings computed." in said.out and str(out) in said.out
     assert f"Left out: {folder / 'broken.png'}" in said.err and "notes.txt" not in said.err
+    assert f"1 files left out, such as {folder / 'odd.xyz'}" in said.err
     if suffix == "npz":
         table = dict(np.load(out))
     else:

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..files import printable
 from .arguments import check_at_least, check_names, parse, quiet
 
 DATASETS_HELP = "Folders or Hub ids of task datasets."
@@ -65,5 +66,8 @@ def embed(argv: list[str]) -> int:
         print(f"{name}: {len(each.keys):,} images, {each.computed:,} embeddings computed.")
         for _, reason in each.unreadable:
             print(f"Left out: {reason}", file=sys.stderr)
+        if each.left_out:
+            named = f"such as {printable(each.left_out[0])}"
+            print(f"{len(each.left_out)} files left out, {named}: no images by name and content.", file=sys.stderr)
     print(f"The embeddings are in {store.folder}{f', by image in {args.out}' if args.out else ''}.")
     return 0

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
+from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
 from ..data.inputs import read_input
 from ..data.loading import RowSamples, default_num_workers, iterate
 from ..data.task_dataset import load_task_dataset, read_task, split_names
@@ -173,7 +173,8 @@ class Embedded:
     """
     One split of a dataset, or a folder of images, whose `split` is "": the key of each picture in the store, what it
     is called (`image_ids`; of a folder the path, of a dataset without names the row's number), and how many
-    embeddings were computed. `unreadable` names the files that are left out, and why.
+    embeddings were computed. `unreadable` names the files that cannot be read, and why; `left_out`
+    are files of the folder that one may take for images, and that are none.
     """
 
     dataset: str
@@ -182,6 +183,7 @@ class Embedded:
     computed: int
     image_ids: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
 
 
 def embed(
@@ -226,7 +228,9 @@ def embed(
     done = []
     for source in dict.fromkeys(datasets):
         if source in files:
-            done.append(embed_files(network, processor, files[source], place, batch_size, shown_name(source)))
+            images, left_out = files[source]
+            done.append(embed_files(network, processor, images, place, batch_size, shown_name(source)))
+            done[-1].left_out = left_out
             continue
         for split in splits or split_names(source):
             rows, name = load_task_dataset(source, split), shown_name(source)
@@ -246,16 +250,21 @@ def holds_images(source: str | Path) -> bool:
     return path.is_file() or path.is_dir() and not (path / "README.md").is_file()
 
 
-def image_files(source: str | Path) -> list[Path]:
-    """A file itself, or the image files below a folder. Raises `ValueError` if there are none."""
+def image_files(source: str | Path) -> tuple[list[Path], list[Path]]:
+    """
+    A file itself, or the image files below a folder, and what else is there that one may take for images.
+
+    Raises:
+        ValueError: There are no images.
+    """
     path = Path(source)
-    files = [path] if path.is_file() else image_files_in(path)
+    files, left_out = ([path], []) if path.is_file() else sort_files(path)
     if not files:
         raise ValueError(
             f"{source} holds neither a task dataset (it has no card README.md) nor files with the suffixes "
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
-    return files
+    return files, left_out
 
 
 def image_names(rows: Dataset) -> list[str]:
