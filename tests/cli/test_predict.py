@@ -161,7 +161,7 @@ def test_a_folder_s_files_are_all_accounted_for(model, tmp_path, capsys):
         (folder / name).write_bytes(b"x")
     assert main(["predict", model, str(folder), "--out", str(tmp_path / "out.csv")]) == 0
     told = capsys.readouterr()
-    assert "5 images are in" in told.out and "(2 .png, 1 .jfif, 1 .webp, 1 .bmp)." in told.out
+    assert "5 images are in" in told.out and "(2 .png, 1 .jfif, 1 .webp, 1 .bmp; cpu, float32)." in told.out
     assert f"1 files left out, such as {folder / 'h.npy'}: no images by name and content." in told.err
     unreadable = rows_of(tmp_path / "out.unreadable.csv")
     assert list(unreadable) == [str(folder / "f.gif"), str(folder / "g.nii.gz")]
@@ -299,7 +299,7 @@ def test_device_and_precision_are_those_asked_for_and_said(model, pictures, tmp_
     exact = rows_of(tmp_path / "out.csv")
     assert main([*command, "--device", "cpu", "--dtype", "bfloat16"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("out.csv (cpu, float32).") and second.endswith("out.csv (cpu, bfloat16).")
+    assert first.endswith("; cpu, float32).") and second.endswith("; cpu, bfloat16).")
     for image, row in rows_of(tmp_path / "out.csv").items():
         differences = [abs(float(value) - float(exact[image][name])) for name, value in row.items() if name != "image"]
         assert 0 < max(differences) < 0.1

@@ -258,13 +258,13 @@ def test_an_opset_that_the_exporter_does_not_reach_is_refused(resnet, loaded_aga
 @pytest.mark.parametrize("opset", ["17", "99"])
 def test_unknown_opsets_are_refused_before_the_model_is_loaded(tmp_path, opset):
     with pytest.raises(ValueError, match=f"opset {opset} cannot be written; choose one from 18 to 23"):
-        export(["nowhere", "--out", str(tmp_path / "out"), "--opset", opset])
+        export(["someone/nowhere", "--out", str(tmp_path / "out"), "--opset", opset])
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match="^Exporting needs onnxscript: pip install onnx onnxscript onnxruntime$"):
-        export(["nowhere", "--out", str(tmp_path / "out")])
+        export(["someone/nowhere", "--out", str(tmp_path / "out")])
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path):
@@ -276,7 +276,7 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path):
         ("model.onnx", "name one without .onnx; the file in it is model.onnx"),
     ]:
         with pytest.raises(ValueError, match=message):
-            export(["nowhere", "--out", str(tmp_path / out)])
+            export(["someone/nowhere", "--out", str(tmp_path / out)])
     assert (tmp_path / "full" / "thesis.txt").read_text() == "years of work"
 
 
@@ -289,8 +289,8 @@ def test_models_without_heads_and_folders_without_a_model_are_refused(tmp_path, 
         ValueError, match="encoder without heads" if tasks is None else "lacks 6 of the model's tensors"
     ):
         export([str(tmp_path / "encoder"), "--out", str(tmp_path / "out")])
-    with pytest.raises(ValueError, match="Cannot load an Ark model from 'nowhere'"):
-        export(["nowhere", "--out", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match="Cannot load an Ark model from 'someone/nowhere'"):
+        export(["someone/nowhere", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

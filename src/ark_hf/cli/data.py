@@ -146,6 +146,10 @@ class GenericArguments(LabelArguments):
 class HubArguments(LabelArguments):
     config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset, if it has several."})
 
+    def __post_init__(self):
+        check_names(datasets=[self.raw])
+        super().__post_init__()
+
 
 @dataclass
 class ReportArguments:
@@ -235,7 +239,6 @@ def build_hub(argv: list[str]) -> int:
         argv,
         "Builds a task dataset from somebody else's Hub dataset (--raw: its id, or a folder).",
     )
-    check_names(datasets=[args.raw])
     quiet()
     from ..data.sources.hub_source import HubSource, read_hub
 

@@ -414,7 +414,7 @@ def test_command_line(dataset, tmp_path, capsys):
     assert main(["data", "report", str(dataset), "--out", str(tmp_path / "out"), "--images", "4"]) == 0
     assert f"The report is in {tmp_path / 'out' / 'report.html'}." in capsys.readouterr().out
     for argv, reason in (
-        ([str(tmp_path / "nowhere")], "no folder"),
+        ([str(tmp_path / "nowhere")], "no such folder"),
         ([str(tmp_path)], "no card"),
         ([str(dataset), str(dataset)], "given once"),
         ([str(dataset), "--images", "0"], "at least 1"),

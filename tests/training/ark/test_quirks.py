@@ -51,7 +51,7 @@ def test_learning_rate_follows_the_students_last_validation_loss(tmp_path, sites
             super().log_step(data, losses, momentum)
             rates.setdefault(self.state.cycle, set()).update(group["lr"] for group in self.optimizer.param_groups)
 
-    settings = {"reproduce": ["lr_by_val_loss"], "lr_scheduler_type": "constant", "warmup_steps": 5, "cycles": 3}
+    settings = {"reproduce": ["lr_by_val_loss"], "warmup_steps": 5, "cycles": 3}
     trainer = pretrainer(tmp_path, sites, Noting, **settings)
     trainer.train()
     losses = [entry["validation"]["student"]["mean_loss"] for entry in trainer.state.history]

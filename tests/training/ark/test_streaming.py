@@ -6,7 +6,7 @@ import time
 import pytest
 from huggingface_hub import HfApi
 
-from ark_hf.data import streaming
+from ark_hf.data import loading, streaming
 from ark_hf.data.build import shards
 from ark_hf.data.sources.phantom_sites import build_phantom_sites
 from ark_hf.data.streaming import StreamedRows
@@ -90,10 +90,8 @@ def test_a_streamed_run_resumes_in_the_middle_of_a_pass_to_the_same_weights(tmp_
         with pytest.raises(Killed):
             mortal.train()
     decoded = []
-    picture = streaming.Image.decode_example
-    monkeypatch.setattr(
-        "ark_hf.data.loading.Image.decode_example", lambda *args: (decoded.append(1), picture(*args))[1]
-    )
+    picture = loading.open_stored
+    monkeypatch.setattr(loading, "open_stored", lambda cell: (decoded.append(1), picture(cell))[1])
     pretrainer(tmp_path / "killed", sites, **settings).train()
     for model in ("ark-cxr", "student"):
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
