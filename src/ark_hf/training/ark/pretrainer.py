@@ -44,6 +44,8 @@ RUN_TIME_SETTINGS = (
     "log_with", "logging_steps", "allow_shared_images",
 )  # fmt: skip
 
+SECONDS_BETWEEN_CURVES = 60  # drawing takes longer than a small cycle
+
 
 class CyclicPretrainer:
     """
@@ -149,6 +151,7 @@ class CyclicPretrainer:
             The teacher, which is also in `output_dir/ark-cxr`.
         """
         self.run.begin(self.args.to_dict())
+        self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
         with self.run.bar("pretraining", self.schedules.total_steps):
             if self.earlier and self.state.step == 0 and not self.state.history:
@@ -327,9 +330,14 @@ class CyclicPretrainer:
         )
         self._save_models(improved)
         self.run.write_metrics(self._metrics())
-        if self.accelerator.is_main_process:
-            write_curves(self.output_dir, *history_curves(self.state.history))
+        self._draw_curves()
         self.run.save_checkpoint()
+
+    def _draw_curves(self) -> None:
+        is_due = self.state.cycle == self.args.cycles or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES
+        if is_due and self.accelerator.is_main_process:
+            write_curves(self.output_dir, *history_curves(self.state.history))
+            self._drawn_at = time.monotonic()
 
     def _begin_next_cycle(self) -> dict[str, float]:
         """Sets `state` to the start of the next cycle; the mean losses of the one that is over."""
