@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -83,9 +84,15 @@ def label_word(value: Any, own: Mapping[str, str] | None = None) -> str:
     Args:
         own: What further words, folded as [`fold`] does, stand for.
     """
-    text = plain_text(value)
-    if own and fold(text) in own:
-        return own[fold(text)]
+    text = value if isinstance(value, str) else plain_text(value)
+    if own and fold(plain_text(text)) in own:
+        return own[fold(plain_text(text))]
+    return _known_word(text)
+
+
+@lru_cache(maxsize=1024)  # a table has millions of cells, and few words
+def _known_word(text: str) -> str:
+    text = plain_text(text)
     return plain_number(_LABEL_WORDS.get(fold(text), text))
 
 

@@ -208,6 +208,7 @@ def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_pa
     assert "orange: before the temperature" in page and "ECE before" in page
 
 
+@pytest.mark.slow_ci
 def test_python_says_the_same(root, tmp_path):
     ours, theirs = str(root / "ours"), str(root / "theirs")
     sites = [str(root / "sites" / name) for name in NAMES]

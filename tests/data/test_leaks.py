@@ -177,6 +177,7 @@ def test_pretraining_refuses_and_with_leave_tells_of_it_everywhere(two, tmp_path
         assert told in (tmp_path / "report" / name).read_text()
 
 
+@pytest.mark.slow_ci
 def test_finetuning_from_what_was_trained_on_the_test_images(two, tmp_path):
     """A teacher of yesterday's split: certain where a held-out split was its training split, else possible."""
     start = {"model": "none", "dataset": str(two[HILL])}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 from scipy.special import expit, logit, softmax
@@ -269,6 +269,7 @@ def test_folding_divides_the_logits_of_one_head(kwargs):
     torch.testing.assert_close(model(pixel_values).logits, folded)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(0.001, 0.999), min_size=1, max_size=20),
     st.floats(0.001, 0.999),

@@ -33,3 +33,11 @@ def open_site(folder: Path, **spec) -> TaskDataset:
 def sites(sites) -> dict[str, Path]:
     """A multi-label, a 3-class and a binary one."""
     return dict(list(sites.items())[:3])
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """Runs are not drawn, which takes longer than they do, but where the curves are looked at."""
+    if "followed" not in request.path.name:
+        for module in ("ark.pretrainer", "finetune.run"):
+            monkeypatch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)

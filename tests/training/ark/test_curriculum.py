@@ -143,6 +143,7 @@ def test_the_loss_of_one_head_is_bitwise_the_masked_mean():
         assert objective.head == task.name
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("strategy", ONE_BASELINE)
 def test_accumulation_gives_the_step_of_the_whole_batch(tmp_path, sites, strategy):
     settings = {"cycles": 1, "drop_path_rate": 0.0, "strategy": strategy}
