@@ -93,6 +93,7 @@ def test_a_model_against_itself(root, tmp_path, capsys):
     assert capsys.readouterr().out.count("+0.000 to +0.000") == 9
 
 
+@pytest.mark.slow_ci
 def test_difference_is_the_model_minus_the_other_and_a_new_head_is_said_to_be_new(root, tmp_path, capsys):
     report = run(root, tmp_path / "both", "--against", str(root / "theirs"))
     alone = run(root, tmp_path / "theirs", model="theirs", names=NAMES[:1])

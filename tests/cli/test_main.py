@@ -196,6 +196,7 @@ def test_predict_checks_its_output_first(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
+@pytest.mark.slow_ci
 def test_crops_change_the_view(trained, tmp_path, capsys):
     model, city = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_city")
     picture = tmp_path / "picture.png"

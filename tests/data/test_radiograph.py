@@ -264,6 +264,7 @@ def test_mutated_files_are_read_or_refused_and_name_no_patient(tmp_path, caplog,
     assert "entinel" not in said and "unclosed" not in said
 
 
+@pytest.mark.slow_ci
 @pytest.mark.filterwarnings("ignore")  # of the codecs
 def test_reading_and_refusing_keeps_no_memory(tmp_path):
     chance = random.Random(5)

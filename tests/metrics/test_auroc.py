@@ -231,6 +231,7 @@ def test_copies_of_images_within_a_patient_do_not_shrink_the_interval():
     assert naive.ci_high - naive.ci_low < 0.6 * (once.ci_high - once.ci_low)
 
 
+@pytest.mark.slow_ci
 def test_coverage_needs_clusters():
     rng = np.random.default_rng(0)
     num_patients, images, runs = 50, 5, 200

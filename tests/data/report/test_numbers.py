@@ -316,6 +316,7 @@ def test_page_and_json_name_no_patient_and_no_image(described, tmp_path):
     assert stored["datasets"]["set"]["task"]["labels"] == LABELS
 
 
+@pytest.mark.slow_ci
 def test_same_dataset_gives_the_same_bytes(dataset, described, tmp_path):
     write_data_report(*described, tmp_path / "one")
     write_data_report(*describe_datasets([dataset], num_images=1000), tmp_path / "two")

@@ -185,6 +185,7 @@ def test_pipes_and_absent_files_are_refused_instead_of_waited_for(tmp_path):
             read_table(tmp_path / name)
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("pack", [gzip.compress, zipped], ids=["gzip", "zip"])
 @pytest.mark.parametrize("bomb", [b"\0" * 30_000_000, b"a,b\n" * 8_000_000], ids=["one line", "lines"])
 def test_small_file_that_unpacks_without_end_is_refused_before_it_fills_memory(tmp_path, monkeypatch, pack, bomb):

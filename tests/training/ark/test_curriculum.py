@@ -164,6 +164,7 @@ def test_every_head_learns_in_every_step_and_is_validated_alone(tmp_path, sites)
     assert trainer.teacher.config.id2label == pretrainer(tmp_path / "cyclic", sites).teacher.config.id2label
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("strategy", ONE_BASELINE)
 def test_the_teacher_follows_as_in_cyclic_training(tmp_path, sites, strategy):
     class Recorder(CyclicPretrainer):

@@ -94,6 +94,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path, sites):
         run(tmp_path, sites, cycles=1, learning_rate=0.01)
 
 
+@pytest.mark.slow_ci
 def test_workers_and_where_it_runs_do_not_change_the_result(tmp_path, sites):
     one = run(tmp_path / "one", sites, cycles=1)
     two = run(tmp_path / "two", sites, cycles=1, dataloader_num_workers=2, save_steps=2, eval_batch_size=5)

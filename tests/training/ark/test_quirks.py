@@ -209,6 +209,7 @@ def test_a_student_of_ones_own_needs_a_teacher_of_ones_own(tmp_path, sites):
 # teacher_train_until_test
 
 
+@pytest.mark.slow_ci
 def test_teacher_trains_in_the_first_cycle_only(tmp_path, sites):
     modes, losses = [], []
 

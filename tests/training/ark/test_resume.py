@@ -90,7 +90,8 @@ class MortalPretrainer(CyclicPretrainer):
             raise Killed
 
 
-@pytest.mark.parametrize("optim", [pytest.param("sgd", marks=pytest.mark.slow_ci), "adamw"])
+@pytest.mark.slow_ci
+@pytest.mark.parametrize("optim", ["sgd", "adamw"])
 def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, optim):
     # A warm-up of one epoch: the learning rate of every cycle but the first is in proportion to the validation loss.
     # Without the small layer scale stochastic depth matters

@@ -53,6 +53,7 @@ def test_a_stream_has_the_samples_of_the_loaded_dataset_in_another_order(tmp_pat
     assert sorted(streamed) == sorted(loaded) and streamed != loaded
 
 
+@pytest.mark.slow_ci
 def test_workers_and_accumulation_see_the_same_pass(tmp_path, sites):
     whole = sample_sums(pretrainer(tmp_path, sites))
     assert sample_sums(pretrainer(tmp_path, sites, dataloader_num_workers=2)) == whole

@@ -50,6 +50,7 @@ def hill(sites):
     return load_finetuning_data(str(sites["phantom_hill"]), arguments("runs/x"))
 
 
+@pytest.mark.slow_ci
 def test_it_learns_the_training_images(sites, tmp_path):
     args = arguments(tmp_path / "run", epochs=25, learning_rate=5e-3, min_crop_scale=1.0, test=False, eval_steps=75)
     data = load_finetuning_data(str(sites["phantom_city"]), args)
