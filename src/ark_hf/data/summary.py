@@ -12,7 +12,6 @@ from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
 
-COUNTED = ("positive", "negative", "uncertain", "unknown")
 SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
 
 

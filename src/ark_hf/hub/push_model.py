@@ -18,7 +18,7 @@ from ..models.ark import configuration_ark, image_processing_ark, modeling_ark, 
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
-from ..provenance import PROVENANCE_FILE
+from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
 from .model_card import model_card_files
 from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
 
@@ -30,7 +30,7 @@ NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
 EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-ALLOWED = {*NEEDED, PROVENANCE_FILE, CARD_FILE, "calibration.json", WEIGHTS_INDEX}
+ALLOWED = {*NEEDED, PROVENANCE_FILE, CALIBRATION_FILE, CARD_FILE, WEIGHTS_INDEX}
 GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
 REFUSED = {

@@ -44,7 +44,7 @@ def model(folder) -> ArkForImageClassification:
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    logger, lines = logging.get_logger("ark_hf.models.ark.modeling_ark"), []
+    logger, lines = logging.get_logger("ark_hf.models.ark.thresholds_ark"), []
     monkeypatch.setattr(logger, "warning", lines.append)
     return lines
 
@@ -162,6 +162,13 @@ def test_weights_of_another_model_under_the_config_lose_them(folder, tmp_path, s
     config = AutoConfig.from_pretrained(folder)
     assert calibrated(AutoModelForImageClassification.from_config(config)) == BOTH  # not looked at yet
     assert saved_again(AutoModelForImageClassification.from_config(config), tmp_path / "fresh") == []
+
+
+def test_a_model_without_values_keeps_what_it_was_stored_with(folder):
+    model = ArkForImageClassification.from_pretrained(folder, device_map="meta")
+    assert calibrated(model) == BOTH
+    stored = ArkConfig.from_pretrained(folder).tasks
+    assert [task.thresholds_digest for task in model.config.tasks] == [task.thresholds_digest for task in stored]
 
 
 def test_another_size_of_the_input_loses_them(folder):

@@ -1,12 +1,10 @@
 """Ark: a timm encoder, an optional projector and one head per task (Ma et al., MICCAI 2023; Ark+, Nature 2025)."""
 
 import difflib
-import json
 import sys
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +14,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import cached_file, can_return_tuple, logging
+from transformers.utils import can_return_tuple
 
 from .configuration_ark import ArkConfig, ArkTask
-from .thresholds_ark import weights_digests
-
-logger = logging.get_logger(__name__)
-
-CALIBRATION_FILE = "calibration.json"  # what a calibration did, beside the model that it gave
+from .thresholds_ark import BoundThresholdsMixin
 
 
 @dataclass
@@ -372,24 +366,7 @@ class ArkModel(ArkPreTrainedModel):
         )
 
 
-def _recorded_thresholds(name_or_path: Any, kwargs: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What the last calibration found, by task, of models that were written before thresholds had digests."""
-    names = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
-    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
-    path = name_or_path and cached_file(
-        name_or_path,
-        CALIBRATION_FILE,
-        **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
-        **{f"_raise_exceptions_for_{what}": value for what, value in quiet.items()},
-    )
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8")) if path else []
-        return {entry["task"]: entry["thresholds"] for entry in entries}
-    except (ValueError, KeyError, TypeError):  # of another kind: it shows nothing
-        return {}
-
-
-class ArkForImageClassification(ArkPreTrainedModel):
+class ArkForImageClassification(BoundThresholdsMixin, ArkPreTrainedModel):
     """Ark with its heads, one per task and named; with `tasks=None` an ordinary classifier with one head."""
 
     def __init__(self, config: ArkConfig):
@@ -404,131 +381,10 @@ class ArkForImageClassification(ArkPreTrainedModel):
         # `ArkModel` ignores heads in a checkpoint, and its patterns were merged into ours: here they must be reported
         self._keys_to_ignore_on_load_unexpected: set[str] = set()
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if not model._calibrated():
-            return loaded
-        stale = model._stale_thresholds()
-        moved = {"dtype", "torch_dtype", "device_map", "quantization_config"} & set(kwargs)
-        if stale and moved and pretrained_model_name_or_path is not None:  # other values, of perhaps the same weights
-            plain = {name: value for name, value in kwargs.items() if name not in moved | {"output_loading_info"}}
-            stale = super().from_pretrained(pretrained_model_name_or_path, *args, **plain)._stale_thresholds()
-        unbound = [task for task in model._calibrated() if task.thresholds_digest is None]
-        recorded = _recorded_thresholds(pretrained_model_name_or_path, kwargs) if unbound else {}
-        kept = {task.name for task in unbound if task.thresholds == recorded.get(task.name)}
-        model._forget_thresholds([name for name in stale if name not in kept])
-        model._replace_tasks({name: {"thresholds_dtype": "float32"} for name in kept})  # calibrations knew no other
-        if kept or moved:
-            model._renew_digests(model._calibrated())
-        model._warn_of_dtype()
-        return loaded
-
-    def save_pretrained(self, save_directory, is_main_process: bool = True, state_dict=None, **kwargs):
-        """As of any model of transformers. Operating points that were found on other weights are dropped, aloud."""
-        if is_main_process:
-            self.drop_stale_thresholds(state_dict)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-
-    def train(self, mode: bool = True):
-        if mode:
-            self.bind_thresholds()
-        return super().train(mode)
-
-    def _apply(self, fn, recurse=True):
-        calibrated = self._calibrated() if hasattr(self, "heads") else []
-        changes_dtype = calibrated and fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype != self.dtype
-        if not changes_dtype:
-            return super()._apply(fn, recurse)
-        self.drop_stale_thresholds()
-        super()._apply(fn, recurse)
-        self._renew_digests(self._calibrated())
-        self._warn_of_dtype()
-        return self
-
     def set_image_size(self, image_size: int, window_size: int | None = None) -> None:
         self.bind_thresholds()
         super().set_image_size(image_size, window_size)
         self.drop_stale_thresholds()
-
-    def bind_thresholds(self) -> None:
-        """
-        Binds operating points that are bound to nothing yet to the weights as they are, and to their type.
-
-        Once these change, by training, merging or another size of the input, the operating points are dropped by
-        [`~ArkForImageClassification.drop_stale_thresholds`]. Keeping or adding heads, storing in other files, and
-        casting keep them.
-        """
-        unbound = [task for task in self._calibrated() if task.thresholds_digest is None]
-        if not any(parameter.is_meta for parameter in self.parameters()):
-            self._renew_digests(unbound)
-
-    def drop_stale_thresholds(self, state_dict: dict[str, torch.Tensor] | None = None) -> list[str]:
-        """
-        Drops the operating points that were found on other weights than the present ones, and says so.
-
-        Saving does so, and what reads operating points of a model in memory.
-
-        Args:
-            state_dict: The weights, where the model itself does not hold all of them.
-
-        Returns:
-            The names of the tasks that lost theirs.
-        """
-        if state_dict is None:
-            self.bind_thresholds()
-        stale = self._stale_thresholds(state_dict)
-        self._forget_thresholds(stale)
-        return stale
-
-    def _calibrated(self) -> list[ArkTask]:
-        return [task for task in self.config.tasks or [] if task.thresholds]
-
-    def _stale_thresholds(self, state_dict: dict[str, torch.Tensor] | None = None) -> list[str]:
-        if not self._calibrated():
-            return []
-        weights = self.state_dict() if state_dict is None else state_dict
-        if any(tensor.is_meta for tensor in weights.values()):
-            return [task.name for task in self._calibrated()]
-        digests = weights_digests(weights, self.config)
-        return [task.name for task in self._calibrated() if task.thresholds_digest != digests[task.name]]
-
-    def _forget_thresholds(self, names: list[str]) -> None:
-        if not names:
-            return
-        logger.warning(
-            f"The operating points of {', '.join(map(repr, names))} are dropped: nothing shows that they were found "
-            "on these weights. Calibrate the model anew (ark-hf evaluate MODEL DATASET --calibrate NEW_FOLDER)."
-        )
-        self._replace_tasks({name: {"thresholds": None} for name in names})
-
-    def _renew_digests(self, tasks: list[ArkTask]) -> None:
-        if not tasks:
-            return
-        digests = weights_digests(self.state_dict(), self.config)
-        dtype = str(self.dtype).removeprefix("torch.")
-        changes = {
-            task.name: {
-                "thresholds_digest": digests[task.name],
-                "thresholds_dtype": task.thresholds_dtype or dtype,
-            }
-            for task in tasks
-        }
-        self._replace_tasks(changes)
-
-    def _replace_tasks(self, changes: dict[str, dict[str, Any]]) -> None:
-        # Set as a whole: the config checks its tasks when they are set, and not when one of them changes
-        self.config.tasks = [replace(task, **changes.get(task.name, {})) for task in self._tasks()]
-
-    def _warn_of_dtype(self) -> None:
-        dtype = str(self.dtype).removeprefix("torch.")
-        others = {task.name: task.thresholds_dtype for task in self._calibrated() if task.thresholds_dtype != dtype}
-        if others:
-            logger.warning(
-                f"The operating points of {', '.join(map(repr, others))} were found in {next(iter(others.values()))}, "
-                f"and the model now computes in {dtype}: images close to them may be called otherwise."
-            )
 
     def _new_head(self, task: ArkTask) -> ArkLinear:
         return ArkLinear(self.ark.embedding_dim, len(task.labels))
