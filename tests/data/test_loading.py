@@ -20,6 +20,7 @@ from ark_hf.data.loading import (
     grey_plane,
     iterate,
     micro_batches,
+    open_rows,
     pass_order,
 )
 from ark_hf.data.views import draw_view, sample_generator, student_view
@@ -309,6 +310,9 @@ def test_cells_that_datasets_cannot_decode_or_would_cut_are_read(processor, tmp_
     torch.testing.assert_close(colour, plain, rtol=0, atol=0)
     torch.testing.assert_close(dicom, plain, rtol=0, atol=2e-3)
     np.testing.assert_array_equal(*_compute(rows, "")[1:])
+    for opened in open_rows(rows, [2, 1]):
+        np.testing.assert_array_equal(grey_values(opened), grey)
+    assert [grey_values(opened).shape for opened in open_rows(rows, [0])] == [grey.shape]
 
 
 def test_inference_marks_unknown_classes(datasets, processor):

@@ -124,6 +124,13 @@ def open_stored(image: dict[str, Any]) -> PIL.Image.Image | np.ndarray:
     return opened if isinstance(opened, np.ndarray) else PIL.ImageOps.exif_transpose(opened)
 
 
+def open_rows(rows: Dataset, numbers: Iterable[int]) -> Iterator[PIL.Image.Image | np.ndarray]:
+    """The pictures of single rows, see [`open_stored`]."""
+    stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+    for number in numbers:
+        yield open_stored(stored[int(number)]["image"])
+
+
 class RowSamples(TorchDataset):
     """
     Rows of one task as the loader takes them, a batch at a time.

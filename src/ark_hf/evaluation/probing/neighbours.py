@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ...data.loading import open_rows
 from ...data.open_dataset import TaskDataset
+from ...data.radiograph import grey_values
 from ...data.report.numbers import small_jpeg
 from ...files import replacing
 from ...inference.embeddings import image_names
@@ -80,7 +82,8 @@ def similar_pictures(data: TaskDataset, rows: np.ndarray, similarities: np.ndarr
 
 def _picture(data: TaskDataset, split: str, row: int, name: str, caption: str) -> Picture:
     rows: Any = data.splits[split]
-    return Picture(name, f"{split} {name} {caption}", small_jpeg(np.asarray(rows[row]["image"])))
+    (opened,) = open_rows(rows, [row])
+    return Picture(name, f"{split} {name} {caption}", small_jpeg(grey_values(opened)))
 
 
 def _named(columns: np.ndarray, task: ArkTask) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.loading import grey_plane
+from ...data.loading import grey_plane, open_rows
 from ...data.open_dataset import TaskDataset
 from ...inference.heatmaps import ExplainedPass
 from ...inference.overlays import check_whole_picture, overlay
@@ -82,7 +82,9 @@ def draw_errors(
     rows = sorted({row for _, _, row in errors})
     columns = _output_columns(model.config, report, scored)
     stored: Any = data.splits[scored.split]
-    planes = {row: grey_plane(stored[row]["image"], _AS_STORED).numpy() for row in rows}
+    planes = {
+        row: grey_plane(opened, _AS_STORED).numpy() for row, opened in zip(rows, open_rows(stored, rows), strict=True)
+    }
     maps = _heat_maps(model, processor, [(planes[row], columns[column]) for column, _, row in errors])
     drawn = []
     for number, (column, missed, row) in enumerate(errors):
