@@ -23,6 +23,7 @@ from ark_hf.data.loading import (
     open_rows,
     pass_order,
 )
+from ark_hf.data.radiograph import grey_values
 from ark_hf.data.views import draw_view, sample_generator, student_view
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
