@@ -342,6 +342,7 @@ def test_convert(tmp_path, capsys):
     assert (out / "config.json").read_bytes() == before
     other = ["convert", str(checkpoint), "--out", str(tmp_path / "other")]
     assert "is not a file" in error_of(capsys, "convert", "missing.pth", *other[2:])
+    assert "is not a file" in error_of(capsys, "convert", "missing.pth", "--out", str(out))
     assert "holds no student" in error_of(capsys, *other, "--key", "student")
     assert "Cannot read the tasks" in error_of(capsys, *other, "--tasks", str(tmp_path / "missing.yaml"))
     assert "use a multiple of 16" in error_of(capsys, *other, "--image_size", "40")

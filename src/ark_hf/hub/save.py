@@ -27,6 +27,8 @@ def convert(
     Raises:
         ValueError: The file cannot be read or is of no known kind, or `out` exists and is not empty.
     """
+    if not Path(checkpoint).is_file():  # said before what a default of `out` finds
+        raise ValueError(f"{checkpoint} is not a file.")
     check_new_folder(Path(out))
     heads = read_tasks(tasks) if isinstance(tasks, str | Path) else tasks
     conversion = convert_checkpoint(checkpoint, key, heads, image_size)

@@ -1,6 +1,5 @@
 """Excel sheets are read as the same table in CSV."""
 
-import re
 import zipfile
 from datetime import date
 from pathlib import Path
