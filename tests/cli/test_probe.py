@@ -164,6 +164,7 @@ def folder(tmp_path_factory):
     shutil.copy(folder / "b.png", folder / "sub" / "c.png")
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("mine")
+    (folder / "README.md").write_text("Scans of May, no task dataset.")
     (folder / "odd.xyz").write_text("what is this?")
     return folder
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
 from ..data.inputs import read_input
 from ..data.loading import RowSamples, default_num_workers, iterate
-from ..data.task_dataset import load_task_dataset, read_task, split_names
+from ..data.task_dataset import CARD_KEY, load_task_dataset, read_task, split_names
 from ..files import printable, replacing, write_json
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
@@ -245,9 +245,11 @@ def embed(
 
 
 def holds_images(source: str | Path) -> bool:
-    """Whether it is an image file or a folder of images, and no task dataset, which has a card beside its rows."""
+    """Whether it is an image file or a folder of images, and no task dataset, whose card tells of a task."""
     path = Path(source)
-    return path.is_file() or path.is_dir() and not (path / "README.md").is_file()
+    card = path / "README.md"
+    has_task = card.is_file() and f"{CARD_KEY}:" in card.read_text(encoding="utf-8", errors="replace")
+    return path.is_file() or path.is_dir() and not has_task
 
 
 def image_files(source: str | Path) -> tuple[list[Path], list[Path]]:
@@ -261,7 +263,7 @@ def image_files(source: str | Path) -> tuple[list[Path], list[Path]]:
     files, left_out = ([path], []) if path.is_file() else sort_files(path)
     if not files:
         raise ValueError(
-            f"{source} holds neither a task dataset (it has no card README.md) nor files with the suffixes "
+            f"{source} holds neither a task dataset (it has no card README.md with `{CARD_KEY}`) nor files with the suffixes "
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return files, left_out
