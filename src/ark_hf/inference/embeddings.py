@@ -263,8 +263,8 @@ def image_files(source: str | Path) -> tuple[list[Path], list[Path]]:
     files, left_out = ([path], []) if path.is_file() else sort_files(path)
     if not files:
         raise ValueError(
-            f"{source} holds neither a task dataset (it has no card README.md with `{CARD_KEY}`) nor files with the suffixes "
-            f"{', '.join(IMAGE_SUFFIXES)}."
+            f"{source} holds neither a task dataset (it has no card README.md with `{CARD_KEY}`) nor files with the "
+            f"suffixes {', '.join(IMAGE_SUFFIXES)}."
         )
     return files, left_out
 
