@@ -288,6 +288,7 @@ def randomised(model: ArkForImageClassification, part: str, seed: int = 0) -> Ar
     return copy.eval()
 
 
+@pytest.mark.slow_ci
 @pytest.mark.parametrize("part", ["heads", "ark.encoder.layer4", "ark.encoder.conv1.0", "ark"])
 def test_maps_depend_on_the_weights(trained, part):
     """The sanity check of Adebayo et al. (2018), which edge detectors fail: new weights give another map."""
@@ -297,6 +298,7 @@ def test_maps_depend_on_the_weights(trained, part):
     assert rank_correlation(maps, contributions(randomised(trained, part), images, range(3))) < 0.5
 
 
+@pytest.mark.slow_ci
 def test_maps_of_two_labels_differ(trained):
     maps = contributions(trained, pixel_values(phantoms("test", 20)), range(3))
     assert rank_correlation(maps, maps.roll(1, dims=1)) < 0.5
@@ -322,6 +324,7 @@ def excess_on_findings(model: ArkForImageClassification, rows: list[dict]) -> np
     return np.array([np.mean(each) for each in excesses])
 
 
+@pytest.mark.slow_ci
 def test_on_phantoms_heat_lies_on_the_finding(trained):
     rows = [row for row in phantoms("test", 100) if row["masks"].keys() & set(SITES["phantom_lake"].labels)]
     of_trained = excess_on_findings(trained, rows)

@@ -195,6 +195,7 @@ def test_things_to_look_at(described):
     assert "Patients both in train and in validation" not in text
 
 
+@pytest.mark.slow_ci
 def test_pictures_of_two_datasets(splits, tmp_path):
     other = write_dataset(
         tmp_path / "other" / "set", {"train": make_rows("train", 20, 500), "test": splits["test"][:10]}

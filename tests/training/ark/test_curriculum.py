@@ -213,6 +213,7 @@ def test_labels_that_cannot_be_told_apart_are_named():
         merge_labels([FINDINGS, ArkTask("twice", ["Mass", "mass", "Nodule"])])
 
 
+@pytest.mark.slow_ci
 def test_a_merged_head_is_validated_on_all_sites_and_tested_on_each(tmp_path, sites, capsys):
     """A site's labels are those columns of the merged head that bear their names, or are called synonyms of them."""
     trainer = pretrainer(tmp_path / "run", sites, strategy="single_head")

@@ -82,6 +82,7 @@ def test_a_quirk_that_needs_validation_looks_for_it_in_the_stream(tmp_path, site
         CyclicPretrainer(trainer.args, trainer.tasks)
 
 
+@pytest.mark.slow_ci
 def test_a_streamed_run_resumes_in_the_middle_of_a_pass_to_the_same_weights(tmp_path, sites, monkeypatch):
     settings = {"cycles": 2, "save_steps": 1}
     pretrainer(tmp_path / "whole", sites, **settings).train()
