@@ -31,6 +31,7 @@ training
 training/ark
 training/finetune
 hub
+federated
 serving
 demonstration.py
 auto.py __init__.py

@@ -84,6 +84,11 @@ _EXPORTS = {
     "load_tasks": ".training.ark.tasks",
     "CyclicPretrainer": ".training.ark.pretrainer",
     "pretrain": ".training.ark.pretrain",
+    "FederatedArguments": ".federated.recipe",
+    "SiteSpec": ".federated.recipe",
+    "federate": ".federated.simulation",
+    "parse_sites": ".federated.recipe",
+    "read_federated_recipe": ".federated.recipe",
     "FinetuningArguments": ".training.finetune.arguments",
     "finetune": ".training.finetune.run",
     "sex_protocol": ".training.finetune.sex_protocol",
@@ -134,6 +139,11 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.probing.probe import fit_probe as fit_probe
     from .evaluation.probing.probes import probe as probe
+    from .federated.recipe import FederatedArguments as FederatedArguments
+    from .federated.recipe import SiteSpec as SiteSpec
+    from .federated.recipe import parse_sites as parse_sites
+    from .federated.recipe import read_federated_recipe as read_federated_recipe
+    from .federated.simulation import federate as federate
     from .hub.push_dataset import push_dataset as push_dataset
     from .hub.push_model import push_model as push_model
     from .hub.save import convert as convert

@@ -21,6 +21,7 @@ KINDS = {
     "pretraining": ("cycle",),
     "fine-tuning": ("head", "train_images", "steps", "best_step", "seed"),
     "conversion": ("source", "summary"),
+    "federated": ("rounds", "sites"),
 }
 
 

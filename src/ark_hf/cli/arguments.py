@@ -77,6 +77,8 @@ def _make_parser(kind: type, verb: str, description: str, positionals: dict[str,
         parser.add_argument(name, **{"metavar": name.upper(), **settings})
     hints = get_type_hints(kind)
     for each in fields(kind):
+        if not each.init:  # it follows from others
+            continue
         text = f"{each.metadata['help']} ({_default(each)})"
         parser.add_argument(f"--{each.name}", help=text.replace("%", "%%"), **_form(hints[each.name]))
     return parser

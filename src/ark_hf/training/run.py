@@ -68,6 +68,7 @@ class Run:
         self.folder, self.accelerator, self.settings, self.defaults = folder, accelerator, settings, defaults
         self.save_total_limit, self.write_start = save_total_limit, write_start
         self.state = RunState()
+        self.resumed_from: Path | None = None
         self.progress = tqdm(disable=True)
         self._counted_until = time.monotonic()
         accelerator.register_for_checkpointing(self.state)
@@ -79,15 +80,16 @@ class Run:
         Raises:
             ValueError: It is of a run with other settings; the message names them.
         """
-        checkpoint = newest_checkpoint(self.folder / CHECKPOINTS)
-        if checkpoint is not None:
-            load_checkpoint(self.accelerator, checkpoint, self.settings, self.defaults)
-            self.accelerator.print(
-                f"Resuming from {checkpoint} (cycle {self.state.cycle + 1}, step {self.state.step})."
-            )
+        self.resumed_from = newest_checkpoint(self.folder / CHECKPOINTS)
+        if self.resumed_from is not None:
+            load_checkpoint(self.accelerator, self.resumed_from, self.settings, self.defaults)
 
     def begin(self, tracked: Mapping[str, Any]) -> None:
-        """Makes the folder, starts to count the time, and tells trackers the settings."""
+        """Says where the run goes on, makes the folder, starts to count the time, and tells trackers the settings."""
+        if self.resumed_from is not None:
+            self.accelerator.print(
+                f"Resuming from {self.resumed_from} (cycle {self.state.cycle + 1}, step {self.state.step})."
+            )
         self._counted_until = time.monotonic()
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,9 @@
 """Cyclic pretraining of Ark (Ma et al., MICCAI 2023, section 2; Ark+; specification of the originals, section 5)."""
 
-import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,7 @@ class CyclicPretrainer:
         processor: Makes the teacher's view and normalises the student's; by default a resize to the model's size.
         accelerator: For a tracker or plugin of your own; by default made from `args`.
         teacher: With `reproduce: [independent_teacher]` and a `student` of your own, the teacher beside it.
+        facts: Of a `student` of your own what cards tell of its start: see [`start_facts`].
 
     Raises:
         ValueError: Settings, models and tasks do not fit each other, images that are trained on are held out too, or a
@@ -82,6 +82,7 @@ class CyclicPretrainer:
         processor: ArkImageProcessor | None = None,
         accelerator: Accelerator | None = None,
         teacher: ArkForImageClassification | None = None,
+        facts: Mapping[str, Any] | None = None,
     ):
         self.args, self.tasks = args, mark_shared_images(tasks, args.allow_shared_images)
         self.curriculum = plan_cycle(args.strategy, self.tasks)
@@ -92,7 +93,7 @@ class CyclicPretrainer:
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         if "lr_by_val_loss" in args.reproduce and not any(data.has_known_label("validation") for data in tasks):
             raise ValueError("reproduce: lr_by_val_loss needs a task whose validation split has a known label.")
-        self.start = self._start(student, teacher)
+        self.start = self._start(student, teacher, facts)
         self.tasks = mark_trained_before(self.tasks, self.start.facts, args.allow_shared_images)
         student, self.teacher = self.start.student, self.start.teacher
         self.earlier = earlier_tasks(self.curriculum, self.start.heads, args.init)
@@ -129,9 +130,14 @@ class CyclicPretrainer:
         self.state = self.run.state
         self.run.resume()
 
-    def _start(self, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None) -> Start:
+    def _start(
+        self,
+        student: ArkForImageClassification | None,
+        teacher: ArkForImageClassification | None,
+        facts: Mapping[str, Any] | None,
+    ) -> Start:
         if student is not None or teacher is not None:
-            return own_start(self.args, student, teacher)
+            return own_start(self.args, student, teacher, facts)
         saved = start_folder(self.output_dir)
         return build_start(self.args, self.curriculum.heads) if saved is None else read_start(saved)
 
@@ -328,8 +334,8 @@ class CyclicPretrainer:
             f"cycle {self.state.cycle}/{self.args.cycles}: validation AUROC teacher {mean:.4f}, "
             f"student {validation['student']['mean_auroc']:.4f}"
         )
-        self._save_models(improved)
-        self.run.write_metrics(self._metrics())
+        self.save_models(improved)
+        self.write_metrics()
         self._draw_curves()
         self.run.save_checkpoint()
 
@@ -372,16 +378,23 @@ class CyclicPretrainer:
         """The validation split of each task that has one, or of a merged head."""
         return self.curriculum.validation_samples(self.processor)
 
-    def _save_models(self, improved: bool) -> None:
+    def save_models(self, improved: bool = False) -> None:
+        """Writes the teacher as `ark-cxr`, and if it has `improved` as `best`, and the `student`."""
         student = self.accelerator.unwrap_model(self.student)
-        models = {"ark-cxr": self.teacher, "student": student} | ({"best": self.teacher} if improved else {})
-        for name, model in models.items():
-            self.run.save_model(name, functools.partial(self._save_model, model))
+        self.save_model("ark-cxr", self.teacher, "teacher")
+        self.save_model("student", student, "student")
+        if improved:
+            self.save_model("best", self.teacher, "teacher")
 
-    def _save_model(self, model: ArkForImageClassification, folder: Path) -> None:
-        model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        write_provenance(folder, "pretraining", self._provenance("teacher" if model is self.teacher else "student"))
+    def save_model(self, name: str, model: ArkForImageClassification, role: str) -> None:
+        """Writes a model into the run's folder, with the last validation of that role in its notes."""
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            write_provenance(folder, "pretraining", self._provenance(role))
+
+        self.run.save_model(name, write)
 
     def _provenance(self, role: str) -> dict[str, Any]:
         settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "tasks")}
@@ -402,14 +415,16 @@ class CyclicPretrainer:
             "validation": last["validation"][role],
         }
 
-    def _metrics(self) -> dict[str, Any]:
-        return {
+    def write_metrics(self) -> None:
+        """Writes `metrics.json`: settings and history."""
+        metrics = {
             "settings": self.run.settings,
             "best": self.state.best,
             "earlier_tasks": self.earlier,
             SHARED_KEY: [each for data in self.tasks for each in data.facts.get(SHARED_KEY, ())],
             "history": self.state.history,
         }
+        self.run.write_metrics(metrics)
 
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,13 @@ def build_start(args: PretrainingArguments, heads: list[ArkTask]) -> Start:
 
 
 def own_start(
-    args: PretrainingArguments, student: ArkForImageClassification | None, teacher: ArkForImageClassification | None
+    args: PretrainingArguments,
+    student: ArkForImageClassification | None,
+    teacher: ArkForImageClassification | None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Start:
     """
-    A caller's own student, and the teacher beside it.
+    A caller's own student, and the teacher beside it, and what cards tell of its start.
 
     Raises:
         ValueError: There is a teacher where the trainer makes it, or none where `reproduce` needs it; or it differs;
@@ -69,7 +73,7 @@ def own_start(
             raise ValueError(f"The student has {name} {getattr(student.config, name)}, not {getattr(args, name)}.")
     if teacher is not None and _shapes(teacher) != _shapes(student):
         raise ValueError("The teacher's architecture and heads must be the student's.")
-    return Start(student, copy.deepcopy(student) if teacher is None else teacher)
+    return Start(student, copy.deepcopy(student) if teacher is None else teacher, facts=dict(facts or {}))
 
 
 def write_start(folder: Path, config: ArkConfig, processor: ArkImageProcessor, start: Start) -> None:
