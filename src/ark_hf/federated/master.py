@@ -146,17 +146,19 @@ def _saved(folder: Path) -> list[Path]:
     return sorted((folder / MASTERS).glob("round-*"))
 
 
-def head_fault(answer: Answer) -> str | None:
-    """What is wrong with the heads that a site publishes; None if nothing is."""
+def head_fault(master: Master, answer: Answer, announced: Sequence[str]) -> str | None:
+    """What is wrong with the heads that a site publishes, which has `announced` their names; None if nothing is."""
     try:
         tasks = [ArkTask.from_dict(task) for task in answer.values["tasks"]]
-        sizes = {name: len(value) for name, value in _heads(answer).items()}
-    except (KeyError, TypeError, ValueError) as error:
+        shapes = {name: value.shape for name, value in _heads(answer).items()}
+        with torch.device("meta"):
+            model = ArkForImageClassification(ArkConfig(**master.model, tasks=tasks))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         return f"its heads are none ({type(error).__name__})"
-    expected = {f"{task.name}.{part}": len(task.labels) for task in tasks for part in ("weight", "bias")}
-    if sizes != expected:
+    if [task.name for task in tasks] != list(announced):
+        return "its heads are not those that it announced"
+    if answer.vector is None or shapes != {name: value.shape for name, value in model.heads.state_dict().items()}:
         return "its heads are not those of its tasks"
-    assert answer.vector is not None
     return fault(answer.vector, answer.vector.table)
 
 

@@ -35,6 +35,7 @@ class Federation:
         if self.least > len(self.sites):
             raise ValueError(f"min_sites is {self.least}, but there are {len(self.sites)} sites.")
         self.folder = Path(args.output_dir)
+        self.announced: dict[str, list[str]] = {}
         saved = read_master(self.folder, args, self.sites)
         self.master = begin(args) if saved is None else saved
 
@@ -75,9 +76,10 @@ class Federation:
         """Who is there, before any time is spent."""
         answers, failures = self._collect(Request("introduce", {"publish_heads": self.args.publish_heads}), _no_fault)
         self._check_enough(answers, failures, "introduced themselves")
+        self.announced = {answer.site: answer.values.get("heads", []) for answer in answers}
         owners: dict[str, str] = {}
         for answer in answers:
-            for head in answer.values.get("heads", ()):
+            for head in self.announced[answer.site]:
                 if head in owners:
                     raise ValueError(
                         f"Sites {owners[head]!r} and {answer.site!r} both publish a head {head!r}: give the task of "
@@ -111,7 +113,7 @@ class Federation:
         bar.write(f"round {number}/{self.args.rounds}: {_summary(entry)}")
 
     def _finish(self) -> list[Answer]:
-        answers, failures = self._collect(self._request("finish", self.master.round), _finish_fault)
+        answers, failures = self._collect(self._request("finish", self.master.round), self._finish_fault)
         self._check_enough(answers, failures, "took the last master")
         last = self.master.history[-1]
         last["finished"] = {answer.site: _told(answer).get("auroc", {}) for answer in answers}
@@ -168,14 +170,15 @@ class Federation:
             return "it sent no weights"
         return fault(answer.vector, self.master.vector.table)
 
+    def _finish_fault(self, answer: Answer) -> str | None:
+        announced = self.announced.get(answer.site, [])
+        publishes = announced or "tasks" in answer.values or answer.vector is not None
+        return head_fault(self.master, answer, announced) if publishes else None
+
 
 def _no_fault(answer: Answer) -> str | None:
     heads = answer.values.get("heads", [])
     return None if isinstance(heads, list) and all(isinstance(each, str) for each in heads) else "its heads are none"
-
-
-def _finish_fault(answer: Answer) -> str | None:
-    return head_fault(answer) if "tasks" in answer.values or answer.vector is not None else None
 
 
 def _told(answer: Answer) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,13 +126,15 @@ def _length(table: str) -> int:
 def _entries(table: str) -> list[tuple[str, list[int], int]]:
     """Name, shape and size of each tensor; `ValueError` where it is no such table."""
     try:
-        entries: Iterable = json.loads(table)
-        return [(str(name), [_side(side) for side in shape], math.prod(shape)) for name, shape in entries]
+        entries = [(name, shape, math.prod(shape)) for name, shape in json.loads(table)]
+        sides = [side for _, shape, _ in entries for side in shape]
+        well_formed = json.loads(table) == [[name, shape] for name, shape, _ in entries] and (
+            all(type(name) is str for name, _, _ in entries)
+            and all(type(side) is int and side >= 0 for side in sides)
+            and len({name for name, _, _ in entries}) == len(entries)
+        )
     except (TypeError, ValueError, RecursionError):
-        raise ValueError("the table of the weights is not a list of names and shapes") from None
-
-
-def _side(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError
-    return value
+        well_formed = False
+    if not well_formed:
+        raise ValueError("the table of the weights is not a list of names and shapes")
+    return entries
