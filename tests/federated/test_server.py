@@ -13,6 +13,7 @@ from ark_hf import ArkForImageClassification, ArkTask, FederatedArguments
 from ark_hf.federated.messages import Answer, Failure, Request
 from ark_hf.federated.server import Federation
 from ark_hf.federated.vector import Vector, pack, shared_tensors, unpack
+from ark_hf.hub.model_card import model_card
 
 TASKS = {
     "a": ArkTask("heart", ["Cardiomegaly"]),
@@ -84,6 +85,8 @@ def test_the_model_has_the_published_heads_and_loads(arguments):
     assert AutoModel.from_pretrained(folder).config.tasks is not None
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
     assert json.loads((folder / "provenance.json").read_text())["sites"] == ["a", "b", "c"]
+    card = str(model_card(folder, "someone/ark-cxr"))
+    assert "Federated pretraining" in card and "Average of the students of 3 sites after 2 rounds." in card
 
 
 def test_without_published_heads_the_model_is_an_encoder(arguments):

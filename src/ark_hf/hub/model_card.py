@@ -312,6 +312,8 @@ def _training(origin: Mapping[str, Any]) -> str:
     validated = f" Mean validation AUROC: {format_number(mean)}." if mean is not None else ""
     if origin.get("kind") == "pretraining":
         return f"Weights of the end of cycle {origin['cycle']}.{validated}"
+    if origin.get("kind") == "federated":
+        return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":
         head = "Its head for this task went on." if origin["head"] == "continued" else "Its head was fresh."
         return (
