@@ -119,14 +119,20 @@ def publish(folder: Path, args: FederatedArguments, master: Master, finished: Se
     published = [answer for answer in finished if answer.values.get("tasks")]
     tasks = [ArkTask.from_dict(task) for answer in published for task in answer.values["tasks"]]
     config = ArkConfig(**master.model, tasks=tasks or None)
-    model = ArkForImageClassification(config) if tasks else ArkModel(config)
-    load(model.ark if isinstance(model, ArkForImageClassification) else model, master.vector)
-    if isinstance(model, ArkForImageClassification):
+    processor = ArkImageProcessor(**master.processor)
+    model: ArkForImageClassification | ArkModel
+    if tasks:
+        model = ArkForImageClassification(config)
+        load(model.ark, master.vector)
         model.heads.load_state_dict({key: value for answer in published for key, value in _heads(answer).items()})
+        processor = processor_of(model, processor)
+    else:
+        model = ArkModel(config)
+        load(model, master.vector)
 
     def write(new: Path) -> None:
         model.save_pretrained(new)
-        ArkImageProcessor(**master.processor).save_pretrained(new)
+        processor.save_pretrained(new)
         write_provenance(
             new,
             "federated",

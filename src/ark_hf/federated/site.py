@@ -26,6 +26,7 @@ from ..training.ark.pretrainer import CyclicPretrainer
 from ..training.ark.recipe import TaskSpec
 from ..training.ark.tasks import load_tasks
 from ..training.ark.validation import validate
+from ..training.initial_weights import processor_of
 from .messages import Answer, Failure, Request
 from .recipe import FederatedArguments, SiteArguments
 from .vector import Vector, load, pack, shared_tensors
@@ -108,7 +109,8 @@ def _trainer(
     tasks = load_tasks(specs, site.data_root, site.streaming)
     torch.manual_seed(args.seed)
     config = ArkConfig(**request.values["model"], tasks=[data.task for data in tasks])
-    student, processor = ArkForImageClassification(config), ArkImageProcessor(**request.values["processor"])
+    student = ArkForImageClassification(config)
+    processor = processor_of(student, ArkImageProcessor(**request.values["processor"]))
     return args, CyclicPretrainer(args, tasks, student, processor, facts=request.values["facts"])
 
 
