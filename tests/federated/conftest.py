@@ -1,8 +1,10 @@
 """Federations of two or three phantom sites that train in seconds."""
 
+import functools
+
 import pytest
 
-from ark_hf import FederatedArguments, TaskSpec
+from ark_hf import FederatedArguments, TaskDataset, TaskSpec, load_tasks
 from ark_hf.federated.recipe import SiteArguments
 from ark_hf.federated.simulation import LocalSites
 
@@ -50,6 +52,22 @@ def places(sites, tmp_path) -> dict[str, tuple[SiteArguments, list[TaskSpec]]]:
 @pytest.fixture
 def local(places) -> LocalSites:
     return LocalSites(places, at_once=1)
+
+
+@functools.cache
+def _open(dataset: str, name: str | None) -> list[TaskDataset]:
+    return load_tasks([TaskSpec(dataset, name)], ".")
+
+
+@pytest.fixture(autouse=True)
+def opened_once(monkeypatch):
+    """All tests only read the sites' datasets, and every request opens them, which takes longer than the rest."""
+
+    def load(specs, data_root, streaming):
+        return [data for spec in specs for data in _open(spec.location(data_root), spec.name)]
+
+    for module in ("site", "simulation"):
+        monkeypatch.setattr(f"ark_hf.federated.{module}.load_tasks", load)
 
 
 @pytest.fixture(autouse=True)
