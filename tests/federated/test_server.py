@@ -160,6 +160,8 @@ def test_a_round_without_enough_sites_stops_and_is_gone_on_with(arguments, name)
         ValueError, match=rf"2 of 3 sites trained in round 2, min_sites is 3 \(b: .*{reason}.*round 1 is kept"
     ):
         stopped.run()
+    report = Path(args.output_dir, "report.md").read_text()
+    assert "Stopped: 2 of 3 sites trained in round 2" in report and reason in report
     resumed = Federation(args, list(SHIFTS), sites_that())
     assert resumed.master.round == 1 and resumed.master.vector.sha256() == stopped.master.vector.sha256()
     resumed.run()

@@ -20,18 +20,35 @@ NOTE = (
 History = Sequence[Mapping[str, Any]]
 
 
-def write_report(folder: Path, args: FederatedArguments, history: History) -> Path:
-    """Writes `report.json`, `report.md` and `report.html` into the folder; returns the last one's path."""
+def write_report(folder: Path, args: FederatedArguments, history: History, stopped: str | None = None) -> Path:
+    """
+    Writes `report.json`, `report.md` and `report.html` into the folder; returns the last one's path.
+
+    Args:
+        stopped: Why the federation has ended before its last round.
+    """
     header, rows = ["round", "site", "task loss", *ROLES, "images"], _site_rows(history)
     lines, line_header = _round_rows(history), ["round", "seconds", "MB down", "MB up", "sites", "left out"]
     title = f"Federation of {len(_sites(history))} sites"
-    write_json(folder / "report.json", {"ark_hf": package_version(), "recipe": args.to_dict(), "history": history})
-    text = [f"# {title}", "", NOTE, "", *markdown_table(header, rows), "", *markdown_table(line_header, lines)]
+    facts = {"ark_hf": package_version(), "stopped": stopped, "recipe": args.to_dict()}
+    write_json(folder / "report.json", {**facts, "history": history})
+    stops = [f"Stopped: {stopped}"] if stopped else []
+    text = [
+        f"# {title}",
+        "",
+        NOTE,
+        "",
+        *stops,
+        "",
+        *markdown_table(header, rows),
+        "",
+        *markdown_table(line_header, lines),
+    ]
     write_text(folder / "report.md", "\n".join(text) + "\n")
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(NOTE)}</p>",
-        look_at(_left_out(history)),
+        look_at([*stops, *_left_out(history)]),
         html_figures(_figures(history)),
         "<h2>Rounds</h2>",
         html_table(line_header, lines),

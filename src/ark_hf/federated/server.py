@@ -53,10 +53,14 @@ class Federation:
         self._introduce()
         print(self.describe(), file=sys.stderr)
         total = self.args.rounds * len(self.sites)
-        with tqdm(total=total, initial=self.master.round * len(self.sites), desc="federation", unit="site") as bar:
-            while self.master.round < self.args.rounds:
-                self._round(bar)
-        finished = self._finish()
+        try:
+            with tqdm(total=total, initial=self.master.round * len(self.sites), desc="federation", unit="site") as bar:
+                while self.master.round < self.args.rounds:
+                    self._round(bar)
+            finished = self._finish()
+        except ValueError as error:
+            write_report(self.folder, self.args, self.master.history, stopped=str(error))
+            raise
         write_report(self.folder, self.args, self.master.history)
         if self.args.keep_batch_norm:
             return self.folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from ..data.leaks import mark_shared_images
 from ..data.loading import usable_cores
@@ -86,10 +87,10 @@ class LocalSites:
     def __call__(self, request: Request) -> Iterator[Answer | Failure]:
         if self._threads is None:
             for name in self.sites:
-                yield self._explained(answer(*self.sites[name], request))
+                yield self._noted(answer(*self.sites[name], request))
             return
         for done in as_completed([self._threads.submit(self._ask, name, request) for name in self.sites]):
-            yield self._explained(done.result())
+            yield self._noted(done.result())
 
     def _ask(self, name: str, request: Request) -> Answer | Failure:
         """By the process of this thread, which lives on to the next request; a new one if it dies."""
@@ -103,11 +104,11 @@ class LocalSites:
             self._own.process = None
             return Failure(name, "its process died")
 
-    def _explained(self, given: Answer | Failure) -> Answer | Failure:
-        """Here the user is every site: a failure says where it is told of."""
+    def _noted(self, given: Answer | Failure) -> Answer | Failure:
+        """Here the user is every site, and is told where a failure is explained."""
         log = Path(self.sites[given.site][0].output_dir) / ERROR_FILE
         if isinstance(given, Failure) and log.exists():
-            return Failure(given.site, f"{given.reason}; see {log}")
+            tqdm.write(f"What went wrong at {given.site} is told in {log}.", file=sys.stderr)
         return given
 
 
