@@ -198,6 +198,7 @@ def test_no_name_or_path_of_a_site_is_in_what_leaves(places, arguments, sites, t
         ({"recipe": {"colour": 1}}, "TypeError"),
         ({"model": {"backbone": "local-dir:/etc"}}, "ValueError"),
         ({"model": {"tasks": []}}, "TypeError"),
+        ({"model": {"backbone_kwargs": {"checkpoint_path": "/etc/passwd"}}}, "ValueError"),
     ],
 )
 def test_a_server_cannot_ask_for_anything_else(places, args, master, change, kind):

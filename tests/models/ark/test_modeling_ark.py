@@ -566,6 +566,20 @@ def test_an_unknown_backbone_argument_is_refused_by_name():
         build(ArkModel, {**SWIN, "backbone_kwargs": {"windowsize": 4}})
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"checkpoint_path": "weights.pth"},
+        {"pretrained": True},
+        {"pretrained_cfg": {"url": "http://x"}},
+        {"cache_dir": "."},
+    ],
+)
+def test_a_configuration_cannot_have_timm_open_files(asked):
+    with pytest.raises(ValueError, match=f"{next(iter(asked))}.*say what timm loads"):
+        build(ArkModel, {**SWIN, "backbone_kwargs": {**SWIN["backbone_kwargs"], **asked}})
+
+
 @pytest.mark.parametrize("image_size", [20, 36, 40, 48, 100])
 def test_an_image_size_that_the_windows_do_not_divide_is_refused_with_sizes_that_they_do(image_size):
     with pytest.raises(ValueError, match=f"image_size {image_size} does not divide into windows of 4") as caught:

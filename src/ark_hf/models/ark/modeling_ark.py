@@ -19,6 +19,9 @@ from transformers.utils import can_return_tuple
 from .configuration_ark import ArkConfig, ArkTask
 from .thresholds_ark import BoundThresholdsMixin
 
+# Arguments of timm.create_model that open files or addresses
+LOADS_FILES = ("pretrained", "checkpoint_path", "cache_dir")
+
 
 @dataclass
 class ArkModelOutput(ModelOutput):
@@ -266,6 +269,9 @@ def create_encoder(config: ArkConfig, pretrained: bool = False) -> nn.Module:
     pretrained_cfg = timm.get_pretrained_cfg(config.backbone)
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         kwargs["img_size"] = config.image_size
+    loading = [name for name in config.backbone_kwargs or {} if name.startswith(LOADS_FILES)]
+    if loading:  # a configuration may come from anywhere, and is no leave to open files or addresses
+        raise ValueError(f"backbone_kwargs has {loading}, which say what timm loads; only what it builds is taken.")
     kwargs |= config.backbone_kwargs or {}
     try:
         with _NoValues() if torch.get_default_device().type == "meta" else nullcontext():
