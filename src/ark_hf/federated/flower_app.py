@@ -21,6 +21,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from .processes import FEDERATION, SITE_PATH
+
 if TYPE_CHECKING:
     from .messages import Answer, Failure, Request
     from .vector import Vector
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 client = ClientApp()
 server = ServerApp()
 
-FEDERATION = "ARK_HF_FEDERATION"  # names the file that tells the server's app what to do
-SITE = "site"  # what a node's configuration calls the path of site.yaml
 LOCK_FILE = ".lock"
 PATIENCE = 60.0  # seconds for sites that are not there yet: a node that was killed is back by then
 KIND = r"[A-Za-z_]\w{0,60}"  # the name of an exception
@@ -62,7 +62,7 @@ def _answered(message: Message, context: Context) -> RecordDict:
     from .messages import Failure
     from .recipe import read_site
 
-    args, tasks = read_site(str(context.node_config[SITE]))
+    args, tasks = read_site(str(context.node_config[SITE_PATH]))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     # A client whose node was killed may still be at work in this folder
     with FileLock(Path(args.output_dir, LOCK_FILE)):

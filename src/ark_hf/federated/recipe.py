@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..training.ark.recipe import PretrainingArguments, TaskSpec, parse_tasks
-from ..training.settings import ALLOW_SHARED_HELP, coerce_fields, read_settings, reject_unknown_keys
+from ..training.settings import ALLOW_SHARED_HELP, coerce, coerce_fields, read_settings, reject_unknown_keys
 
 # Fields of a recipe that are the server's alone, or of which every site has its own
 SERVER_FIELDS = ("min_sites", "timeout", "sites_at_once")
@@ -15,6 +15,7 @@ SITE_FIELDS = (
     "output_dir", "data_root", "streaming", "allow_shared_images", "dataloader_num_workers", "eval_batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "logging_steps",
 )  # fmt: skip
+LINK_FIELDS = ("link", "certificate", "key", "trusted")  # of a site: what joins it to a server
 NOT_FOR_FEDERATIONS = {
     "strategy": "each site trains its tasks in cycles",
     "reproduce": "the releases have no federated training",
@@ -83,10 +84,11 @@ class FederatedArguments(PretrainingArguments):
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """An entry of `sites`: the name of a site and, in a simulation, its tasks."""
+    """An entry of `sites`: the name of a site; in a simulation its tasks, for a server the path of its public key."""
 
     name: str
     tasks: list[TaskSpec] = field(default_factory=list)
+    key: str | None = None
 
 
 @dataclass
@@ -104,6 +106,12 @@ class SiteArguments:
     eval_batch_size: int | None = field(default=None, metadata=_help("Images a batch in validation."))
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
     gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
+    link: str | None = field(default=None, metadata=_help("host:port of the server."))
+    certificate: str | None = field(default=None, metadata=_help("The server's ca.crt."))
+    key: str | None = field(default=None, metadata=_help("The site's private key."))
+    trusted: str | None = field(
+        default=None, metadata=_help("The server's trusted.yaml: who may sign what runs here.")
+    )
 
     def __post_init__(self):
         coerce_fields(self)
@@ -139,20 +147,37 @@ def parse_sites(entries: Any, where: str) -> list[SiteSpec]:
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, Mapping) or "name" not in entry:
             raise ValueError(f"{where}: site {number} must be a mapping with the key `name`, got {entry!r}.")
-        reject_unknown_keys(entry, ["name", "tasks"], f"{where}, site {number}")
+        reject_unknown_keys(entry, ["name", "tasks", "key"], f"{where}, site {number}")
         name = check_site_name(entry["name"])
         if name in [site.name for site in sites]:
             raise ValueError(f"{where}: two sites are named {name!r}.")
         tasks = parse_tasks(entry["tasks"], f"{where}, site {name!r}") if "tasks" in entry else []
-        sites.append(SiteSpec(name, tasks))
+        key = coerce(f"{where}, site {name!r}: key", str, entry["key"]) if "key" in entry else None
+        sites.append(SiteSpec(name, tasks, key))
     return sorted(sites, key=lambda site: site.name)
 
 
 def check_simulation(sites: Sequence[SiteSpec], where: str) -> None:
-    """Raises `ValueError` if a site of a simulation has no tasks."""
+    """Raises `ValueError` if a site of a simulation has no tasks, or a key, which it cannot have a use for."""
     for site in sites:
         if not site.tasks:
             raise ValueError(f"{where}: site {site.name!r} has no `tasks`, which a simulation trains on.")
+        if site.key is not None:
+            raise ValueError(
+                f"{where}: site {site.name!r} has a `key`, which is for `ark-hf federate server`; leave it out."
+            )
+
+
+def check_server(sites: Sequence[SiteSpec], where: str) -> None:
+    """Raises `ValueError` if a site of a server has no key, or tasks, which are nobody's but the site's."""
+    for site in sites:
+        if site.tasks:
+            raise ValueError(
+                f"{where}: the `tasks` of site {site.name!r} belong into its own site.yaml: paths of a site stay "
+                "there. `ark-hf federate RECIPE` simulates sites with tasks."
+            )
+        if site.key is None:
+            raise ValueError(f"{where}: site {site.name!r} has no `key`, the path of its public key.")
 
 
 def check_site_name(name: Any) -> str:
@@ -175,5 +200,7 @@ def read_site(path: str | Path) -> tuple[SiteArguments, list[TaskSpec]]:
             raise ValueError(f"{path} lacks `{name}`.")
     args = SiteArguments(**values)
     folder = Path(path).resolve().parent
-    args.output_dir, args.data_root = str(folder / args.output_dir), str(folder / args.data_root)
+    for name in ("output_dir", "data_root", "certificate", "key", "trusted"):
+        if getattr(args, name) is not None:
+            setattr(args, name, str(folder / getattr(args, name)))
     return args, tasks

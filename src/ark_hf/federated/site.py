@@ -28,7 +28,7 @@ from ..training.ark.tasks import load_tasks
 from ..training.ark.validation import validate
 from ..training.initial_weights import processor_of
 from .messages import Answer, Failure, Request
-from .recipe import FederatedArguments, SiteArguments
+from .recipe import SITE_FIELDS, FederatedArguments, SiteArguments
 from .vector import Vector, load, pack, shared_tensors
 
 AUDIT_FILE, ERROR_FILE = "audit.jsonl", "errors.log"
@@ -102,9 +102,7 @@ def _trainer(
     site: SiteArguments, specs: list[TaskSpec], request: Request
 ) -> tuple[FederatedArguments, CyclicPretrainer]:
     """The site's trainer as its folder has it; where that is empty, at the start of everything."""
-    own = {
-        name: value for name, value in asdict(site).items() if name not in ("name", "publish_heads", "share_metrics")
-    }
+    own = {name: value for name, value in asdict(site).items() if name in SITE_FIELDS}
     args = FederatedArguments(**own, **request.values["recipe"])
     tasks = load_tasks(specs, site.data_root, site.streaming)
     torch.manual_seed(args.seed)
