@@ -120,6 +120,8 @@ SIMULATED = [{"name": "north", "tasks": [{"dataset": "x"}]}, {"name": "south", "
             ["--credentials", "x"],
             "a.pub should be the public key of 'a': No such file",
         ),
+        ({"data_root": "/data"}, [], "data_root is decided at each site, not by a server; leave it out."),
+        ({"sites_at_once": 2}, [], "sites_at_once is decided at each site"),
         ({}, ["--credentials", "x", "--port", "many"], "--port must be int, got 'many'."),
     ],
 )

@@ -69,6 +69,18 @@ def test_sites_that_cannot_be_are_refused(entries, complaint):
         parse_sites(entries, "recipe.yaml")
 
 
+def test_a_site_joins_a_server_by_paths_that_start_from_its_file(tmp_path):
+    joined = "link: 'a:1', certificate: ca.crt, key: keys/north, trusted: /etc/trusted.yaml"
+    (tmp_path / "site.yaml").write_text(f"{{name: north, output_dir: s, tasks: [{{dataset: d}}], {joined}}}")
+    site, _ = read_site(tmp_path / "site.yaml")
+    assert (site.link, site.certificate, site.key, site.trusted) == (
+        "a:1",
+        f"{tmp_path}/ca.crt",
+        f"{tmp_path}/keys/north",
+        "/etc/trusted.yaml",
+    )
+
+
 def test_sites_come_in_the_order_of_their_names():
     assert [site.name for site in parse_sites([{"name": "south"}, {"name": "north"}], "recipe.yaml")] == [
         "north",

@@ -122,8 +122,8 @@ def server(argv: list[str]) -> int:
     credentials, host, port = given.pop("credentials", None), given.pop("host", "127.0.0.1"), given.pop("port", 8443)
     values = read_federated_recipe(words.recipe) | given
     sites = parse_sites(values.pop("sites", None), words.recipe)
-    check_server(sites, words.recipe)
     args = build(FederatedArguments, values, words.recipe)
+    check_server(args, sites, words.recipe)
     if credentials is None:
         raise ValueError("--credentials is missing: the folder that `ark-hf federate keys` made.")
     if not Path(args.output_dir).exists():

@@ -40,7 +40,7 @@ def serve(args: FederatedArguments, sites: Sequence[SiteSpec], credentials: Path
     Args:
         sites: With the paths of their public keys.
         credentials: Folder that `ark-hf federate keys` made.
-        host: Address to listen at; Flower lets everybody who reaches it other than through a proxy control the run.
+        host: Address to listen at. Whoever reaches it controls the run: let a proxy pass the path /v1/fleet/ alone.
 
     Returns:
         The folder of the model that is published; with `keep_batch_norm`, where there is none, that of the federation.
@@ -209,21 +209,20 @@ def _status(run: str, variables: dict[str, str]) -> str | None:
 
 def _follow(link: subprocess.Popen, log: Path, result: Path, status: Callable[[], str | None]) -> Path:
     """Shows what the app prints, until it has left a result."""
-    shown, asked = 0, time.monotonic()
-    while True:
-        done = result.exists()
-        text = log.read_bytes()[shown:]
-        shown += len(text)
-        sys.stderr.write(text.decode(errors="replace"))
-        sys.stderr.flush()
-        if done:
-            told = json.loads(result.read_text(encoding="utf-8"))
-            if "reason" in told:
-                raise ValueError(told["reason"])
-            return Path(told["model"])
-        _check_alive(link, log.parent)
-        if time.monotonic() - asked > SECONDS_BETWEEN:
-            why, asked = status(), time.monotonic()
-            if why is not None and not result.exists():
-                raise ValueError(f"The server's app ended without a result: {why}.")
-        time.sleep(0.5)
+    asked = time.monotonic()
+    with open(log, encoding="utf-8", errors="replace", newline="") as shown:
+        while True:
+            done = result.exists()
+            sys.stderr.write(shown.read())
+            sys.stderr.flush()
+            if done:
+                told = json.loads(result.read_text(encoding="utf-8"))
+                if "reason" in told:
+                    raise ValueError(told["reason"])
+                return Path(told["model"])
+            _check_alive(link, log.parent)
+            if time.monotonic() - asked > SECONDS_BETWEEN:
+                why, asked = status(), time.monotonic()
+                if why is not None and not result.exists():
+                    raise ValueError(f"The server's app ended without a result: {why}.")
+            time.sleep(0.5)

@@ -29,6 +29,8 @@ QUIET = {
 }
 LOOPBACK = "127.0.0.1,localhost,::1"
 SECONDS_TO_END = 15.0
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+SIGNAL_OF_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 def check_flower() -> None:
@@ -81,14 +83,9 @@ def start(command: Sequence[str], environment: dict[str, str], end: int, **setti
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=(lambda: _end_with_parent(end)) if sys.platform == "linux" else None,
+        preexec_fn=None if LIBC is None else lambda: LIBC.prctl(SIGNAL_OF_PARENTS_DEATH, end),
         **settings,
     )
-
-
-def _end_with_parent(number: int) -> None:
-    set_signal_of_parents_death = 1
-    ctypes.CDLL(None).prctl(set_signal_of_parents_death, number)
 
 
 def stop(program: subprocess.Popen) -> None:

@@ -168,8 +168,8 @@ def check_simulation(sites: Sequence[SiteSpec], where: str) -> None:
             )
 
 
-def check_server(sites: Sequence[SiteSpec], where: str) -> None:
-    """Raises `ValueError` if a site of a server has no key, or tasks, which are nobody's but the site's."""
+def check_server(args: FederatedArguments, sites: Sequence[SiteSpec], where: str) -> None:
+    """Raises `ValueError` if a site of a server has no key, or the recipe says what only a site can."""
     for site in sites:
         if site.tasks:
             raise ValueError(
@@ -178,6 +178,10 @@ def check_server(sites: Sequence[SiteSpec], where: str) -> None:
             )
         if site.key is None:
             raise ValueError(f"{where}: site {site.name!r} has no `key`, the path of its public key.")
+    for each in fields(args):
+        only_at_sites = each.name in SITE_FIELDS and each.name != "output_dir"
+        if (only_at_sites or each.name == "sites_at_once") and getattr(args, each.name) != each.default:
+            raise ValueError(f"{where}: {each.name} is decided at each site, not by a server; leave it out.")
 
 
 def check_site_name(name: Any) -> str:
