@@ -260,6 +260,25 @@ def test_no_child_outlives_us_even_if_we_are_killed():
     wait_until(lambda: not alive(pid))
 
 
+def test_an_app_that_waits_for_ever_ends_when_its_parent_is_gone():
+    app = (
+        "import os, sys, threading; sys.argv = ['ark-hf']\n"
+        "from ark_hf.federated import processes\n"
+        "sys.argv = ['bin/flwr-serverapp']\n"
+        "processes.SECONDS_FOR_FLOWER = 0.3\n"
+        "processes.end_with_parent()\nprint(os.getpid(), flush=True)\nthreading.Event().wait()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {app!r}])"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not alive(pid))
+
+
 @pytest.fixture
 def site_of(written, monkeypatch, tmp_path):
     """Runs a site whose nodes are a script; what it did until it was ended."""

@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from .processes import FEDERATION, SITE_PATH
+from .processes import FEDERATION, SITE_PATH, end_with_parent
 
 if TYPE_CHECKING:
     from .messages import Answer, Failure, Request
@@ -49,6 +49,7 @@ EXPIRED = 3
 @client.train()
 def answer(message: Message, context: Context) -> Message:
     """A site's answer. All there is to say of a fault is on its own screen and in its `errors.log`."""
+    end_with_parent()
     try:
         content = _answered(message, context)
     except Exception as error:
@@ -83,6 +84,7 @@ def _read_request(message: Message) -> "Request":
 @server.main()
 def run(grid: Grid, context: Context) -> None:
     """The server's rounds; what it shows and what came of it are files, of which `ark-hf federate server` tells."""
+    end_with_parent()
     told = json.loads(Path(os.environ[FEDERATION]).read_text(encoding="utf-8"))
     result = Path(told["result"])
     with open(told["log"], "a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):

@@ -98,4 +98,5 @@ def _check_imports() -> None:
     """In a process that ends: Flower would send the text of such an error to the server."""
     found = subprocess.run([sys.executable, "-c", f"import {__package__}.flower_app"], capture_output=True, text=True)
     if found.returncode:
-        raise ValueError(f"What this site needs cannot be imported: {found.stderr.strip().splitlines()[-1]}")
+        said = found.stderr.strip().splitlines() or [f"exit status {found.returncode}"]
+        raise ValueError(f"What this site needs cannot be imported: {said[-1]}")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,8 @@ QUIET = {
     "PYTHONUNBUFFERED": "1",
 }
 LOOPBACK = "127.0.0.1,localhost,::1"
-SECONDS_TO_END = 15.0
+SECONDS_TO_END, SECONDS_FOR_FLOWER = 15.0, 5.0
+APPS = ("flwr-serverapp", "flwr-clientapp")
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 SIGNAL_OF_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
 
@@ -86,6 +88,22 @@ def start(command: Sequence[str], environment: dict[str, str], end: int, **setti
         preexec_fn=None if LIBC is None else lambda: LIBC.prctl(SIGNAL_OF_PARENTS_DEATH, end),
         **settings,
     )
+
+
+def end_with_parent() -> None:
+    """
+    Ends this process soon after its parent, if it is one of Flower's apps. Flower means to do so, but an app that
+    waits for the bytes of a link that is gone does not hear it: it would wait, and hold its folder, for ever.
+    """
+    if Path(sys.argv[0]).name in APPS:
+        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    time.sleep(SECONDS_FOR_FLOWER)
+    os._exit(1)
 
 
 def stop(program: subprocess.Popen) -> None:
