@@ -212,7 +212,12 @@ def __dir__() -> list[str]:
 
 
 def _is_command() -> bool:
-    """Whether this process is `ark-hf`, or `python -m ark_hf`: of that, argv has only -m until the module is found."""
+    """
+    Whether this process is `ark-hf`, or `python -m ark_hf`: of that, argv has only -m until the module is found. Those
+    that it starts have its argv.
+    """
+    if multiprocessing.current_process().name != "MainProcess":
+        return False
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     return program == "ark-hf" or (program == "-m" and {"ark_hf", "ark_hf.cli"} & {*sys.orig_argv} != set())
 

@@ -148,6 +148,7 @@ def test_what_is_sent_is_what_arrives(values, numbers, kind):
         assert unpacked.values.tobytes() == vector.values.tobytes() and unpacked.values.flags.writeable
 
 
+@pytest.mark.slow_ci
 def test_a_federation_over_messages_is_the_simulation_to_the_bit(arguments, files, places, tmp_path, monkeypatch):
     args = arguments(rounds=1)
     log, result, told = (tmp_path / name for name in ("log", "result.json", "told.json"))

@@ -151,7 +151,7 @@ def test_a_round_goes_on_without_a_site_that_fails_and_names_it(arguments, name,
     assert "b (" in report and reason in report
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ["NaN", "an error", "silence"])
 def test_a_round_without_enough_sites_stops_and_is_gone_on_with(arguments, name):
     change, reason = FAULTS[name]
     args = arguments(rounds=3)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +94,15 @@ def test_sites_at_once_are_processes_of_their_own_and_give_the_same(arguments, s
         if isinstance(each, Failure)
     ]
     assert failed == [Failure("south", "ValueError")]
+
+
+@pytest.mark.slow_ci
+def test_the_command_writes_models_with_their_code_whoever_trains_them(tmp_path, specs):
+    recipe = write_recipe(tmp_path, specs, sites_at_once=2, rounds=1)
+    subprocess.run([Path(sys.executable).with_name("ark-hf"), "federate", recipe], check=True)
+    for model in ("ark-cxr", *(f"sites/{name}/{each}" for name in NAMES for each in ("ark-cxr", "student", "master"))):
+        assert (tmp_path / "run" / model / "modeling_ark.py").is_file()
+        assert "auto_map" in json.loads((tmp_path / "run" / model / "config.json").read_text())
 
 
 def die(site, tasks, request):
