@@ -20,6 +20,7 @@ from ark_hf.federated.credentials import (
     check_trusted,
     make_server_credentials,
     make_site_key,
+    read_signature,
     sign_app,
 )
 
@@ -90,7 +91,10 @@ def test_what_is_no_host_is_refused_before_anything_is_written(tmp_path, host):
 
 
 def test_a_signature_is_of_these_bytes_by_the_key_that_sites_trust(keys):
-    signed = sign_app(b"the app", keys)
+    sign_app(b"the app", keys)
+    signed = read_signature(b"the app", keys)
+    with pytest.raises(ValueError, match="of another version of the app: sign this one"):
+        read_signature(b"another app", keys)
     ((name, line),) = yaml.safe_load((keys / "trusted.yaml").read_text()).items()
     assert signed["public_key_id"] == name
     signature = base64.urlsafe_b64decode(signed["signature"] + "==")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ pytest.importorskip("flwr")
 
 from ark_hf.cli.main import main
 from ark_hf.federated import deployment, node, processes
+from ark_hf.federated.credentials import read_signature
 from ark_hf.federated.processes import check_flower, environment, flower_home, free_port, start, stop
 from ark_hf.federated.recipe import read_site
 from tests.cli.test_main import error_of
@@ -59,7 +61,7 @@ def test_help_loads_neither_torch_nor_flower():
     code = (
         "import sys; sys.argv = ['ark-hf']\n"
         "from ark_hf.cli.main import main\n"
-        "for words in [], ['keys'], ['key'], ['server'], ['site']:\n"
+        "for words in [], ['keys'], ['key'], ['sign'], ['server'], ['site']:\n"
         "    try:\n        main(['federate', *words, '--help'])\n    except SystemExit as stop:\n"
         "        assert stop.code == 0\n"
         "assert not {'torch', 'flwr', 'cryptography'} & set(sys.modules)"
@@ -67,7 +69,7 @@ def test_help_loads_neither_torch_nor_flower():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
-    for words in ("keys FOLDER", "key NAME", "server RECIPE", "site FILE"):
+    for words in ("keys FOLDER", "key NAME", "sign FOLDER", "server RECIPE", "site FILE"):
         assert f"usage: ark-hf federate {words} " in shown
     assert "let a proxy pass /v1/fleet/. (default: 127.0.0.1)" in shown
 
@@ -145,7 +147,9 @@ def test_a_simulation_has_no_use_for_keys(capsys, written):
         (["keys", "new", "--host", "a:1"], "'a:1' is no host name or address"),
         (["key", "../north"], "a site's name is of small letters"),
         (["site", "nowhere.yaml"], "Cannot read the recipe nowhere.yaml"),
-        (["sever"], "Cannot read the recipe sever"),
+        (["sever"], "no recipe 'sever' is here; did you mean `server`?"),
+        (["recipe.yml"], "Cannot read the recipe recipe.yml"),
+        (["sign", "nowhere"], "nowhere/publisher should be the publisher's key: No such file"),
     ],
 )
 def test_slips_are_explained(capsys, words, complaint):
@@ -158,7 +162,7 @@ def test_without_flower_every_sub_verb_says_what_to_install(capsys, keys, writte
 
     monkeypatch.setattr(processes, "version", missing)
     server = ["server", written("recipe"), "--credentials", str(keys)]
-    for words in (["keys", "new"], ["key", "north"], server, ["site", written("site")]):
+    for words in (["keys", "new"], ["key", "north"], ["sign", "new"], server, ["site", written("site")]):
         assert error_of(capsys, "federate", *words).endswith('it is not installed: pip install "ark-hf[federated]".')
     monkeypatch.setattr(processes, "version", lambda name: "1.43.0")
     with pytest.raises(ValueError, match="version 1.43.0 is installed"):
@@ -183,6 +187,17 @@ def test_the_app_that_travels_is_names_and_a_licence():
         text = archive.read("pyproject.toml").decode()
     assert 'clientapp = "ark_hf.federated.flower_app:client"' in text and "config" not in text
     assert deployment.app_spec() == "@ark-hf/federation==1.0.0"
+
+
+def test_a_server_without_a_signature_of_its_app_does_not_start(capsys, keys, written, tmp_path):
+    folder = Path(shutil.copytree(keys, tmp_path / "copy"))
+    (folder / "publisher").unlink()  # which it does not need
+    words = ["server", written("recipe"), "--credentials", str(folder), "--port", "1"]
+    assert read_signature(deployment.build_app(), folder)
+    (folder / "signature.json").write_text(json.dumps({"sha256": "0"}))
+    assert "is of another version of the app: sign this one" in error_of(capsys, "federate", *words)
+    (folder / "signature.json").unlink()
+    assert "should be the app's signature: No such file" in error_of(capsys, "federate", *words)
 
 
 def test_the_hub_serves_the_app_and_its_signature_on_the_loopback_alone():

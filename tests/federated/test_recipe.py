@@ -37,6 +37,7 @@ def test_keys_that_do_not_belong_are_explained(tmp_path, values, complaint):
         ({"strategy": "concurrent"}, "strategy is not for federations"),
         ({"reproduce": ["bce_everywhere"]}, "reproduce is not for federations"),
         ({"log_with": "wandb"}, "log_with is not for federations"),
+        ({"logging_steps": 5}, "logging_steps is not for federations"),
         ({"learning_rate": 0}, "learning_rate must be positive"),
     ],
 )

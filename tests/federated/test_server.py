@@ -201,6 +201,15 @@ def test_another_federation_in_the_folder_is_refused(arguments):
     Federation(arguments(min_sites=1, timeout=5.0), list(SHIFTS), sites_that()).run()
 
 
+@pytest.mark.parametrize("kind, when", [("introduce", "at the start"), ("finish", "at the end")])
+def test_a_site_that_is_missing_at_the_start_or_the_end_is_named(arguments, capsys, kind, when):
+    def change(request, given):
+        return Failure("b", "ValueError") if request.kind == kind and given.site == "b" else given
+
+    Federation(arguments(min_sites=2), list(SHIFTS), sites_that(change)).run()
+    assert f"{when}: site b is left out: ValueError" in capsys.readouterr().out
+
+
 def test_two_sites_with_one_name_of_a_head_are_named(arguments):
     def same(request, given):
         return Answer(given.site, {"heads": ["heart"]}) if request.kind == "introduce" else given

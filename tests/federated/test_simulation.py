@@ -1,6 +1,7 @@
 """Whole federations on this machine: real sites, real training."""
 
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ark_hf import ArkForImageClassification, ArkTask, SiteSpec, TaskSpec, feder
 from ark_hf.cli.main import main
 from ark_hf.federated.messages import Failure, Request
 from ark_hf.federated.server import Federation
-from ark_hf.federated.simulation import LocalSites
+from ark_hf.federated.simulation import LocalSites, visible_gpu
 from ark_hf.federated.vector import average, pack, shared_tensors
 from tests.data.test_leaks import share
 from tests.federated.conftest import NAMES, TINY
@@ -85,15 +86,10 @@ def test_sites_at_once_are_processes_of_their_own_and_give_the_same(arguments, s
     models = [ArkForImageClassification.from_pretrained(federate(args, specs)) for args in (one, two)]
     vectors = [pack(shared_tensors(model.ark)) for model in models]
     np.testing.assert_allclose(vectors[0].values, vectors[1].values, rtol=1e-4, atol=1e-6)
-    local = LocalSites(places, at_once=2)
     wrong = {**places, "south": (places["south"][0], [TaskSpec("nowhere/at_all_here")])}
-    assert {given.site for given in local(Request("introduce", {"publish_heads": True}))} == set(NAMES)
-    failed = [
-        each
-        for each in LocalSites(wrong, 2)(Request("introduce", {"publish_heads": True}))
-        if isinstance(each, Failure)
-    ]
-    assert failed == [Failure("south", "ValueError")]
+    with LocalSites(wrong, at_once=2) as local:
+        given = {each.site: each for each in local(Request("introduce", {"publish_heads": True}))}
+    assert given["south"] == Failure("south", "ValueError") and not isinstance(given["north"], Failure)
 
 
 @pytest.mark.slow_ci
@@ -117,11 +113,23 @@ def die(site, tasks, request):
 
 @pytest.mark.slow_ci
 def test_a_site_whose_process_dies_is_one_site(places, monkeypatch):
-    monkeypatch.setattr("ark_hf.federated.simulation.answer", die)
-    local = LocalSites(places, at_once=2)
-    for _ in range(2):
-        given = {each.site: each for each in local(Request("introduce", {}))}
-        assert given["north"] == Failure("north", "its process died") and not isinstance(given["south"], Failure)
+    monkeypatch.setattr("ark_hf.federated.simulation._answer", die)
+    with LocalSites(places, at_once=2) as local:
+        for _ in range(2):
+            given = {each.site: each for each in local(Request("introduce", {}))}
+            assert given["north"] == Failure("north", "its process died") and not isinstance(given["south"], Failure)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("known, expected", [(None, "0 1 0"), ("3,5", "3 5 3"), ("GPU-a,GPU-b", "GPU-a GPU-b GPU-a")])
+def test_each_process_has_one_gpu_of_those_that_there_are(monkeypatch, known, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if known is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", known)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [visible_gpu(place) for place in range(3)] == expected.split()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert visible_gpu(0) is None
 
 
 def test_a_site_that_misses_a_round_goes_on_from_its_own_count(arguments, places, local):
@@ -170,6 +178,13 @@ def write_recipe(folder: Path, specs: list[SiteSpec], **changes) -> str:
         yaml.safe_dump({key: each for key, each in values.items() if each is not None})
     )
     return str(folder / "recipe.yaml")
+
+
+def test_the_verb_does_not_call_a_model_what_has_its_statistics_at_the_sites(tmp_path, specs, capsys):
+    assert main(["federate", write_recipe(tmp_path, specs, keep_batch_norm=True, rounds=1)]) == 0
+    told = capsys.readouterr().out
+    assert f"report is in {tmp_path / 'run'}. No model is published" in told and "model is in" not in told
+    assert not (tmp_path / "run" / "ark-cxr").exists() and (tmp_path / "run/sites/north/master/config.json").exists()
 
 
 def test_the_verb_runs_a_recipe_and_its_own_resolved_one(tmp_path, specs, capsys):

@@ -1,5 +1,6 @@
 """The verb `federate`: federated pretraining, simulated on one machine, or with sites that are processes elsewhere."""
 
+import difflib
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from ..federated.recipe import (
     read_federated_recipe,
     read_site,
 )
-from ..training.settings import check_init
+from ..training.settings import check_init, nearest
 from .arguments import build, parse, quiet, read_options
 
+LINK_OPTIONS = ("credentials", "host", "port")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -46,19 +48,21 @@ class KeyArguments:
 
 @dataclass
 class NoArguments:
-    """All that a site decides is in its file."""
+    """A file or folder says all."""
 
 
 def federate(argv: list[str]) -> int:
     """Federated pretraining: every site its own heads and teacher, one encoder."""
     if argv and argv[0] in ACTIONS:
         return ACTIONS[argv[0]](argv[1:])
+    if argv and not Path(argv[0]).exists() and difflib.get_close_matches(argv[0], ACTIONS):
+        raise ValueError(f"no recipe {argv[0]!r} is here; {nearest(argv[0], ACTIONS)}")
     given, words = read_options(
         FederatedArguments,
         "federate",
         argv,
         "Federated pretraining, simulated on this machine. Options given here replace the recipe's. With sites "
-        "elsewhere: `ark-hf federate keys` (for the server), `key` (for a site), `server` and `site`.",
+        "elsewhere: `ark-hf federate keys` (for the server), `sign`, `key` (for a site), `server` and `site`.",
         recipe={"help": "YAML or JSON file of the options below and a list `sites`."},
     )
     values = read_federated_recipe(words.recipe) | given
@@ -73,7 +77,7 @@ def federate(argv: list[str]) -> int:
     quiet()
     from ..federated.simulation import federate as run
 
-    print(f"The federation's model is in {run(args, sites)}.")
+    print(_result(args, run(args, sites)))
     return 0
 
 
@@ -87,10 +91,34 @@ def keys(argv: list[str]) -> int:
         folder={"help": "Folder for them."},
     )
     _check_flower()
-    from ..federated.credentials import CA, TRUSTED, make_server_credentials
+    from ..federated.credentials import CA, PUBLISHER, TRUSTED, make_server_credentials, sign_app
+    from ..federated.deployment import build_app
 
-    make_server_credentials(Path(words.folder), args.host)
-    print(f"Give each site {Path(words.folder, CA)} and {Path(words.folder, TRUSTED)}; the other files stay here.")
+    folder = Path(words.folder)
+    make_server_credentials(folder, args.host)
+    sign_app(build_app(), folder)
+    print(
+        f"Give each site {folder / CA} and {folder / TRUSTED}. Take {folder / PUBLISHER} off this machine: the server "
+        "does not need it, and who has it can run programs at the sites. The other files stay here."
+    )
+    return 0
+
+
+def sign(argv: list[str]) -> int:
+    _, words = parse(
+        NoArguments,
+        "federate sign",
+        argv,
+        "Signs the app anew, after another version of ark-hf was installed, by the publisher's key. The server gets "
+        "signature.json.",
+        folder={"help": "Folder with the publisher's key."},
+    )
+    _check_flower()
+    from ..federated.credentials import SIGNATURE, sign_app
+    from ..federated.deployment import build_app
+
+    sign_app(build_app(), Path(words.folder))
+    print(f"Give the server {Path(words.folder, SIGNATURE)}.")
     return 0
 
 
@@ -119,7 +147,7 @@ def server(argv: list[str]) -> int:
         "replace the recipe's; the same command goes on from the newest master.",
         recipe={"help": "YAML or JSON file of the options below and a list `sites` of names and keys."},
     )
-    credentials, host, port = given.pop("credentials", None), given.pop("host", "127.0.0.1"), given.pop("port", 8443)
+    credentials, host, port = (given.pop(name, getattr(ServerArguments, name, None)) for name in LINK_OPTIONS)
     values = read_federated_recipe(words.recipe) | given
     sites = parse_sites(values.pop("sites", None), words.recipe)
     args = build(FederatedArguments, values, words.recipe)
@@ -141,7 +169,7 @@ def server(argv: list[str]) -> int:
             "Listen at 127.0.0.1, and let a proxy pass on the path /v1/fleet/ alone.",
             file=sys.stderr,
         )
-    print(f"The federation's model is in {serve(args, sites, Path(credentials), host, port)}.")
+    print(_result(args, serve(args, sites, Path(credentials), host, port)))
     return 0
 
 
@@ -165,6 +193,15 @@ def site(argv: list[str]) -> int:
     return 0
 
 
+def _result(args: FederatedArguments, folder: Path) -> str:
+    if args.keep_batch_norm:
+        return (
+            f"The federation's report is in {folder}. No model is published: batch norm's statistics are at the "
+            "sites, where the folder of each holds its own model, `master`."
+        )
+    return f"The federation's model is in {folder}."
+
+
 def _check_flower() -> None:
     from ..federated.processes import check_flower
 
@@ -175,4 +212,4 @@ def _with_key(site: SiteSpec, recipe: str) -> SiteSpec:
     return replace(site, key=str(Path(recipe).resolve().parent / str(site.key)))
 
 
-ACTIONS = {"keys": keys, "key": key, "server": server, "site": site}
+ACTIONS = {"keys": keys, "key": key, "sign": sign, "server": server, "site": site}

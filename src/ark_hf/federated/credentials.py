@@ -8,6 +8,7 @@ which it is known, and a file of the signatures that it trusts.
 import base64
 import hashlib
 import ipaddress
+import json
 import os
 import re
 import time
@@ -30,10 +31,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ..files import write_json
 from .recipe import check_site_name
 
 CA, CERTIFICATE, CERTIFICATE_KEY = "ca.crt", "server.crt", "server.key"
-PUBLISHER, TRUSTED = "publisher", "trusted.yaml"
+PUBLISHER, TRUSTED, SIGNATURE = "publisher", "trusted.yaml", "signature.json"
 LIFETIME = timedelta(days=1095)
 HOST = r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*"
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
@@ -102,9 +104,9 @@ def make_site_key(folder: Path, name: str) -> Path:
     return folder / f"{name}.pub"
 
 
-def sign_app(app: bytes, folder: Path) -> dict[str, Any]:
+def sign_app(app: bytes, folder: Path) -> None:
     """
-    The signature of an app by the publisher's key in `folder`, as Flower checks it at a site.
+    Writes the signature of an app by the publisher's key in `folder`; the key may then leave the server.
 
     Raises:
         ValueError: There is no such key.
@@ -112,11 +114,28 @@ def sign_app(app: bytes, folder: Path) -> dict[str, Any]:
     key = _load(folder / PUBLISHER, load_ssh_private_key, ed25519.Ed25519PrivateKey, "the publisher's key")
     signed_at = int(time.time())
     signature = key.sign(signed_at.to_bytes(8, "big") + hashlib.sha256(app).digest())
-    return {
+    told = {
         "public_key_id": _key_id(key.public_key()),
         "signed_at": signed_at,
         "signature": base64.urlsafe_b64encode(signature).rstrip(b"=").decode(),
     }
+    write_json(folder / SIGNATURE, {"sha256": hashlib.sha256(app).hexdigest(), **told})
+
+
+def read_signature(app: bytes, folder: Path) -> dict[str, Any]:
+    """
+    What [`sign_app`] wrote, as Flower checks it at a site.
+
+    Raises:
+        ValueError: Nothing is there, or it is of another app: that of another version.
+    """
+    told = json.loads(_read(folder / SIGNATURE, "the app's signature"))
+    if told.pop("sha256") != hashlib.sha256(app).hexdigest():
+        raise ValueError(
+            f"{folder / SIGNATURE} is of another version of the app: sign this one where the publisher's key is, by "
+            "`ark-hf federate sign FOLDER`."
+        )
+    return told
 
 
 def check_certificate(path: Path) -> None:

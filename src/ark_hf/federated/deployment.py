@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
-from .credentials import CA, CERTIFICATE, CERTIFICATE_KEY, check_certificate, sign_app
+from .credentials import CA, CERTIFICATE, CERTIFICATE_KEY, check_certificate, read_signature
 from .processes import FEDERATION, ended_by_signals, environment, flower_home, start, stop
 from .recipe import FederatedArguments, SiteSpec
 
@@ -51,7 +51,7 @@ def serve(args: FederatedArguments, sites: Sequence[SiteSpec], credentials: Path
     for name in (CA, CERTIFICATE):
         check_certificate(credentials / name)
     app = build_app()
-    signature = sign_app(app, credentials)
+    signature = read_signature(app, credentials)
     _check_port(host, port)
     with flower_home(Path(args.output_dir)) as home, ended_by_signals(), hub(app, signature) as address:
         told, log, result = home / "federation.json", home / "server.log", home / "result.json"

@@ -15,16 +15,17 @@ from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..provenance import write_provenance
+from ..training.ark import pretrainer
 from ..training.checkpoint import check_settings
 from ..training.initial_weights import ARCHITECTURE, StartArguments, build_student, processor_of, start_facts
 from ..training.run import default_values
 from .messages import Answer
-from .recipe import FederatedArguments
+from .recipe import SERVER_FIELDS, FederatedArguments
 from .vector import Vector, fault, has_batch_statistics, load, pack, shared_tensors, unpack
 
 MASTERS, WEIGHTS_FILE, STATE_FILE = "masters", "model.safetensors", "state.json"
 # May differ between the runs that make up a resumed one
-RUN_TIME_SETTINGS = ("output_dir", "data_root", "min_sites", "timeout", "sites_at_once", "dataloader_num_workers")
+RUN_TIME_SETTINGS = (*pretrainer.RUN_TIME_SETTINGS, *SERVER_FIELDS)
 
 
 @dataclass
@@ -107,15 +108,7 @@ def publish(folder: Path, args: FederatedArguments, master: Master, finished: Se
 
     Returns:
         The model's folder.
-
-    Raises:
-        ValueError: Batch norm's statistics are at the sites, so the master is no model by itself.
     """
-    if args.keep_batch_norm:
-        raise ValueError(
-            "keep_batch_norm leaves batch norm's statistics at the sites: the master is no model by itself, and each "
-            "site has its own, `master` and `ark-cxr`, in its folder."
-        )
     published = [answer for answer in finished if answer.values.get("tasks")]
     tasks = [ArkTask.from_dict(task) for answer in published for task in answer.values["tasks"]]
     config = ArkConfig(**master.model, tasks=tasks or None)

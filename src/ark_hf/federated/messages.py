@@ -25,10 +25,6 @@ class Request:
     values: dict[str, Any] = field(default_factory=dict)
     vector: Vector | None = None
 
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.values, self.vector)
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -47,10 +43,6 @@ class Answer:
     values: dict[str, Any] = field(default_factory=dict)
     vector: Vector | None = None
 
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.values, self.vector)
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -64,5 +56,6 @@ class Failure:
 Ask = Callable[[Request], Iterator[Answer | Failure]]
 
 
-def _nbytes(values: dict[str, Any], vector: Vector | None) -> int:
-    return len(json.dumps(values)) + (0 if vector is None else vector.nbytes)
+def nbytes(message: Request | Answer) -> int:
+    """Of JSON and weights."""
+    return len(json.dumps(message.values)) + (0 if message.vector is None else message.vector.nbytes)

@@ -9,17 +9,14 @@ from typing import Any, Literal
 from ..training.ark.recipe import PretrainingArguments, TaskSpec, parse_tasks
 from ..training.settings import ALLOW_SHARED_HELP, coerce, coerce_fields, read_settings, reject_unknown_keys
 
-# Fields of a recipe that are the server's alone, or of which every site has its own
-SERVER_FIELDS = ("min_sites", "timeout", "sites_at_once")
-SITE_FIELDS = (
-    "output_dir", "data_root", "streaming", "allow_shared_images", "dataloader_num_workers", "eval_batch_size",
-    "gradient_accumulation_steps", "gradient_checkpointing", "logging_steps",
-)  # fmt: skip
+SERVER_FIELDS = ("min_sites", "timeout", "sites_at_once")  # of a recipe: the server's alone
+CONSENT_FIELDS = ("publish_heads", "share_metrics")  # what a server asks for, and a site agrees to
 LINK_FIELDS = ("link", "certificate", "key", "trusted")  # of a site: what joins it to a server
 NOT_FOR_FEDERATIONS = {
     "strategy": "each site trains its tasks in cycles",
     "reproduce": "the releases have no federated training",
     "log_with": "nothing of a site goes to a tracker",
+    "logging_steps": "nothing of a site goes to a tracker",
     "save_steps": "a site saves its state after each cycle",
 }
 SITE_NAME = r"[a-z][a-z0-9_-]{0,62}"
@@ -72,8 +69,9 @@ class FederatedArguments(PretrainingArguments):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
         self.cycles = self.rounds * self.cycles_per_round
+        usual = PretrainingArguments(output_dir=self.output_dir)
         for name, why in NOT_FOR_FEDERATIONS.items():
-            if getattr(self, name) != getattr(PretrainingArguments(output_dir=""), name):
+            if getattr(self, name) != getattr(usual, name):
                 raise ValueError(f"{name} is not for federations: {why}; leave it out.")
 
     def training(self) -> dict[str, Any]:
@@ -116,6 +114,14 @@ class SiteArguments:
     def __post_init__(self):
         coerce_fields(self)
         check_site_name(self.name)
+
+
+# Fields of a recipe of which every site has its own
+SITE_FIELDS = tuple(
+    each.name
+    for each in fields(SiteArguments)
+    if each.name in {other.name for other in fields(FederatedArguments)} - {*CONSENT_FIELDS}
+)
 
 
 def read_federated_recipe(path: str | Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from .master import Master, begin, head_fault, publish, read_master, write_master
-from .messages import Answer, Ask, Failure, Request
+from .master import begin, head_fault, publish, read_master, write_master
+from .messages import Answer, Ask, Failure, Request, nbytes
 from .recipe import FederatedArguments
 from .report import ROLES, write_report
 from .vector import average, fault
@@ -80,6 +81,7 @@ class Federation:
         """Who is there, before any time is spent."""
         answers, failures = self._collect(Request("introduce", {"publish_heads": self.args.publish_heads}), _no_fault)
         self._check_enough(answers, failures, "introduced themselves")
+        _tell(failures, "at the start")
         self.announced = {answer.site: answer.values.get("heads", []) for answer in answers}
         owners: dict[str, str] = {}
         for answer in answers:
@@ -103,22 +105,21 @@ class Federation:
         entry = {
             "round": number,
             "seconds": round(time.monotonic() - started, 1),
-            "bytes_down": request.nbytes * len(self.sites),
-            "bytes_up": sum(answer.nbytes for answer in answers),
+            "bytes_down": nbytes(request) * len(self.sites),
+            "bytes_up": sum(nbytes(answer) for answer in answers),
             "sites": {answer.site: _told(answer) for answer in answers},
             "failures": {failure.site: failure.reason for failure in failures},
         }
-        master = self.master
         # AUROCs of a master come with the answers of the next round, to whose sites it is sent
-        self.master = Master(master.model, master.processor, master.facts, vector, number, [*master.history, entry])
+        self.master = replace(self.master, vector=vector, round=number, history=[*self.master.history, entry])
         write_master(self.folder, self.args, self.sites, self.master)
-        for failure in failures:
-            tqdm.write(f"round {number}: site {failure.site} is left out: {failure.reason}")
+        _tell(failures, f"round {number}")
         bar.write(f"round {number}/{self.args.rounds}: {_summary(entry)}")
 
     def _finish(self) -> list[Answer]:
         answers, failures = self._collect(self._request("finish", self.master.round), self._finish_fault)
         self._check_enough(answers, failures, "took the last master")
+        _tell(failures, "at the end")
         last = self.master.history[-1]
         last["finished"] = {answer.site: _told(answer).get("auroc", {}) for answer in answers}
         last["failures"] |= {failure.site: f"at the end: {failure.reason}" for failure in failures}
@@ -178,6 +179,11 @@ class Federation:
         announced = self.announced.get(answer.site, [])
         publishes = announced or "tasks" in answer.values or answer.vector is not None
         return head_fault(self.master, answer, announced) if publishes else None
+
+
+def _tell(failures: Sequence[Failure], when: str) -> None:
+    for failure in failures:
+        tqdm.write(f"{when}: site {failure.site} is left out: {failure.reason}")
 
 
 def _no_fault(answer: Answer) -> str | None:

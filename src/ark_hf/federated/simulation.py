@@ -2,14 +2,15 @@
 
 import multiprocessing
 import os
+import queue
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tqdm.auto import tqdm
@@ -20,9 +21,12 @@ from ..training.ark.recipe import TaskSpec
 from ..training.ark.tasks import load_tasks
 from ..training.run import write_recipe
 from .messages import Answer, Failure, Request
-from .recipe import FederatedArguments, SiteArguments, SiteSpec, check_simulation
+from .recipe import CONSENT_FIELDS, SITE_FIELDS, FederatedArguments, SiteArguments, SiteSpec, check_simulation
 from .server import Federation
 from .site import ERROR_FILE, answer
+
+LOG_FILE = "site.log"
+DIED = "its process died"
 
 
 def federate(args: FederatedArguments, sites: Sequence[SiteSpec]) -> Path:
@@ -40,9 +44,10 @@ def federate(args: FederatedArguments, sites: Sequence[SiteSpec]) -> Path:
     tasks = [task for site in sites for task in load_tasks(site.tasks, args.data_root, args.streaming)]
     mark_shared_images(tasks, args.allow_shared_images)
     places = {site.name: (_site_arguments(args, site.name), site.tasks) for site in sites}
-    federation = Federation(args, list(places), LocalSites(places, args.sites_at_once))
-    write_recipe(Path(args.output_dir), _resolved(args, sites))
-    return federation.run()
+    with LocalSites(places, args.sites_at_once) as ask:
+        federation = Federation(args, list(places), ask)
+        write_recipe(Path(args.output_dir), _resolved(args, sites))
+        return federation.run()
 
 
 def _resolved(args: FederatedArguments, sites: Sequence[SiteSpec]) -> dict[str, Any]:
@@ -57,12 +62,8 @@ def _resolved(args: FederatedArguments, sites: Sequence[SiteSpec]) -> dict[str, 
 
 def _site_arguments(args: FederatedArguments, name: str) -> SiteArguments:
     """What each site decides in reality is the recipe's here."""
-    kept = (
-        "data_root", "publish_heads", "share_metrics", "streaming", "allow_shared_images", "dataloader_num_workers",
-        "eval_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
-    )  # fmt: skip
-    folder = str(Path(args.output_dir) / "sites" / name)
-    return SiteArguments(name=name, output_dir=folder, **{each: getattr(args, each) for each in kept})
+    values = {each: getattr(args, each) for each in (*SITE_FIELDS, *CONSENT_FIELDS)}
+    return SiteArguments(name=name, **values | {"output_dir": str(Path(args.output_dir) / "sites" / name)})
 
 
 class LocalSites:
@@ -70,7 +71,7 @@ class LocalSites:
     Carries requests to sites on this machine: see [`Ask`].
 
     One at a time they are asked in this process; several at once in processes of their own, each with its share of the
-    cores, so that the death of one is that of one site.
+    cores or a GPU, so that the death of one is that of one site. These end with the block that it opens.
 
     Args:
         sites: Of each its arguments and tasks, by name.
@@ -81,11 +82,22 @@ class LocalSites:
         self.sites = dict(sorted(sites.items()))
         most = torch.cuda.device_count() or usable_cores()
         self.at_once = min(at_once or most, len(self.sites))
-        self._own = threading.local()
-        self._threads = ThreadPoolExecutor(self.at_once) if self.at_once > 1 else None
+        self._places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(self.at_once):
+            self._places.put(number)
+        self._processes: dict[int, ProcessPoolExecutor] = {}
+        self._threads = ThreadPoolExecutor(self.at_once)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes.values():
+            process.shutdown()
 
     def __call__(self, request: Request) -> Iterator[Answer | Failure]:
-        if self._threads is None:
+        if self.at_once == 1:
             for name in self.sites:
                 yield self._noted(answer(*self.sites[name], request))
             return
@@ -93,26 +105,46 @@ class LocalSites:
             yield self._noted(done.result())
 
     def _ask(self, name: str, request: Request) -> Answer | Failure:
-        """By the process of this thread, which lives on to the next request; a new one if it dies."""
-        if getattr(self._own, "process", None) is None:
-            self._own.process = ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), _settle, (max(usable_cores() // self.at_once, 1),)
-            )
+        """By a process that nobody else has now, and that lives on to the next request; a new one if it dies."""
+        place = self._places.get()
         try:
-            return self._own.process.submit(answer, *self.sites[name], request).result()
+            if place not in self._processes:
+                threads = max(usable_cores() // self.at_once, 1)
+                context = multiprocessing.get_context("spawn")
+                self._processes[place] = ProcessPoolExecutor(1, context, _settle, (threads, visible_gpu(place)))
+            return self._processes[place].submit(_answer, *self.sites[name], request).result()
         except BrokenProcessPool:
-            self._own.process = None
-            return Failure(name, "its process died")
+            del self._processes[place]
+            return Failure(name, DIED)
+        finally:
+            self._places.put(place)
 
     def _noted(self, given: Answer | Failure) -> Answer | Failure:
         """Here the user is every site, and is told where a failure is explained."""
-        log = Path(self.sites[given.site][0].output_dir) / ERROR_FILE
-        if isinstance(given, Failure) and log.exists():
+        if isinstance(given, Failure) and given.reason != DIED:
+            log = Path(self.sites[given.site][0].output_dir) / ERROR_FILE
             tqdm.write(f"What went wrong at {given.site} is told in {log}.", file=sys.stderr)
         return given
 
 
-def _settle(threads: int) -> None:
-    """The bars of several sites would be one tangle; what is wrong at a site stands in its folder."""
-    sys.stderr = open(os.devnull, "w")
+def visible_gpu(place: int) -> str | None:
+    """What CUDA_VISIBLE_DEVICES is to be for the process of that number: one of the GPUs; None without any."""
+    count = torch.cuda.device_count()
+    if not count:
+        return None
+    known = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (known.split(",") if known else [str(number) for number in range(count)])[place % count]
+
+
+def _settle(threads: int, gpu: str | None) -> None:
     torch.set_num_threads(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _answer(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Answer | Failure:
+    """As [`answer`]; what is printed goes to the site's folder, as that of several sites would be one tangle."""
+    folder = Path(site.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOG_FILE, "a", encoding="utf-8") as log, redirect_stderr(log), redirect_stdout(log):
+        return answer(site, tasks, request)
