@@ -50,10 +50,10 @@ class Command:
         return self.output.read_text(errors="replace")
 
     def kill(self, *programs: str) -> None:
-        """Kills what it has started of these programs, all of which there are."""
-        found = [(pid, name) for pid, name in self.children().items() if name.endswith(programs)]
-        assert len(found) == len(programs), self.children()
-        for pid, _ in found:
+        """Kills what it has started of these programs, all of which there are; a client that ends may stand beside."""
+        found = {pid: name for pid, name in self.children().items() if name.endswith(programs)}
+        assert all(any(name.endswith(program) for name in found.values()) for program in programs), self.children()
+        for pid in found:
             os.kill(pid, signal.SIGKILL)
 
     def wait(self) -> int:
