@@ -45,7 +45,7 @@ SITES = {
         ark_hf.PhantomSite("west", LABELS, aspect=0.9, contrast=0.75, blur=1.2),
         ark_hf.PhantomSite(
             "south",
-            ("normal", "bacterial", "Tuberculosis"),
+            ("normal", "bacterial", "viral"),
             "single_label_classification",
             ages=(1, 17),
             ap_share=0.8,
