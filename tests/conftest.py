@@ -66,6 +66,19 @@ def sites(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def no_figures():
+    """Reports, cards and runs are written without figures, which take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ark_hf.evaluation.report.page.task_figures", lambda key, report: {"AUROC": f'<svg id="{key}"></svg>'}
+        )
+        patch.setattr("ark_hf.hub.model_card.auroc_picture", lambda report: b"\0" + report.task.encode())
+        for module in ("ark.pretrainer", "finetune.run"):
+            patch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def hub():
     """
     A Hub on this machine, empty, and the libraries online with the token of its account `someone`.

@@ -12,6 +12,8 @@ from ark_hf.cli.main import main
 
 from ..training.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 TINY_MODEL = [
     *("--backbone", TINY["backbone"], "--backbone_kwargs", json.dumps(TINY["backbone_kwargs"])),
     *("--image_size", "32", "--projector_dim", "16", "--epochs", "1", "--batch_size", "8", "--bootstrap", "20"),

@@ -26,6 +26,8 @@ from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SITES = {
     "phantom_city": ["Effusion", "Cardiomegaly", "Nodule", "No Finding"],
     "phantom_coast": ["normal", "bacterial", "viral"],

@@ -25,6 +25,8 @@ from tests.data.sources.tiny_releases import RELEASES
 from tests.hub.conftest import SHARD, assert_same_rows, rewrite
 from tests.training.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 # The stand-in --------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,8 @@ from tests.hub.conftest import sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 from tests.training.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CODE_FILES = {"configuration_ark.py", "image_processing_ark.py", "modeling_ark.py", "thresholds_ark.py"}
 MODEL_FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "provenance.json", *CODE_FILES}
 SITES = ("phantom_city", "phantom_hill")

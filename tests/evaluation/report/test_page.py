@@ -175,7 +175,7 @@ def test_what_is_said_of_an_auroc_is_right_on_both_sides(written, ours, theirs, 
     assert expected is None or found[0].startswith(expected) and f"{label.label} ({label.auroc:.2f}" in found[0]
 
 
-def test_how_it_was_made_is_said(tmp_path, written):
+def test_how_it_was_made_is_said(tmp_path, written, no_figures):
     _, reports = written
     facts = {"model": "new", "command": "ark-hf evaluate new data", "bootstrap": 1000, "seed": 3}
     path = write_report(reports, tmp_path, facts)
