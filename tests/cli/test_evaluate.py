@@ -29,6 +29,8 @@ from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from tests.pages.html_page import Page
 from tests.training.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 NAMES = ["phantom_city", "phantom_coast"]
 TOO_SURE = 5.0
 
@@ -73,6 +75,13 @@ def run(root, out, *options, model="ours", names=NAMES) -> dict:
     return json.loads((out / "report.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def plain(root, tmp_path_factory):
+    """The folder and the report of a run without any option."""
+    out = tmp_path_factory.mktemp("plain")
+    return out, run(root, out)
+
+
 def error_of(capsys, *argv) -> str:
     assert main(["evaluate", *argv]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
@@ -111,12 +120,12 @@ def test_difference_is_the_model_minus_the_other_and_a_new_head_is_said_to_be_ne
     assert "New: theirs has no head 'phantom_coast' to compare with." in capsys.readouterr().out
 
 
-def test_predictions_of_each_image_give_the_report(root, tmp_path):
-    report = run(root, tmp_path)
+def test_predictions_of_each_image_give_the_report(root, plain):
+    folder, report = plain
     assert report["command"].startswith("ark-hf evaluate ours phantom_city phantom_coast --out ")
     assert report["command"].endswith(" --bootstrap 20") and report["bootstrap"] == 20
     for number, (name, task) in enumerate(zip(NAMES, report["tasks"], strict=True), start=1):
-        with (tmp_path / f"predictions-{number}-{name}.csv").open() as file:
+        with (folder / f"predictions-{number}-{name}.csv").open() as file:
             rows = list(csv.DictReader(file))
         test = load_task_dataset(root / "sites" / name, "test")
         assert [row["image_id"] for row in rows] == test["image_id"][:] and len(rows) == 60
@@ -130,9 +139,11 @@ def test_predictions_of_each_image_give_the_report(root, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--crops", "ten"]])
-def test_the_page_shows_the_gravest_errors_and_a_push_takes_them_out(root, tmp_path, options):
-    run(root, tmp_path, *options)
-    text = (tmp_path / "report.html").read_text()
+def test_the_page_shows_the_gravest_errors_and_a_push_takes_them_out(root, plain, tmp_path, options):
+    folder = tmp_path if options else plain[0]
+    if options:
+        run(root, folder, *options)
+    text = (folder / "report.html").read_text()
     page = Page(text)
     pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
     assert len(pictures) == page.tags["img"] > 12 and len(text) < 2_000_000
@@ -141,9 +152,9 @@ def test_the_page_shows_the_gravest_errors_and_a_push_takes_them_out(root, tmp_p
     assert ("There are no heat maps" in text) == bool(options)
     colours = [np.ptp(np.asarray(Image.open(io.BytesIO(each))).astype(int), axis=2).max() for each in heat]
     assert not heat or np.median(colours) > 50
-    city = json.loads((tmp_path / "report.json").read_text())["tasks"][0]
+    city = json.loads((folder / "report.json").read_text())["tasks"][0]
     assert any(f"{city['labels'][0]['label']}: " in each for each in page.texts)
-    sent = model_card_files(root / "ours", "someone/x", tmp_path)
+    sent = model_card_files(root / "ours", "someone/x", folder)
     assert sorted(name for name in sent if name.startswith("report/")) == [
         f"report/report.{ending}" for ending in ("html", "json", "md")
     ]
@@ -159,9 +170,9 @@ def test_errors_of_zero_shot_are_shown_too(root, tmp_path):
 
 
 @torch.no_grad()
-def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_path, capsys, monkeypatch):
+def test_calibration_is_of_validation_and_folded_into_the_new_model(root, plain, tmp_path, capsys, monkeypatch):
     new = tmp_path / "calibrated"
-    before = run(root, tmp_path / "before")
+    before = plain[1]
     decoded = []
     with monkeypatch.context() as counting:
         counting.setattr(loading, "grey_plane", lambda *args: decoded.append(1) or grey_plane(*args))
@@ -206,7 +217,7 @@ def test_calibration_is_of_validation_and_folded_into_the_new_model(root, tmp_pa
         assert brier_score(labels, probabilities) == pytest.approx(fitted["brier_after"], abs=1e-4)
     page = (tmp_path / "after" / "report.html").read_text()
     Page(page)
-    assert "orange: before the temperature" in page and "ECE before" in page
+    assert "ECE before" in page
 
 
 @pytest.mark.slow_ci
