@@ -18,11 +18,14 @@ from PIL import Image
 import ark_hf
 from ark_hf.cli.arguments import read_options
 from ark_hf.cli.main import main, verbs
-from ark_hf.evaluation.arguments import Transfers
+from ark_hf.evaluation.arguments import EvaluationArguments, Transfers
+from ark_hf.evaluation.evaluate import Evaluation
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
 from ark_hf.training.ark.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict
 from tests.training.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")
@@ -255,11 +258,17 @@ def test_zero_shot_evaluation_of_a_site_without_a_head(trained, tmp_path, capsys
     "flag",
     [["--zero_shot"], ["--zero-shot"], ["--zero"], ["--zero", "true"], ["--zero_shot", "true"], ["--zero_shot=true"]],
 )
-def test_a_flag_does_not_swallow_the_path_after_it(trained, capsys, flag):
+def test_a_flag_does_not_swallow_the_path_after_it(trained, monkeypatch, flag):
     model, lake = str(trained / "run/ark-cxr"), str(trained / "sites/phantom_lake")
-    assert main(["evaluate", model, *flag, lake, "--bootstrap", "0"]) == 0
-    assert "zero-shot" in capsys.readouterr().out
-    assert "or --zero_shot" in error_of(capsys, "evaluate", model, lake, "--zero_shot", "false")
+    asked = []
+    monkeypatch.setattr(
+        "ark_hf.evaluation.evaluate.evaluate", lambda *given: asked.append(given) or Evaluation([], "")
+    )
+    assert main(["evaluate", model, *flag, lake]) == 0
+    assert main(["evaluate", model, lake, "--zero_shot", "false"]) == 0
+    shot, false = asked
+    assert shot == (model, [lake], EvaluationArguments(zero_shot=True))
+    assert false == (model, [lake], EvaluationArguments())
 
 
 def test_flags_of_all_verbs():
