@@ -36,7 +36,7 @@ from tests.training.conftest import TINY
 NAN = float("nan")
 MULTI, SINGLE = "multi_label_classification", "single_label_classification"
 TASKS = [ArkTask("findings", ["Edema", "Mass"]), ArkTask("kinds", ["normal", "bacterial", "viral"], SINGLE)]
-NUM_IMAGES, OVERCONFIDENCE = 400, 4
+NUM_IMAGES, OVERCONFIDENCE = 200, 4
 
 
 def tiny_model(**kwargs) -> ArkForImageClassification:
@@ -269,7 +269,7 @@ def test_folding_divides_the_logits_of_one_head(kwargs):
     torch.testing.assert_close(model(pixel_values).logits, folded)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.lists(st.floats(0.001, 0.999), min_size=1, max_size=20),
     st.floats(0.001, 0.999),
