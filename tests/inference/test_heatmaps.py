@@ -23,7 +23,7 @@ SWIN = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 # Backbone, its arguments, side of the picture; side of the grid; the values of one place in the last spatial layer
 LAYOUTS = {
     "resnet": ("test_resnet", {"output_stride": 8}, 32, 4, lambda features, row, column: features[:, :, row, column]),
-    "convnext": ("test_convnext", None, 128, 4, lambda f, row, column: f[:, :, row, column]),
+    "convnext": ("test_convnext", None, 64, 2, lambda f, row, column: f[:, :, row, column]),
     "efficientnet": ("test_efficientnet", {"output_stride": 8}, 32, 4, lambda f, row, column: f[:, :, row, column]),
     "swin": ("swin_tiny_patch4_window7_224", SWIN, 32, 4, lambda f, row, column: f[:, row, column]),
     "vit, class token": ("test_vit", None, 64, 4, lambda f, row, column: f[:, 1 + 4 * row + column]),
