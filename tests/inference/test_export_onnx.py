@@ -50,15 +50,15 @@ SWIN = {
 }
 CROPPED = {"intermediate_size": 45, "size": 39, "do_center_crop": True, "crop_size": SIZE, "image_mean": [0.4] * 3}
 CASES = {
-    "resnet, several heads": (RESNET | {"tasks": TASKS}, {}),
+    "vit, several heads": (VIT | {"tasks": TASKS}, {}),
     "efficientnet, ordinary classifier, bfloat16": (EFFICIENTNET | {"id2label": {0: "cat", 1: "dog"}}, {}),
     "convnext, one head of classes, cropped": (CONVNEXT | {"tasks": TASKS[1:2]}, CROPPED),
-    "vit, one label, no projector": (VIT | {"tasks": TASKS[2:], "projector_dim": None}, {}),
+    "resnet, one label, no projector": (RESNET | {"tasks": TASKS[2:], "projector_dim": None}, {}),
     "swin, several heads, calibrated": (SWIN | {"tasks": TASKS}, {}),
 }
 # An export takes seconds: make test has one of them
 each_case = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if "resnet" in name else pytest.mark.slow_ci) for name in CASES]
+    "name", [pytest.param(name, marks=() if "vit" in name else pytest.mark.slow_ci) for name in CASES]
 )
 
 
@@ -110,14 +110,14 @@ def exports(tmp_path_factory):
 
 
 @pytest.fixture
-def resnet(exports) -> Exported:
-    return exports("resnet, several heads")
+def vit(exports) -> Exported:
+    return exports("vit, several heads")
 
 
 @pytest.fixture
-def loaded_again(resnet, monkeypatch):
-    """The exporter returns what it made of the ResNet before, whatever model it is given: it takes seconds."""
-    program = torch.onnx.ONNXProgram(ir.load(resnet.folder / "model.onnx"), None)
+def loaded_again(vit, monkeypatch):
+    """The exporter returns what it made of the ViT before, whatever model it is given: it takes seconds."""
+    program = torch.onnx.ONNXProgram(ir.load(vit.folder / "model.onnx"), None)
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: program)
 
 
@@ -170,44 +170,44 @@ def test_the_file_explains_itself(exports, name):
     assert all(value == saved.get(setting) for setting, value in preprocessing.items())
 
 
-def test_the_folder_is_as_optimum_has_it(resnet):
+def test_the_folder_is_as_optimum_has_it(vit):
     files = {"model.onnx", "config.json", "preprocessor_config.json"}
     code = {"configuration_ark.py", "image_processing_ark.py"}
-    assert {path.name for path in resnet.folder.iterdir()} == files | code
-    config = ArkConfig.from_pretrained(resnet.folder)
-    assert config.tasks == ArkConfig.from_pretrained(resnet.model).tasks and config.tasks[0].thresholds["Mass"] == 0.3
-    assert AutoImageProcessor.from_pretrained(resnet.folder).size["height"] == SIZE
+    assert {path.name for path in vit.folder.iterdir()} == files | code
+    config = ArkConfig.from_pretrained(vit.folder)
+    assert config.tasks == ArkConfig.from_pretrained(vit.model).tasks and config.tasks[0].thresholds["Mass"] == 0.3
+    assert AutoImageProcessor.from_pretrained(vit.folder).size["height"] == SIZE
 
 
-def test_nothing_in_the_folder_tells_of_this_machine(resnet):
-    for path in resnet.folder.iterdir():
+def test_nothing_in_the_folder_tells_of_this_machine(vit):
+    for path in vit.folder.iterdir():
         content = path.read_bytes()
         for trace in (
             b'File "',
-            str(resnet.model.parent).encode(),
+            str(vit.model.parent).encode(),
             str(EXAMPLE.parents[1]).encode(),
             sys.prefix.encode(),
         ):
             assert trace not in content, f"{path.name} holds {trace}"
 
 
-def test_the_verb_prints_the_differences_and_nothing_of_the_exporter(resnet):
-    assert resnet.err == f"Exporting {resnet.model}; this takes up to some minutes.\n"
-    first, second = resnet.out.splitlines()
+def test_the_verb_prints_the_differences_and_nothing_of_the_exporter(vit):
+    assert vit.err == f"Exporting {vit.model}; this takes up to some minutes.\n"
+    first, second = vit.out.splitlines()
     listed = first.removeprefix("Largest difference from the model on random pictures: ").removesuffix(".")
     differences = {name: float(value) for name, value in (each.split() for each in listed.split(", "))}
     assert list(differences) == ["logits", "probabilities", "embeddings"]
     assert all(0 <= value < 1e-5 for value in differences.values()) and any(differences.values())
-    megabytes = (resnet.folder / "model.onnx").stat().st_size / 1e6
-    assert second == f"The ONNX model is in {resnet.folder / 'model.onnx'} ({megabytes:.1f} MB)."
+    megabytes = (vit.folder / "model.onnx").stat().st_size / 1e6
+    assert second == f"The ONNX model is in {vit.folder / 'model.onnx'} ({megabytes:.1f} MB)."
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shift", [0.1, float("nan")])
-def test_a_file_that_computes_something_else_is_not_kept(resnet, loaded_again, tmp_path, shift):
-    model, processor = load_ark(str(resnet.model))
+def test_a_file_that_computes_something_else_is_not_kept(vit, loaded_again, tmp_path, shift):
+    model, processor = load_ark(str(vit.model))
     export_onnx(model, processor, tmp_path / "same")
     with torch.no_grad():
         model.heads["east"].bias += shift
@@ -216,42 +216,40 @@ def test_a_file_that_computes_something_else_is_not_kept(resnet, loaded_again, t
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
 
 
-def test_large_weights_go_to_a_second_file(resnet, loaded_again, tmp_path, monkeypatch):
+def test_large_weights_go_to_a_second_file(vit, loaded_again, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
-    model, processor = load_ark(str(resnet.model))
+    model, processor = load_ark(str(vit.model))
     export_onnx(model, processor, tmp_path / "out")
     assert (tmp_path / "out" / "model.onnx.data").stat().st_size > (tmp_path / "out" / "model.onnx").stat().st_size
     pixel_values = np.zeros((2, 3, SIZE, SIZE), np.float32)
-    runs = [
-        session_of(folder).run(None, {"pixel_values": pixel_values}) for folder in (tmp_path / "out", resnet.folder)
-    ]
+    runs = [session_of(folder).run(None, {"pixel_values": pixel_values}) for folder in (tmp_path / "out", vit.folder)]
     for split, whole in zip(*runs, strict=True):
         np.testing.assert_array_equal(split, whole)
 
 
-def test_the_model_that_is_exported_does_not_change(resnet, loaded_again, tmp_path):
-    model = ArkForImageClassification.from_pretrained(resnet.model, dtype=torch.bfloat16).train()
+def test_the_model_that_is_exported_does_not_change(vit, loaded_again, tmp_path):
+    model = ArkForImageClassification.from_pretrained(vit.model, dtype=torch.bfloat16).train()
     with pytest.raises(ValueError, match="does not compute"):  # its weights were rounded, those of the file were not
         export_onnx(model, ArkImageProcessor(size=SIZE), tmp_path / "out")
     assert model.training and model.dtype == torch.bfloat16
 
 
-def test_why_a_model_cannot_be_exported_is_one_line(resnet, tmp_path, monkeypatch, capfd):
+def test_why_a_model_cannot_be_exported_is_one_line(vit, tmp_path, monkeypatch, capfd):
     def fail(*args, **kwargs):
         print("graph(")
         raise torch.onnx.OnnxExporterError("how to report this:\n...") from RuntimeError("no such operator\ngraph(")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(
-        ValueError, match="^PyTorch cannot export a model of the backbone 'test_resnet': no such op[a-z]+$"
+        ValueError, match="^PyTorch cannot export a model of the backbone 'vit_tiny_patch16_224': no such op[a-z]+$"
     ):
-        export([str(resnet.model), "--out", str(tmp_path / "out")])
+        export([str(vit.model), "--out", str(tmp_path / "out")])
     assert "graph(" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
 
 
-def test_an_opset_that_the_exporter_does_not_reach_is_refused(resnet, loaded_again, tmp_path):
+def test_an_opset_that_the_exporter_does_not_reach_is_refused(vit, loaded_again, tmp_path):
     with pytest.raises(ValueError, match="cannot write this model in opset 22; it can in 20"):
-        export([str(resnet.model), "--out", str(tmp_path / "out"), "--opset", "22"])
+        export([str(vit.model), "--out", str(tmp_path / "out"), "--opset", "22"])
     assert not list(tmp_path.iterdir())
 
 
@@ -375,8 +373,8 @@ def test_the_example_predicts_as_we_do_without_our_libraries(exports, pictures, 
     assert np.ptp(np.stack(list(ours.values())), axis=0).max() > 0.1
 
 
-def test_the_example_explains_wrong_input_in_one_line(resnet, pictures, tmp_path, monkeypatch):
-    model, other = str(resnet.folder / "model.onnx"), ir.load(resnet.folder / "model.onnx")
+def test_the_example_explains_wrong_input_in_one_line(vit, pictures, tmp_path, monkeypatch):
+    model, other = str(vit.folder / "model.onnx"), ir.load(vit.folder / "model.onnx")
     other.metadata_props.clear()
     ir.save(other, tmp_path / "other.onnx")
     (tmp_path / "text.png").write_text("not a picture")
@@ -400,7 +398,7 @@ def test_the_example_explains_wrong_input_in_one_line(resnet, pictures, tmp_path
 # --- the benchmark --------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_measures_both_in_turns(resnet, monkeypatch, tmp_path, capsys):
+def test_the_benchmark_measures_both_in_turns(vit, monkeypatch, tmp_path, capsys):
     """On a tiny model whose file is at hand; what it measures is not asserted."""
     path = EXAMPLE.parents[1] / "benchmarks" / "onnx_inference.py"
     spec = importlib.util.spec_from_file_location("onnx_inference", path)
@@ -408,7 +406,7 @@ def test_the_benchmark_measures_both_in_turns(resnet, monkeypatch, tmp_path, cap
     spec.loader.exec_module(benchmark)
 
     def export_before(model, processor, output_dir):
-        shutil.copytree(resnet.folder, output_dir)
+        shutil.copytree(vit.folder, output_dir)
         return {"logits": 2e-7, "probabilities": 1e-7}
 
     monkeypatch.setattr("ark_hf.inference.export_onnx.export_onnx", export_before)
