@@ -10,9 +10,9 @@ import runpy
 import socket
 import sys
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
-import gradio
 import numpy as np
 import pytest
 import torch
@@ -30,7 +30,6 @@ from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.pages.html import escape
-from ark_hf.serving import page as serve
 from tests.conftest import REPOSITORY
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
@@ -67,7 +66,15 @@ def pipe(model) -> ChestXrayClassificationPipeline:
 
 
 @pytest.fixture(scope="module")
-def page(pipe):
+def serve():
+    """The page's module, which imports gradio: that takes seconds, in every process that collects these tests."""
+    from ark_hf.serving import page
+
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(serve, pipe):
     page = serve.build_page(pipe, NAME)
     serve.start_page(page, "127.0.0.1", free_port())
     yield page
@@ -114,6 +121,8 @@ def send(page, name: str, data: bytes) -> str:
 
 
 def read_directly(page, data: bytes) -> str:
+    import gradio
+
     (html,) = [block for block in page.blocks.values() if isinstance(block, gradio.HTML)]
     return html.read({"name": "chest.png", "data": base64.b64encode(data).decode()})
 
@@ -234,7 +243,7 @@ def test_names_are_text(page):
     assert not Answer(send(page, name, b"x")).images
 
 
-def test_a_model_without_operating_points_or_heat_maps(tmp_path):
+def test_a_model_without_operating_points_or_heat_maps(serve, tmp_path):
     crops = {"size": 80, "do_center_crop": True, "crop_size": 64}
     pipe = load_pipeline(save_model(tmp_path / "model", crops, num_labels=2, id2label={0: "no", 1: "yes"}))
     answer = read_directly(serve.build_page(pipe, "mine"), CHEST)
@@ -274,7 +283,7 @@ class Watch:
 WATCH = Watch()
 
 
-def test_nothing_is_written_logged_or_sent(page, capfd, monkeypatch):
+def test_nothing_is_written_logged_or_sent(serve, page, capfd, monkeypatch):
     def fail(*about):
         raise RuntimeError(about)
 
@@ -296,7 +305,7 @@ def test_nothing_is_written_logged_or_sent(page, capfd, monkeypatch):
     assert "JANE_DOE" not in output
 
 
-def test_neither_start_nor_page_turn_to_another_host(pipe):
+def test_neither_start_nor_page_turn_to_another_host(serve, pipe):
     with WATCH:
         page = serve.build_page(pipe, "mine")
         serve.start_page(page, "127.0.0.1", free_port())
@@ -333,7 +342,7 @@ def test_what_the_page_does_not_need_is_not_there(page, path):
         assert request(page, method, path, b"x", content_type="multipart/form-data; boundary=x")[0] == 404
 
 
-def test_uploads_are_bounded_and_stay_in_memory(page):
+def test_uploads_are_bounded_and_stay_in_memory(serve, page):
     path, most = "/gradio_api/component_server/", serve.MAX_MEGABYTES * 2**20
     assert request(page, "POST", path, b"--x", content_type="multipart/form-data; boundary=x")[0] == 415
     status, text, _ = request(page, "POST", path, content_type="application/json", content_length=str(most * 2))
@@ -362,7 +371,7 @@ def test_the_verb_serves_this_machine_alone_and_says_where(model, monkeypatch, c
     port, started = free_port(), []
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of a network that has one; nobody answers there
-    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda self: started.append(self))
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: started.append(self))
     assert serve_verb([model, "--port", str(port)]) == 0
     (page,) = started
     try:
@@ -374,9 +383,9 @@ def test_the_verb_serves_this_machine_alone_and_says_where(model, monkeypatch, c
         page.close(verbose=False)
 
 
-def test_the_space_is_the_same_page(model, page, monkeypatch):
+def test_the_space_is_the_same_page(serve, model, page, monkeypatch):
     card = SpaceCard.load(SPACE / "README.md")
-    assert card.data.sdk == "gradio" and card.data.sdk_version.split(".")[0] == gradio.__version__.split(".")[0]
+    assert card.data.sdk == "gradio" and card.data.sdk_version.split(".")[0] == version("gradio").split(".")[0]
     assert (SPACE / card.data.app_file).name == "app.py" and card.data.license == "apache-2.0"
     assert len(card.data.short_description) <= 60  # the Hub's limit
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # the Hub takes no others
