@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 import ark_hf
 from ark_hf.cli.main import main
 from ark_hf.data import loading
+from ark_hf.data.build.build import build_dataset
 from ark_hf.data.loading import grey_plane
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites, phantom_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.hub.model_card import model_card_files
 from ark_hf.inference.predict import load_ark
@@ -289,8 +290,8 @@ def test_wrong_input_is_explained(root, tmp_path, capsys):
     assert "leave out zero-shot" in error_of(capsys, ours, city, *new, "--zero_shot")
     assert "several for ['phantom_city']" in error_of(capsys, ours, city, city, *new)
     assert "exists and is not empty" in error_of(capsys, ours, city, "--calibrate", ours)
-    without = build_phantom_sites(tmp_path / "sites", {"test": 6}, size=40)["phantom_city"]
-    message = error_of(capsys, ours, str(without), *new)
+    build_dataset(phantom_release("phantom_city", {"test": 6}, 40, 0), tmp_path / "city", 40, num_workers=1)
+    message = error_of(capsys, ours, str(tmp_path / "city"), *new)
     assert "--calibrate needs a validation split, and it has only ['test']" in message
     assert not (tmp_path / "new").exists()
 
