@@ -15,9 +15,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import ark_hf  # noqa: F401
 from ark_hf import ArkTask
 from ark_hf.data import loading
-from ark_hf.data.build.build import encode_png, write_task_dataset
+from ark_hf.data.build.build import build_dataset, encode_png, write_task_dataset
 from ark_hf.data.loading import grey_plane
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.hub.save import save_conversion
 from ark_hf.inference.predict import load_ark
 from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
@@ -31,16 +31,37 @@ from ...models.ark.original_files import swin_state_dict
 from ..conftest import TINY, open_site
 
 
-def run(folder, sites, specs=None, accelerator=None, **settings):
+def pretrainer(folder, sites, accelerator=None, **settings) -> CyclicPretrainer:
     args = PretrainingArguments(output_dir=str(folder), **{**TINY, **settings})
-    tasks = load_tasks(specs, ".") if specs else [open_site(path) for path in sites.values()]
-    trainer = CyclicPretrainer(args, tasks, accelerator=accelerator)
+    return CyclicPretrainer(args, [open_site(path) for path in sites.values()], accelerator=accelerator)
+
+
+def run(*args, **settings) -> CyclicPretrainer:
+    trainer = pretrainer(*args, **settings)
     trainer.train()
     return trainer
 
 
-def test_a_validation_picture_is_decoded_once_for_student_and_teacher(tmp_path, sites, monkeypatch):
-    trainer = run(tmp_path, sites, cycles=1)
+def after_a_cycle(*args, **settings) -> tuple[CyclicPretrainer, dict[str, float]]:
+    """A trainer that has neither validated nor saved, and its mean losses."""
+    trainer = pretrainer(*args, **settings)
+    return trainer, trainer.run_cycle()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, sites) -> CyclicPretrainer:
+    """A run of one cycle that is over; tests read it and its folder."""
+    return run(tmp_path_factory.mktemp("finished"), sites, cycles=1)
+
+
+@pytest.fixture(scope="module")
+def cycle(tmp_path_factory, sites) -> tuple[CyclicPretrainer, dict[str, float]]:
+    """A trainer after one cycle without stochastic depth, and its mean losses."""
+    return after_a_cycle(tmp_path_factory.mktemp("cycle"), sites, drop_path_rate=0.0)
+
+
+def test_a_validation_picture_is_decoded_once_for_student_and_teacher(finished, sites, monkeypatch):
+    trainer = finished
     models = {"student": trainer.student, "teacher": trainer.teacher}
     settings = trainer.criterion, trainer.accelerator, trainer.args.batch_size, 0
     alone = {
@@ -81,36 +102,34 @@ def test_run_folder_holds_models_metrics_and_checkpoints(tmp_path, sites):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, sites):
-    first = run(tmp_path, sites, cycles=1)
-    again = run(tmp_path, sites, cycles=1)
-    assert again.state.step == first.state.step
-    assert distance(first.teacher, again.teacher) == 0
+def test_a_finished_run_is_not_trained_again(finished, sites):
+    again = run(finished.output_dir, sites, cycles=1)
+    assert again.state.step == finished.state.step == 9
+    assert distance(finished.teacher, again.teacher) == 0
 
 
-def test_resuming_with_other_settings_is_refused(tmp_path, sites):
-    run(tmp_path, sites, cycles=1)
+def test_resuming_with_other_settings_is_refused(finished, sites):
     with pytest.raises(ValueError, match="learning_rate was 0.05, now 0.01"):
-        run(tmp_path, sites, cycles=1, learning_rate=0.01)
+        run(finished.output_dir, sites, cycles=1, learning_rate=0.01)
 
 
 @pytest.mark.slow_ci
-def test_workers_and_where_it_runs_do_not_change_the_result(tmp_path, sites):
-    one = run(tmp_path / "one", sites, cycles=1)
+def test_workers_and_where_it_runs_do_not_change_the_result(finished, tmp_path, sites):
+    one = finished
     two = run(tmp_path / "two", sites, cycles=1, dataloader_num_workers=2, save_steps=2, eval_batch_size=5)
     assert distance(one.student, two.student) == 0
     assert distance(one.teacher, two.teacher) == 0
 
 
 @pytest.mark.parametrize("reproduce", [[], ["zero_idle_grads"]])
-def test_accumulation_gives_the_step_of_the_whole_batch(tmp_path, sites, reproduce):
-    # Nothing known in some rows, and a last batch of 4: means of micro-batch means would differ
-    specs = [TaskSpec(str(path), uncertain="ignore") for path in sites.values()]
-    settings = {"cycles": 1, "drop_path_rate": 0.0, "reproduce": reproduce}
-    whole = run(tmp_path / "whole", sites, specs, **settings)
-    parts = run(tmp_path / "parts", sites, specs, gradient_accumulation_steps=3, **settings)
+def test_accumulation_gives_the_step_of_the_whole_batch(cycle, tmp_path, sites, reproduce):
+    # Nothing known in some rows, as uncertain labels are ignored, and a last batch of 4: means of micro-batch means
+    # would differ
+    settings = {"drop_path_rate": 0.0, "reproduce": reproduce}
+    whole, losses = after_a_cycle(tmp_path / "whole", sites, **settings) if reproduce else cycle
+    parts, losses_of_parts = after_a_cycle(tmp_path / "parts", sites, gradient_accumulation_steps=3, **settings)
     assert 0 < distance(whole.student, parts.student) < 1e-5
-    assert whole.state.history[0]["train"] == pytest.approx(parts.state.history[0]["train"], abs=1e-5)
+    assert losses == pytest.approx(losses_of_parts, abs=1e-5)
 
 
 @pytest.mark.parametrize("optim", ["sgd", "momentum", "adamw"])
@@ -146,26 +165,24 @@ def autocast_forward(trainer) -> bool:
     return seen == [torch.bfloat16]
 
 
-def test_mixed_precision_trains_close_to_float32(tmp_path, sites):
-    exact = run(tmp_path / "float32", sites, cycles=1, drop_path_rate=0.0)
+def test_mixed_precision_trains_close_to_float32(cycle, tmp_path, sites):
+    exact, _ = cycle
     rough = run(tmp_path / "bf16", sites, cycles=1, drop_path_rate=0.0, mixed_precision="bf16")
     assert autocast_forward(rough), "saving the models has switched mixed precision off"
     assert rough.student.state_dict()["ark.projector.weight"].dtype == torch.float32
     assert 1e-6 < distance(exact.teacher, rough.teacher) < 0.05
 
 
-def test_memory_options_do_not_change_the_result(tmp_path, sites):
-    plain = run(tmp_path / "plain", sites, cycles=1, drop_path_rate=0.0)
-    spared = run(
-        tmp_path / "spared", sites, cycles=1, drop_path_rate=0.0, gradient_checkpointing=True, channels_last=True
-    )
+def test_memory_options_do_not_change_the_result(cycle, tmp_path, sites):
+    plain, _ = cycle
+    spared, _ = after_a_cycle(tmp_path, sites, drop_path_rate=0.0, gradient_checkpointing=True, channels_last=True)
     assert distance(plain.student, spared.student) < 1e-4
 
 
 @pytest.mark.parametrize("teacher_view", ["student", "resize"])
 def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, teacher_view):
-    spec = [TaskSpec(str(sites["phantom_hill"]))]
-    trainer = run(tmp_path, sites, spec, cycles=1, ema_mode="epoch", teacher_view=teacher_view)
+    hill = {"phantom_hill": sites["phantom_hill"]}
+    trainer, _ = after_a_cycle(tmp_path, hill, cycles=1, ema_mode="epoch", teacher_view=teacher_view)
     start = CyclicPretrainer(replace(trainer.args, output_dir=str(tmp_path / "start")), trainer.tasks)
     for key, value in trainer.teacher.state_dict().items():
         expected = 0.9 * start.teacher.state_dict()[key] + 0.1 * trainer.student.state_dict()[key]
@@ -174,8 +191,7 @@ def test_teacher_follows_the_student_at_the_scheduled_momentum(tmp_path, sites, 
 
 def test_the_teacher_averages_batch_norm_statistics(tmp_path, sites):
     settings = {"backbone": "test_resnet", "backbone_kwargs": None, "cycles": 1, "projector_dim": None}
-    spec = [TaskSpec(str(sites["phantom_hill"]))]
-    trainer = run(tmp_path, sites, spec, ema_mode="epoch", **settings)
+    trainer, _ = after_a_cycle(tmp_path, {"phantom_hill": sites["phantom_hill"]}, ema_mode="epoch", **settings)
     statistic = next(key for key in trainer.teacher.state_dict() if key.endswith("running_mean"))
     student, teacher = (model.state_dict()[statistic] for model in (trainer.student, trainer.teacher))
     assert torch.count_nonzero(student) > 0
@@ -218,11 +234,11 @@ def test_a_tracker_that_is_not_installed_is_refused(tmp_path, sites, monkeypatch
 
 def test_continuing_keeps_known_heads_and_adds_new_ones(tmp_path, sites):
     names = list(sites)
-    first = run(tmp_path / "first", sites, [TaskSpec(str(sites[name])) for name in names[:2]], cycles=1)
+    first = run(tmp_path / "first", {name: sites[name] for name in names[:2]}, cycles=1)
     args = PretrainingArguments(
         output_dir=str(tmp_path / "second"), **{**TINY, "init": str(tmp_path / "first/ark-cxr")}
     )
-    second = CyclicPretrainer(args, load_tasks([TaskSpec(str(sites[name])) for name in names[1:]], "."))
+    second = CyclicPretrainer(args, [open_site(sites[name]) for name in names[1:]])
     assert [task.name for task in second.student.config.tasks] == [names[1], names[2], names[0]]
     old, new = first.teacher.state_dict(), second.student.state_dict()
     assert all(torch.equal(old[key], new[key]) for key in old)
@@ -252,15 +268,13 @@ def test_starting_from_a_converted_encoder_or_its_original_file(tmp_path, sites)
 @pytest.mark.parametrize(("image_size", "expected"), [(64, 64), (None, 32)])
 def test_continuing_at_another_image_size(tmp_path, sites, image_size, expected):
     """The scale-up of Ark+: the same weights go on at more pixels, and the run ends as a model of that size."""
-    tasks = [TaskSpec(str(sites["phantom_hill"]))]
+    tasks = [open_site(sites["phantom_hill"])]
     swin = {"embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4}
     settings = {**TINY, "backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": swin, "cycles": 1}
-    first = CyclicPretrainer(
-        PretrainingArguments(output_dir=str(tmp_path / "first"), **settings), load_tasks(tasks, ".")
-    ).train()
+    first = CyclicPretrainer(PretrainingArguments(output_dir=str(tmp_path / "first"), **settings), tasks).train()
     settings |= {"init": str(tmp_path / "first/ark-cxr"), "image_size": image_size}
     args = PretrainingArguments(output_dir=str(tmp_path / "second"), **settings)
-    second = CyclicPretrainer(args, load_tasks(tasks, "."))
+    second = CyclicPretrainer(args, tasks)
     old, new = first.state_dict(), second.student.state_dict()
     assert all(torch.equal(old[key], new[key]) for key in old)
     second.train()
@@ -280,15 +294,15 @@ def test_resize_size_follows_the_models_size(tmp_path, sites, image_size, resize
 
 
 def test_encoder_weights_file_is_loaded_by_name_or_by_order(tmp_path, sites):
-    spec = [TaskSpec(str(sites["phantom_hill"]))]
+    tasks = [open_site(sites["phantom_hill"])]
     args = PretrainingArguments(output_dir=str(tmp_path), **TINY)
-    encoder = CyclicPretrainer(args, load_tasks(spec, ".")).student.ark.encoder
+    encoder = CyclicPretrainer(args, tasks).student.ark.encoder
     by_name = {f"module.{key}": value + 1 for key, value in encoder.state_dict().items()}
     by_order = {f"foreign_{i}": value + 1 for i, value in enumerate(encoder.state_dict().values())}
     for number, weights in enumerate([by_name, by_order | {"fc": torch.zeros(10, 4)}]):
         torch.save({"state_dict": weights}, tmp_path / f"{number}.pth")
         args.init = str(tmp_path / f"{number}.pth")
-        loaded = CyclicPretrainer(args, load_tasks(spec, ".")).student.ark.encoder
+        loaded = CyclicPretrainer(args, tasks).student.ark.encoder
         assert all(
             torch.equal(b, a + 1)
             for a, b in zip(encoder.state_dict().values(), loaded.state_dict().values(), strict=True)
@@ -338,7 +352,7 @@ def test_wrong_weights_file_is_explained(tmp_path, sites, content, message):
         torch.save(content, path)
     args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "init": str(path)})
     with pytest.raises(ValueError, match=message):
-        CyclicPretrainer(args, load_tasks([TaskSpec(str(sites["phantom_hill"]))], "."))
+        CyclicPretrainer(args, [open_site(sites["phantom_hill"])])
 
 
 def test_wrong_tasks_are_explained_before_training(tmp_path, sites):
@@ -349,7 +363,7 @@ def test_wrong_tasks_are_explained_before_training(tmp_path, sites):
         load_tasks([TaskSpec("nowhere/nothing")], ".")
     args = PretrainingArguments(output_dir=str(tmp_path), **{**TINY, "backbone": "swin_bse", "backbone_kwargs": None})
     with pytest.raises(ValueError, match="Unknown backbone 'swin_bse'"):
-        CyclicPretrainer(args, load_tasks([TaskSpec(city)], "."))
+        CyclicPretrainer(args, [open_site(sites["phantom_city"])])
 
 
 def test_a_task_without_any_known_label_is_refused(tmp_path):
@@ -359,11 +373,10 @@ def test_a_task_without_any_known_label_is_refused(tmp_path):
         load_tasks([TaskSpec(str(tmp_path / "tb"))], ".")
 
 
-def test_a_dataset_of_another_size_is_not_resumed_with(tmp_path, sites):
-    trainer = run(tmp_path, sites, cycles=1)
-    trainer.tasks[0] = trainer.tasks[0].select("train", range(10))
+def test_a_dataset_of_another_size_is_not_resumed_with(finished):
+    tasks = [finished.tasks[0].select("train", range(10)), *finished.tasks[1:]]
     with pytest.raises(ValueError, match="tasks was"):
-        CyclicPretrainer(trainer.args, trainer.tasks).train()
+        CyclicPretrainer(finished.args, tasks).train()
 
 
 def test_an_undecodable_image_is_named_by_task_and_row(tmp_path):
@@ -377,9 +390,9 @@ def test_an_undecodable_image_is_named_by_task_and_row(tmp_path):
 
 
 def test_an_empty_train_split_is_explained(tmp_path):
-    sites = build_phantom_sites(tmp_path / "sites", {"validation": 4}, size=40)
+    build_dataset(phantom_release("phantom_hill", {"validation": 4}, 40, 0), tmp_path / "hill", 40, num_workers=1)
     with pytest.raises(ValueError, match="train"):
-        load_tasks([TaskSpec(str(sites["phantom_hill"]))], ".")
+        load_tasks([TaskSpec(str(tmp_path / "hill"))], ".")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(tmp_path, sites):
