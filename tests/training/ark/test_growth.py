@@ -9,8 +9,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ark_hf.cli.main import main
+from ark_hf.data.build.build import build_dataset
 from ark_hf.data.loading import InferenceSamples
-from ark_hf.data.sources.phantom_sites import build_phantom_sites
+from ark_hf.data.sources.phantom_sites import build_phantom_sites, phantom_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
 from ark_hf.metrics.auroc import one_vs_rest
@@ -30,7 +31,7 @@ def first(tmp_path_factory, sites):
     """The folder of a model of two sites."""
     folder = tmp_path_factory.mktemp("first")
     tasks = [open_site(sites[name]) for name in EARLIER]
-    CyclicPretrainer(PretrainingArguments(output_dir=str(folder), **TINY), tasks).train()
+    CyclicPretrainer(PretrainingArguments(output_dir=str(folder), **{**TINY, "cycles": 1}), tasks).train()
     return folder / "ark-cxr"
 
 
@@ -55,7 +56,7 @@ def mean_auroc(model, processor, folder) -> float:
 @pytest.mark.parametrize("strategy", ["cyclic", "concurrent"])
 def test_heads_that_are_not_trained_stay_bit_for_bit(tmp_path, first, sites, strategy):
     """Whatever moves the others: weight decay, gradients of zero in mixed batches, the teacher's rounding."""
-    trainer = grown(tmp_path, first, sites, strategy=strategy, weight_decay=0.1, ema_momentum=0.7)
+    trainer = grown(tmp_path, first, sites, strategy=strategy, weight_decay=0.1, ema_momentum=0.7, cycles=1)
     start = {key: value.clone() for key, value in trainer.student.state_dict().items()}
     trainer.train()
     for name in ("ark-cxr", "student"):
@@ -135,17 +136,17 @@ def test_a_new_disease_is_learned(tmp_path):
 
 def test_what_cannot_be_only_evaluated_is_said(tmp_path, first, sites):
     settings = {**TINY, "output_dir": str(tmp_path / "run")}
-    new, hill = TaskSpec(str(sites[EARLIER[0]])), TaskSpec(str(sites[NEW]), train=False)
+    new, hill = open_site(sites[EARLIER[0]]), open_site(sites[NEW], train=False)
     for init in ("none", str(first)):
         with pytest.raises(ValueError, match=r"evaluates heads that `init` has; .* has none for \['phantom_hill'\]"):
-            CyclicPretrainer(PretrainingArguments(**settings, init=init), load_tasks([new, hill], "."))
+            CyclicPretrainer(PretrainingArguments(**settings, init=init), [new, hill])
     with pytest.raises(ValueError, match="nothing to train"):
-        CyclicPretrainer(PretrainingArguments(**settings), load_tasks([hill], "."))
+        CyclicPretrainer(PretrainingArguments(**settings), [hill])
     with pytest.raises(ValueError, match="single_head has no heads of single tasks"):
-        CyclicPretrainer(PretrainingArguments(**settings, strategy="single_head"), load_tasks([new, hill], "."))
-    only_train = build_phantom_sites(tmp_path / "sites", {"train": 4}, size=40)[NEW]
+        CyclicPretrainer(PretrainingArguments(**settings, strategy="single_head"), [new, hill])
+    build_dataset(phantom_release(NEW, {"train": 4}, 40, 0), tmp_path / "hill", 40, num_workers=1)
     with pytest.raises(ValueError, match="validation"):
-        load_tasks([TaskSpec(str(only_train), train=False)], ".")
+        load_tasks([TaskSpec(str(tmp_path / "hill"), train=False)], ".")
 
 
 def test_the_table_says_what_is_undefined_and_takes_no_mean_of_it():
