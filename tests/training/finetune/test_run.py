@@ -50,6 +50,14 @@ def hill(sites):
     return load_finetuning_data(str(sites["phantom_hill"]), arguments("runs/x"))
 
 
+@pytest.fixture(scope="module")
+def finished(hill, tmp_path_factory):
+    """The folder of a run of one epoch without the test split; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    finetune("none", "hill", arguments(folder, epochs=1, test=False), hill)
+    return folder
+
+
 @pytest.mark.slow_ci
 def test_it_learns_the_training_images(sites, tmp_path):
     args = arguments(tmp_path / "run", epochs=25, learning_rate=5e-3, min_crop_scale=1.0, test=False, eval_steps=75)
@@ -123,9 +131,9 @@ def test_patience_goes_on_counting_in_a_resumed_run(hill, tmp_path, monkeypatch)
     assert seed["steps"] == 8 and seed["best_step"] == 2
 
 
-def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(hill, tmp_path, monkeypatch):
-    whole = finetune("none", "hill", arguments(tmp_path / "whole", epochs=2, test=False), hill)
-    args = arguments(tmp_path / "stopped", epochs=2, test=False)
+def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(hill, finished, tmp_path, monkeypatch):
+    whole = json.loads((finished / "results.json").read_text())
+    args = arguments(tmp_path / "stopped", epochs=1, test=False)
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -133,16 +141,17 @@ def test_a_run_that_is_stopped_while_it_saves_its_model_ends_the_same(hill, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_json", stop)
         (tmp_path / "stopped").mkdir()
-        shutil.copy(tmp_path / "whole" / "settings.json", tmp_path / "stopped")
+        shutil.copy(finished / "settings.json", tmp_path / "stopped")
         with pytest.raises(KeyboardInterrupt):
             finetune("none", "hill", args, hill)
     assert finetune("none", "hill", args, hill)["seeds"] == whole["seeds"]
-    first, second = weights(tmp_path / "whole" / "seed-0"), weights(tmp_path / "stopped" / "seed-0")
+    first, second = weights(finished / "seed-0"), weights(tmp_path / "stopped" / "seed-0")
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(hill, tmp_path, monkeypatch):
-    chosen = finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
+def test_finished_seeds_are_kept_and_the_test_split_is_scored_later(hill, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    chosen = json.loads((finished / "results.json").read_text())
     assert chosen["test"] is None and not (tmp_path / "run" / "seed-0" / "test_predictions.npz").exists()
     trained = weights(tmp_path / "run" / "seed-0")
     calls = []
@@ -182,10 +191,9 @@ def test_a_run_of_an_earlier_version_gets_its_report_and_stays_sound(hill, tmp_p
     assert read_provenance(model) is None and read_report(tmp_path / "seed-0" / "report")
 
 
-def test_other_settings_in_the_same_folder_are_refused(hill, tmp_path):
-    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
+def test_other_settings_in_the_same_folder_are_refused(hill, finished, tmp_path):
     with pytest.raises(ValueError, match=r"learning_rate was 0.0003, now 0.01\."):
-        finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False, learning_rate=0.01), hill)
+        finetune("none", "hill", arguments(finished, epochs=1, test=False, learning_rate=0.01), hill)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
@@ -210,11 +218,10 @@ def test_seed_interval_is_the_t_interval():
     assert np.isnan(seed_interval([1.0])["ci_low"]) and seed_interval([1.0, float("nan")])["num_seeds"] == 1
 
 
-def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(sites, hill, tmp_path):
-    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
-    teacher = tmp_path / "run" / "seed-0" / "ark-cxr"
+def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(hill, finished, tmp_path):
+    teacher = finished / "seed-0" / "ark-cxr"
     task = hill.task
-    saved = weights(tmp_path / "run" / "seed-0")
+    saved = weights(finished / "seed-0")
     head = f"heads.{task.name}.weight"
     continued, processor = initial_model(str(teacher), task, arguments(tmp_path), 0)
     assert torch.equal(continued.state_dict()[head], saved[head])
@@ -227,9 +234,8 @@ def test_a_head_of_the_same_labels_goes_on_unless_a_new_one_is_asked_for(sites, 
     assert torch.equal(moved.state_dict()["ark.projector.weight"], saved["ark.projector.weight"])
 
 
-def test_image_size_and_stochastic_depth_change_without_the_weights(hill, tmp_path):
-    finetune("none", "hill", arguments(tmp_path / "run", epochs=1, test=False), hill)
-    teacher = str(tmp_path / "run" / "seed-0" / "ark-cxr")
+def test_image_size_and_stochastic_depth_change_without_the_weights(hill, finished, tmp_path):
+    teacher = str(finished / "seed-0" / "ark-cxr")
     task = hill.task
     model, processor = initial_model(teacher, task, arguments(tmp_path, image_size=64, drop_path_rate=0.4), 0)
     assert model.config.image_size == 64 and processor.size == {"height": 64, "width": 64}
@@ -237,9 +243,7 @@ def test_image_size_and_stochastic_depth_change_without_the_weights(hill, tmp_pa
         block.drop_path.drop_prob for block in model.modules() if hasattr(getattr(block, "drop_path", 0), "drop_prob")
     ]
     assert max(rates) == pytest.approx(0.4)
-    assert all(
-        torch.equal(model.state_dict()[key], value) for key, value in weights(tmp_path / "run" / "seed-0").items()
-    )
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in weights(finished / "seed-0").items())
 
 
 def test_the_subset_of_a_seed(hill, tmp_path):
@@ -363,8 +367,8 @@ def test_views_hang_on_seed_epoch_and_image_alone(hill, tmp_path):
     assert not torch.equal(first[0], pictures(1, 1, [3])[0])
 
 
-def test_bf16_and_channels_last_train_too(hill, tmp_path):
-    plain = finetune("none", "hill", arguments(tmp_path / "a", epochs=1, test=False), hill)
+def test_bf16_and_channels_last_train_too(hill, finished, tmp_path):
+    plain = json.loads((finished / "results.json").read_text())
     settings = {"epochs": 1, "test": False, "mixed_precision": "bf16", "channels_last": True}
     fast = finetune("none", "hill", arguments(tmp_path / "b", **settings), hill)
     first, second = (each["seeds"][0]["history"][-1]["loss"] for each in (plain, fast))
@@ -377,7 +381,7 @@ def test_a_diverged_run_says_so_and_keeps_nothing(hill, tmp_path):
     assert not (tmp_path / "run" / "seed-0" / "ark-cxr").exists()
 
 
-def test_what_training_cannot_use_is_explained(sites, hill, tmp_path):
+def test_what_training_cannot_use_is_explained(sites, hill, finished, tmp_path):
     data = hill
     one_class = data.splits["train"].filter(lambda labels: labels == [0.0], input_columns=["labels"])
     with pytest.raises(ValueError, match=r"the \d+ training images are all of one class"):
@@ -391,8 +395,7 @@ def test_what_training_cannot_use_is_explained(sites, hill, tmp_path):
     assert results["validation"] is None and results["test"] is None
     with pytest.raises(ValueError, match="neither a folder with a task dataset nor a reachable Hub dataset"):
         finetune("none", str(tmp_path / "nothing"), arguments(tmp_path / "x"))
-    finetune("none", "hill", arguments(tmp_path / "teacher", epochs=1, test=False), hill)
-    teacher = str(tmp_path / "teacher" / "seed-0" / "ark-cxr")
+    teacher = str(finished / "seed-0" / "ark-cxr")
     with pytest.raises(ValueError, match="give the dataset's task another `name`"):
         finetune(teacher, str(sites["phantom_coast"]), arguments(tmp_path / "y", name="phantom_hill"))
 
