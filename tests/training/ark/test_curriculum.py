@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
@@ -111,6 +111,7 @@ def mixed_loss(objective, raw, labels, counts):
     return objective.loss(logits, labels, counts)
 
 
+@settings(max_examples=50)
 @given(mixed_batches(), st.integers(0, 8))
 def test_the_loss_of_a_mixed_batch_is_that_of_its_images_by_task(batch, cut):
     raw, labels = batch[0].requires_grad_(), batch[1]
@@ -185,19 +186,20 @@ def test_the_teacher_follows_as_in_cyclic_training(tmp_path, sites, strategy):
 
 @pytest.mark.parametrize("strategy", ONE_BASELINE)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, sites, strategy):
-    settings = {"strategy": strategy, "save_steps": 2}
+    sites = dict(list(sites.items())[1:])
+    settings = {"strategy": strategy, "save_steps": 4}  # of the six steps of a cycle
     pretrainer(tmp_path / "whole", sites, **settings).train()
     mortal = pretrainer(tmp_path / "killed", sites, MortalPretrainer, **settings)
-    mortal.dies_at = 13
+    mortal.dies_at = 9
     with pytest.raises(Killed):
         mortal.train()
     resumed = pretrainer(tmp_path / "killed", sites, **settings)
     resumed.train()
-    assert resumed.state.step == 18
+    assert resumed.state.step == 12
     for model in ("ark-cxr", "student"):
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)
     with pytest.raises(ValueError, match=f"strategy was '{strategy}', now 'cyclic'"):
-        pretrainer(tmp_path / "killed", sites, save_steps=2).train()
+        pretrainer(tmp_path / "killed", sites, save_steps=4).train()
 
 
 def test_labels_of_one_name_share_a_column():

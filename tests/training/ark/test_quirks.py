@@ -31,9 +31,14 @@ def equal_parts(one: torch.nn.Module, other: torch.nn.Module) -> set[str]:
     return {key for key, value in mine.items() if value.ndim > 1 and torch.equal(value, theirs[key])}
 
 
-@pytest.mark.parametrize("reproduce", [[], *([name] for name in QUIRKS), [*QUIRKS]], ids=lambda names: "+".join(names))
-def test_a_cycle_runs_with_each_quirk_and_with_all(tmp_path, sites, reproduce):
-    trainer = pretrainer(tmp_path, sites, reproduce=reproduce)
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_a_cycle_runs_with_each_quirk(tmp_path, sites, quirk):
+    losses = pretrainer(tmp_path, sites, reproduce=[quirk]).run_cycle()
+    assert len(losses) == 6 and all(0 <= loss < math.inf for loss in losses.values())
+
+
+def test_a_cycle_runs_with_all_quirks(tmp_path, sites):
+    trainer = pretrainer(tmp_path, sites, reproduce=[*QUIRKS])
     teacher = trainer.train()
     assert not teacher.training
     (entry,) = trainer.state.history
@@ -52,7 +57,7 @@ def test_learning_rate_follows_the_students_last_validation_loss(tmp_path, sites
             rates.setdefault(self.state.cycle, set()).update(group["lr"] for group in self.optimizer.param_groups)
 
     settings = {"reproduce": ["lr_by_val_loss"], "warmup_steps": 5, "cycles": 3}
-    trainer = pretrainer(tmp_path, sites, Noting, **settings)
+    trainer = pretrainer(tmp_path, dict(list(sites.items())[1:]), Noting, **settings)
     trainer.train()
     losses = [entry["validation"]["student"]["mean_loss"] for entry in trainer.state.history]
     assert rates[0] == {1e-6}
@@ -172,9 +177,10 @@ def test_independent_teacher_shares_loaded_weights(tmp_path, sites):
     shared = equal_parts(trainer.student, trainer.teacher)
     assert shared == {f"ark.encoder.{key}" for key, value in encoder.items() if value.ndim > 1}
 
-    first = pretrainer(tmp_path / "first", {name: sites[name] for name in names[:2]})
-    first.train()
-    settings = {"init": str(tmp_path / "first" / "ark-cxr"), "reproduce": ["independent_teacher"]}
+    first = pretrainer(tmp_path / "run", {name: sites[name] for name in names[:2]}, seed=7)
+    first.teacher.save_pretrained(tmp_path / "first")
+    first.processor.save_pretrained(tmp_path / "first")
+    settings = {"init": str(tmp_path / "first"), "reproduce": ["independent_teacher"]}
     continued = pretrainer(tmp_path / "second", sites, **settings)
     everything = equal_parts(continued.student, continued.student)
     assert everything - equal_parts(continued.student, continued.teacher) == {f"heads.{names[2]}.weight"}
