@@ -35,9 +35,11 @@ def sites(sites) -> dict[str, Path]:
     return dict(list(sites.items())[:3])
 
 
-@pytest.fixture(autouse=True)
-def no_curves(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def no_curves(request):
     """Runs are not drawn, which takes longer than they do, but where the curves are looked at."""
-    if "followed" not in request.path.name:
-        for module in ("ark.pretrainer", "finetune.run"):
-            monkeypatch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)
+    with pytest.MonkeyPatch.context() as patch:
+        if "followed" not in request.path.name:
+            for module in ("ark.pretrainer", "finetune.run"):
+                patch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)
+        yield
