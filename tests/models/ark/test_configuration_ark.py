@@ -78,7 +78,7 @@ def tasks(draw):
     return ArkTask(name, labels, problem_type, draw(some), draw(thresholds), modality)
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(tasks())
 def test_a_task_survives_json(task):
     assert ArkTask.from_dict(json.loads(json.dumps(task.to_dict()))) == task
@@ -100,7 +100,7 @@ def test_an_unknown_modality_is_refused_with_those_there_are(modality):
         ArkTask("lungs", ["Mass"], modality=modality)
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(tasks(), tasks())
 def test_a_key_of_id2label_splits_into_task_and_label_at_the_first_slash(first, second):
     assume(first.name != second.name)
@@ -109,7 +109,7 @@ def test_a_key_of_id2label_splits_into_task_and_label_at_the_first_slash(first, 
     assert [tuple(key.split("/", 1)) for _, key in sorted(config.id2label.items())] == expected
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=6))
 def test_a_name_is_accepted_exactly_if_the_contract_allows_it(name):
     allowed = re.fullmatch("[a-z][a-z0-9_]*", name, re.ASCII) and not hasattr(nn.ModuleDict(), name)
@@ -252,7 +252,7 @@ def test_an_unknown_projector_type_is_refused_with_the_known_ones():
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(st.lists(tasks(), min_size=1, max_size=3, unique_by=lambda task: task.name))
 def test_a_config_survives_json(task_list):
     config = ArkConfig(tasks=task_list, backbone_kwargs={"depths": [1, 1]}, projector_dim=None)

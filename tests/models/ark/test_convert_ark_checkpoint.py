@@ -31,24 +31,29 @@ def saved(tmp_path, value, name="ark.pth.tar", **kwargs):
 # The originals' outputs, from files in their layouts ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["training", "module", "flat"])
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_after_conversion_equal_the_originals(shared, tmp_path, name, layout):
+def test_outputs_after_conversion_equal_the_originals_whatever_the_layout(shared, tmp_path, name):
     case, arrays = read_case(shared / "golden" / "ark", name)
     shapes = {key: shape for key, shape, *_ in case["state_dict"] if key in case["parameter_order"]}
     teacher = {key: weight_by_rule(key, shape, case["weight_seed"]) for key, shape in shapes.items()}
     teacher |= original_buffers(case)
     assert list(teacher.keys() ^ {key for key, *_ in case["state_dict"]}) == []
     other = {key: value + 1 for key, value in teacher.items()}
-    if layout == "flat":
-        file = teacher
-    elif layout == "module":
-        file = training_checkpoint(with_prefix(other, "module."), with_prefix(teacher, "module."))
-    else:
-        file = training_checkpoint(other, teacher)
-    conversion = convert_checkpoint(saved(tmp_path, file), tasks=golden_tasks(case), image_size=case.get("image_size"))
-    check_outputs(conversion.model, arrays)
-    assert conversion.num_used == len(shapes) - 2  # all but the unused head
+    conversions = []
+    for file in (
+        training_checkpoint(other, teacher),
+        training_checkpoint(with_prefix(other, "module."), with_prefix(teacher, "module.")),
+        teacher,
+    ):
+        path = saved(tmp_path, file)
+        conversions.append(convert_checkpoint(path, tasks=golden_tasks(case), image_size=case.get("image_size")))
+        assert conversions[-1].num_used == len(shapes) - 2  # all but the unused head
+    check_outputs(conversions[0].model, arrays)
+    configs, weights = zip(
+        *((each.model.config.to_dict(), each.model.state_dict()) for each in conversions), strict=True
+    )
+    assert configs[0] == configs[1] == configs[2] and weights[0].keys() == weights[1].keys() == weights[2].keys()
+    assert all(torch.equal(each[key], value) for each in weights[1:] for key, value in weights[0].items())
 
 
 @pytest.mark.parametrize("layout", ["plain", "module", "flat_teacher"])
@@ -267,7 +272,7 @@ def test_peac_and_simmim_encoders(tmp_path):
 # What is read from the tensors, and what does not fit --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 96])
+@pytest.mark.parametrize("image_size", [32, 96])
 def test_image_size_comes_from_the_masks(tmp_path, image_size):
     weights = swin_state_dict(image_size=image_size)
     conversion = convert_checkpoint(saved(tmp_path, weights))
