@@ -116,6 +116,13 @@ def described(dataset):
     return describe_datasets([dataset], num_images=1000)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures are drawn in full only for the page of the module, where they are looked at."""
+    monkeypatch.setattr("ark_hf.data.report.figures.to_svg", lambda *args: "")
+    monkeypatch.setattr("ark_hf.pages.figures.to_svg", lambda *args: "")
+
+
 def test_numbers_are_those_of_direct_computation(splits, described):
     report = described[0]["datasets"]["set"]
     assert list(report["splits"]) == ["train", "validation", "test"]
@@ -264,7 +271,7 @@ def test_single_label_tasks(tmp_path):
     assert "Labels that stand together" not in page and "Not tested" in page
 
 
-def test_no_patient_is_known(tmp_path):
+def test_no_patient_is_known(tmp_path, no_figures):
     rows = [row | {"patient_id": None} for row in make_rows("train", 20)]
     report, thumbnails = describe_datasets([write_dataset(tmp_path / "set", {"train": rows})])
     found = report["datasets"]["set"]["splits"]["train"]
@@ -276,8 +283,16 @@ def test_no_patient_is_known(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def text(described) -> str:
-    return render_page(*described)
+def written(described, tmp_path_factory) -> Path:
+    """The folder of the report."""
+    folder = tmp_path_factory.mktemp("written") / "out"
+    assert write_data_report(*described, folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(written) -> str:
+    return (written / "report.html").read_text(encoding="utf-8")
 
 
 def test_page_is_sound_html_that_fetches_and_runs_nothing(text):
@@ -306,23 +321,20 @@ def test_references_within_figures_have_a_target(text):
     assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', text)) <= ids
 
 
-def test_page_and_json_name_no_patient_and_no_image(described, tmp_path):
-    path = write_data_report(*described, tmp_path / "out")
-    assert path == tmp_path / "out" / "report.html"
+def test_page_and_json_name_no_patient_and_no_image(dataset, written):
     for file in ("report.html", "report.json"):
-        text = (tmp_path / "out" / file).read_text(encoding="utf-8")
-        assert "Sentinel" not in text and str(tmp_path.parent) not in text
-    stored = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+        text = (written / file).read_text(encoding="utf-8")
+        assert "Sentinel" not in text and str(dataset.parents[1]) not in text
+    stored = json.loads((written / "report.json").read_text(encoding="utf-8"))
     assert stored["datasets"]["set"]["splits"]["train"]["prevalence"]["Never known"]["share"] is None
     assert stored["datasets"]["set"]["task"]["labels"] == LABELS
 
 
 @pytest.mark.slow_ci
-def test_same_dataset_gives_the_same_bytes(dataset, described, tmp_path):
-    write_data_report(*described, tmp_path / "one")
-    write_data_report(*describe_datasets([dataset], num_images=1000), tmp_path / "two")
+def test_same_dataset_gives_the_same_bytes(dataset, written, tmp_path):
+    write_data_report(*describe_datasets([dataset], num_images=1000), tmp_path)
     for file in ("report.html", "report.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        assert (written / file).read_bytes() == (tmp_path / file).read_bytes()
 
 
 def test_numbers_of_the_page_are_those_of_the_json(described, text):
@@ -412,7 +424,7 @@ def test_an_empty_split_and_labels_that_nothing_knows_are_said(splits, tmp_path)
     assert "No image could be read." in page.texts and page.texts.count("No positive image.") == 4
 
 
-def test_command_line(dataset, tmp_path, capsys):
+def test_command_line(dataset, tmp_path, capsys, no_figures):
     assert main(["data", "report", str(dataset), "--out", str(tmp_path / "out"), "--images", "4"]) == 0
     assert f"The report is in {tmp_path / 'out' / 'report.html'}." in capsys.readouterr().out
     for argv, reason in (
