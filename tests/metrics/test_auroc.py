@@ -66,6 +66,7 @@ def resample_directly(labels, scores, patients, num_bootstrap, seed):
     return replicates
 
 
+@settings(max_examples=50)
 @given(graded())
 def test_equal_to_scikit_learn_and_scipy(case):
     labels, scores, weights = case
@@ -78,6 +79,7 @@ def test_equal_to_scikit_learn_and_scipy(case):
     assert weighted_auroc(labels, scores, weights / 7) == pytest.approx(expected, abs=1e-12)
 
 
+@settings(max_examples=50)
 @given(graded())
 def test_a_weight_is_a_number_of_copies(case):
     labels, scores, weights = case
@@ -85,6 +87,7 @@ def test_a_weight_is_a_number_of_copies(case):
     assert weighted_auroc(labels, scores, weights) == auroc(labels[copies], scores[copies])
 
 
+@settings(max_examples=50)
 @given(graded())
 def test_invariant_to_monotone_transforms(case):
     labels, scores, _ = case
@@ -93,6 +96,7 @@ def test_invariant_to_monotone_transforms(case):
         assert (auroc(labels, transformed), average_precision(labels, transformed)) == expected
 
 
+@settings(max_examples=50)
 @given(graded(), st.randoms(use_true_random=False))
 def test_invariant_to_order_and_unknown_images(case, random):
     labels, scores, _ = case
@@ -103,6 +107,7 @@ def test_invariant_to_order_and_unknown_images(case, random):
     assert average_precision(*padded) == pytest.approx(average_precision(labels, scores), abs=1e-15)
 
 
+@settings(max_examples=50)
 @given(graded())
 def test_complement(case):
     labels, scores, _ = case
@@ -152,8 +157,8 @@ def test_invalid_weights(weights):
 @pytest.mark.parametrize("clustered", [True, False])
 def test_bootstrap_equals_direct_resampling(clustered):
     labels, scores, patients = table_with_patients()
-    reference = resample_directly(labels, scores, patients if clustered else range(len(labels)), 60, seed=5)
-    replicates = bootstrap_aurocs(labels, scores, list(patients) if clustered else None, 60, seed=5)
+    reference = resample_directly(labels, scores, patients if clustered else range(len(labels)), 30, seed=5)
+    replicates = bootstrap_aurocs(labels, scores, list(patients) if clustered else None, 30, seed=5)
     np.testing.assert_allclose(replicates, reference, atol=1e-12)
     assert np.isnan(replicates[:, -1]).all() and np.isfinite(replicates[:, :-1]).all()
 
@@ -161,8 +166,8 @@ def test_bootstrap_equals_direct_resampling(clustered):
 def test_table_equals_direct_resampling():
     labels, scores, patients = table_with_patients(seed=1)
     names = ["a", "b", "c", "none positive"]
-    reference = resample_directly(labels, scores, patients, 80, seed=3)
-    table = label_table(labels, scores, names, patients, num_bootstrap=80, confidence=0.8, seed=3)
+    reference = resample_directly(labels, scores, patients, 40, seed=3)
+    table = label_table(labels, scores, names, patients, num_bootstrap=40, confidence=0.8, seed=3)
     assert [row.label for row in table] == names
     for column, row in enumerate(table[:-1]):
         known = ~np.isnan(labels[:, column])
@@ -177,7 +182,7 @@ def test_table_equals_direct_resampling():
     assert np.isnan([last.auroc, last.ci_low, last.ci_high, last.average_precision]).all()
     assert last.num_positive == 0 and last.num_known > 0
 
-    mean = mean_auroc(labels, scores, patients, num_bootstrap=80, confidence=0.8, seed=3)
+    mean = mean_auroc(labels, scores, patients, num_bootstrap=40, confidence=0.8, seed=3)
     assert (mean.num_defined, mean.num_labels) == (3, 4)
     assert mean.auroc == pytest.approx(np.mean([row.auroc for row in table[:-1]]))
     interval = np.percentile(reference[:, :-1].mean(axis=1), [10, 90])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
@@ -32,6 +32,7 @@ def forecasts(draw):
     return np.array(labels), np.array(probabilities) / 20
 
 
+@settings(max_examples=50)
 @given(forecasts())
 def test_measures_equal_to_scikit_learn(forecast):
     labels, probabilities = forecast

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
@@ -37,6 +37,7 @@ def known_part(labels, scores):
     return labels[known], scores[known]
 
 
+@settings(max_examples=50)
 @given(columns())
 def test_curve_has_every_threshold_and_the_area_of_auroc(column):
     labels, scores = column
@@ -53,6 +54,7 @@ def test_curve_has_every_threshold_and_the_area_of_auroc(column):
         assert point[:2] == (direct.false_positive_rate, direct.recall)
 
 
+@settings(max_examples=50)
 @given(columns())
 def test_youden_is_the_first_of_the_best_thresholds(column):
     labels, scores = column
@@ -75,6 +77,7 @@ def test_youden_of_equally_good_thresholds_and_of_none():
     assert youden_threshold([0, NAN, 1], [1, 2, 3]) == (3, 1, 0)
 
 
+@settings(max_examples=50)
 @given(columns(), st.sampled_from([-math.inf, -4 / 7, 0, 0.1, 2 / 7, math.inf]))
 def test_metrics_equal_to_scikit_learn(column, threshold):
     labels, scores = column
@@ -181,6 +184,7 @@ def assert_in_the_middle(threshold, probabilities):
     assert threshold - below == pytest.approx(probabilities[called].min() - threshold, abs=1e-12)
 
 
+@settings(max_examples=50)
 @given(columns())
 def test_chosen_youden_thresholds(column):
     labels, scores = column
