@@ -59,19 +59,23 @@ def _open(dataset: str, name: str | None) -> list[TaskDataset]:
     return load_tasks([TaskSpec(dataset, name)], ".")
 
 
-@pytest.fixture(autouse=True)
-def opened_once(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def opened_once():
     """All tests only read the sites' datasets, and every request opens them, which takes longer than the rest."""
 
     def load(specs, data_root, streaming):
         return [data for spec in specs for data in _open(spec.location(data_root), spec.name)]
 
-    for module in ("site", "simulation"):
-        monkeypatch.setattr(f"ark_hf.federated.{module}.load_tasks", load)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("site", "simulation"):
+            patch.setattr(f"ark_hf.federated.{module}.load_tasks", load)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def no_figures(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def no_figures(request):
     """Reports are written without figures, which take longer than the training, but where they are looked at."""
-    if "report" not in request.path.name:
-        monkeypatch.setattr("ark_hf.federated.report._figures", lambda history: {})
+    with pytest.MonkeyPatch.context() as patch:
+        if "report" not in request.path.name:
+            patch.setattr("ark_hf.federated.report._figures", lambda history: {})
+        yield

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ark_hf import ArkForImageClassification, ArkTask, SiteSpec, TaskSpec, federate, load_ark
+from ark_hf import ArkForImageClassification, ArkTask, FederatedArguments, SiteSpec, TaskSpec, federate, load_ark
 from ark_hf.cli.main import main
 from ark_hf.federated.messages import Failure, Request
 from ark_hf.federated.server import Federation
@@ -27,9 +27,20 @@ SWIN = {
 }
 
 
-@pytest.fixture
+EQUAL = {"sites_at_once": 1, "weighting": "equal"}
+
+
+@pytest.fixture(scope="module")
 def specs(sites) -> list[SiteSpec]:
     return [SiteSpec(name, [TaskSpec(str(sites[task]))]) for name, task in NAMES.items()]
+
+
+@pytest.fixture(scope="module")
+def whole(specs, tmp_path_factory) -> FederatedArguments:
+    """The settings of a federation that is over; tests read its folder."""
+    args = FederatedArguments(output_dir=str(tmp_path_factory.mktemp("whole") / "run"), **TINY, **EQUAL)
+    federate(args, specs)
+    return args
 
 
 def student(args, name: str) -> ArkForImageClassification:
@@ -37,9 +48,12 @@ def student(args, name: str) -> ArkForImageClassification:
 
 
 @pytest.mark.parametrize("encoder", [{}, SWIN], ids=["batch norm", "swin"])
-def test_the_master_is_the_mean_of_the_students_by_hand(arguments, specs, encoder):
-    args = arguments(sites_at_once=1, weighting="equal", **encoder)
-    model, _ = load_ark(str(federate(args, specs)))
+def test_the_master_is_the_mean_of_the_students_by_hand(whole, arguments, specs, encoder):
+    args = whole
+    if encoder:
+        args = arguments(**EQUAL, rounds=1, **encoder)
+        federate(args, specs)
+    model, _ = load_ark(str(Path(args.output_dir, "ark-cxr")))
     states = [student(args, name).ark.state_dict() for name in NAMES]
     for name, value in shared_tensors(model.ark).items():
         expected = np.mean([state[name].numpy().astype(np.float64) for state in states], axis=0)
@@ -47,12 +61,10 @@ def test_the_master_is_the_mean_of_the_students_by_hand(arguments, specs, encode
     assert [task.name for task in model.config.tasks] == ["phantom_hill", "phantom_city"]
 
 
-def test_a_federation_resumes_to_the_same_bits(arguments, specs, monkeypatch):
+def test_a_federation_resumes_to_the_same_bits(whole, arguments, specs, monkeypatch):
     class Killed(BaseException):
         pass
 
-    whole = arguments(sites_at_once=1, output_dir=arguments().output_dir + "-whole")
-    federate(whole, specs)
     usual, asked = LocalSites.__call__, []
 
     def die_in_the_second_round(self, request):
@@ -62,7 +74,7 @@ def test_a_federation_resumes_to_the_same_bits(arguments, specs, monkeypatch):
             if asked[-1] == ("train", 2, "north"):  # after the first of two sites
                 raise Killed
 
-    args = arguments(sites_at_once=1)
+    args = arguments(**EQUAL)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(LocalSites, "__call__", die_in_the_second_round)
         federate(args, specs)

@@ -63,27 +63,30 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("owner, method", [(Run, "save_checkpoint"), (CyclicPretrainer, "validate")])
-def test_a_site_that_is_killed_in_a_round_goes_on_to_the_same_weights(places, arguments, monkeypatch, owner, method):
-    args = arguments(cycles_per_round=2, rounds=1)
-    master = begin(args)
-    (whole, tasks), (killed, _) = places["north"], places["south"]
-    expected = answer(whole, tasks, request_of(args, master))
-    usual = getattr(owner, method)
-
-    def kill_late(self, *args):
+def killed_late(usual):
+    def kill_in_the_second_cycle(self, *args):
         if self.state.cycle == 2:
             raise Killed
         return usual(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(owner, method, kill_late)
-        answer(killed, tasks, request_of(args, master))
-    found = answer(killed, tasks, request_of(args, master))
-    assert found.vector.sha256() == expected.vector.sha256() and found.values == expected.values
-    for name in ("ark-cxr", "student"):
-        ours, theirs = (Path(site.output_dir, name, "model.safetensors").read_bytes() for site in (killed, whole))
-        assert ours == theirs
+    return kill_in_the_second_cycle
+
+
+def test_a_site_that_is_killed_in_a_round_goes_on_to_the_same_weights(places, arguments, tmp_path, monkeypatch):
+    args = arguments(cycles_per_round=2, rounds=1)
+    master = begin(args)
+    whole, tasks = places["north"]
+    expected = answer(whole, tasks, request_of(args, master))
+    for owner, method in ((Run, "save_checkpoint"), (CyclicPretrainer, "validate")):
+        killed = replace(whole, output_dir=str(tmp_path / method))
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(owner, method, killed_late(getattr(owner, method)))
+            answer(killed, tasks, request_of(args, master))
+        found = answer(killed, tasks, request_of(args, master))
+        assert found.vector.sha256() == expected.vector.sha256() and found.values == expected.values
+        for name in ("ark-cxr", "student"):
+            ours, theirs = (Path(site.output_dir, name, "model.safetensors").read_bytes() for site in (killed, whole))
+            assert ours == theirs
 
 
 def test_a_new_master_is_the_next_student_and_schedules_go_on(places, args, master):
