@@ -29,6 +29,8 @@ from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
 
+pytestmark = pytest.mark.slow_ci  # an export takes seconds, whatever the model
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "predict_onnx.py"
 SIZE = 32
 SINGLE = "single_label_classification"
@@ -56,10 +58,7 @@ CASES = {
     "resnet, one label, no projector": (RESNET | {"tasks": TASKS[2:], "projector_dim": None}, {}),
     "swin, several heads, calibrated": (SWIN | {"tasks": TASKS}, {}),
 }
-# An export takes seconds: make test has one of them
-each_case = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if "vit" in name else pytest.mark.slow_ci) for name in CASES]
-)
+each_case = pytest.mark.parametrize("name", CASES)
 
 
 class Exported(NamedTuple):
@@ -345,7 +344,6 @@ def pictures(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@pytest.mark.slow_ci
 @pytest.mark.parametrize("name", ["swin, several heads, calibrated", "convnext, one head of classes, cropped"])
 def test_the_example_predicts_as_we_do_without_our_libraries(exports, pictures, name):
     exported = exports(name)

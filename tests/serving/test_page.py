@@ -33,6 +33,8 @@ from ark_hf.pages.html import escape
 from tests.conftest import REPOSITORY
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
+pytestmark = pytest.mark.slow_ci  # a server for each process, and gradio takes seconds to import
+
 SPACE = REPOSITORY / "hub_cards" / "space"
 NAME = 'someone/ark ${1+1} {{x}} <b>"'
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis_of_the_lower_lobe, and of what lies beside and behind it"

@@ -17,7 +17,7 @@ from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .streaming import StreamedRows
 from .summary import split_facts, training_data_facts
-from .task_dataset import SMOOTHED, SPLITS, load_task_dataset, named_class, read_task, split_names
+from .task_dataset import SMOOTHED, SPLITS, load_task_splits, named_class, read_task, split_names
 
 IMAGE_HASHES = "image_hashes.parquet"
 
@@ -179,8 +179,11 @@ def open_dataset(
     if splits is None:
         there = split_names(source)
         splits = [split for split in SPLITS if split in there]
-    load = StreamedRows if streaming else load_task_dataset
-    rows = {split: load(source, split, columns=columns) for split in splits}
+    rows: dict[str, Dataset | StreamedRows] = {}
+    if streaming:
+        rows |= {split: StreamedRows(source, split, columns=columns) for split in splits}
+    else:
+        rows |= load_task_splits(source, splits, columns)
     if task is None:
         task = _task_of_columns(str(name), columns or {}, next(iter(rows.values())))
     elif name is not None:

@@ -214,28 +214,55 @@ def load_task_dataset(
     Raises:
         ValueError: The dataset, the split or a column is missing, or the split is empty.
     """
-    if split not in SPLITS:
-        raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
+    if not streaming:
+        return load_task_splits(name_or_path, [split], columns)[split]
+    _check_splits([split])
     name, revision = _split_revision(name_or_path)
     cache_dir = _cache_dir(name_or_path)
     try:
-        dataset = load_dataset(name, split=split, revision=revision, streaming=streaming, cache_dir=cache_dir)
+        rows = load_dataset(name, split=split, revision=revision, streaming=True, cache_dir=cache_dir)
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
-    if not streaming:
-        _forget_earlier_states(cache_dir)
+    return _with_image_and_labels(rows, split, columns, name_or_path)
+
+
+def load_task_splits(
+    name_or_path: str | Path, splits: Sequence[str], columns: Mapping[str, Any] | None = None
+) -> dict[str, Dataset]:
+    """Several splits by name, each as of [`load_task_dataset`], for little more than the time that one takes."""
+    _check_splits(splits)
+    name, revision = _split_revision(name_or_path)
+    cache_dir = _cache_dir(name_or_path)
+    try:
+        loaded = load_dataset(name, split=list(splits), revision=revision, cache_dir=cache_dir)
+    except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
+        what = " and ".join(map(repr, splits))
+        raise ValueError(f"Cannot load split {what} of {str(name_or_path)!r}: {_reason(error)}") from None
+    _forget_earlier_states(cache_dir)
+    found = {}
+    for split, rows in zip(splits, loaded, strict=True):
+        found[split] = _with_image_and_labels(rows, split, columns, name_or_path)
+        images = found[split].data.column("image")
+        if images.null_count:
+            missing = [row for row, image in enumerate(images) if not image.is_valid]
+            raise ValueError(
+                f"Split {split!r} of {str(name_or_path)!r} has no image in {len(missing)} rows, the first is row "
+                f"{missing[0]}; give them images or leave the rows out."
+            )
+    return found
+
+
+def _check_splits(splits: Sequence[str]) -> None:
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown:
+        raise ValueError(f"Unknown split {unknown[0]!r}; use one of {SPLITS}.")
+
+
+def _with_image_and_labels(rows, split: str, columns: Mapping[str, Any] | None, name_or_path: str | Path):
     if columns is not None:
-        dataset = _rename_columns(dataset, columns, name_or_path)
-    check_has_image_and_labels(dataset.column_names, split, name_or_path)
-    if not isinstance(dataset.features["image"], Image):
-        dataset = dataset.cast_column("image", Image())
-    if not streaming and dataset.data.column("image").null_count:
-        missing_rows = [row for row, image in enumerate(dataset.data.column("image")) if not image.is_valid]
-        raise ValueError(
-            f"Split {split!r} of {str(name_or_path)!r} has no image in {len(missing_rows)} rows, the first is row "
-            f"{missing_rows[0]}; give them images or leave the rows out."
-        )
-    return dataset
+        rows = _rename_columns(rows, columns, name_or_path)
+    check_has_image_and_labels(rows.column_names, split, name_or_path)
+    return rows if isinstance(rows.features["image"], Image) else rows.cast_column("image", Image())
 
 
 def load_splits(name_or_path: str | Path, config_name: str | None = None) -> dict[str, Dataset]:
