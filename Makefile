@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
-CORES := --numprocesses logical --maxprocesses 8 --dist loadfile
+CORES := --numprocesses logical --maxprocesses 8 --dist loadscope
 unexport PYTHONDONTWRITEBYTECODE  # every process would compile our code and the tests anew
 
 # What Pillow's version can change: goldens and probabilities
@@ -27,9 +27,8 @@ PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_
 demo: .venv/.core  ## Train on the built-in phantom sites and predict
 	$(BIN)/ark-hf demo
 
-test: .venv/.dev  ## The fast tests, then transformers' own tests of our classes
+test: .venv/.dev  ## The fast tests, and transformers' own tests of our classes
 	$(BIN)/python -m pytest $(CORES) --durations=10
-	$(BIN)/python -m pytest $(CORES) --dist loadscope -o addopts="" -q --timeout 300 tests/upstream
 
 slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a browser or a wheel; extras; Pillow 13
 	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,federated,lora,onnx,serve]"

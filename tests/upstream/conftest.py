@@ -1,4 +1,7 @@
-"""The marks of transformers' tests, which would otherwise be unknown here."""
+"""What transformers' tests find in their own repository: their marks, and the names of models with labels."""
+
+import pytest
+from transformers.models.auto import modeling_auto
 
 MARKS = (
     "accelerate_tests",
@@ -12,3 +15,12 @@ MARKS = (
 def pytest_configure(config):
     for mark in MARKS:
         config.addinivalue_line("markers", f"{mark}: set by transformers' tests")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def names_of_classes():
+    """They look up by name which classes take labels; a registered class has no entry there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(modeling_auto.MODEL_MAPPING_NAMES, "ark", "ArkModel")
+        patch.setitem(modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "ark", "ArkForImageClassification")
+        yield

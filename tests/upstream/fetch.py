@@ -1,9 +1,7 @@
 """
 transformers' own test mixins of the installed version, from its source distribution.
 
-They are fetched once into `.cache/transformers_tests` and never committed. Run them in their own process:
-
-    python -m pytest -o addopts="" tests/upstream -q --timeout 120
+They are fetched once into `.cache/transformers_tests` and never committed.
 """
 
 import importlib.metadata

@@ -6,7 +6,6 @@ from unittest import mock
 
 import torch
 from transformers import logging, set_seed
-from transformers.models.auto import modeling_auto
 from transformers.testing_utils import CaptureLogger
 
 from ark_hf.models.ark.configuration_ark import ArkConfig
@@ -15,10 +14,6 @@ from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel, 
 from .fetch import add_transformers_tests_to_path
 
 add_transformers_tests_to_path()
-
-# transformers' tests look up by name which classes take labels; a registered class has no entry there.
-modeling_auto.MODEL_MAPPING_NAMES["ark"] = "ArkModel"
-modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["ark"] = "ArkForImageClassification"
 
 from transformers_tests.test_configuration_common import ConfigTester  # noqa: E402
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor  # noqa: E402
