@@ -4,6 +4,7 @@ import tempfile
 import unittest
 from unittest import mock
 
+import pytest
 import torch
 from transformers import logging, set_seed
 from transformers.testing_utils import CaptureLogger
@@ -120,6 +121,7 @@ class ArkModelTest(ModelTesterMixin, unittest.TestCase):
         pass
 
 
+@pytest.mark.slow_ci  # the same tests once more, ten seconds of them
 class ArkSingleTaskModelTest(ArkModelTest):
     model_tester_class = ArkSingleTaskModelTester
 

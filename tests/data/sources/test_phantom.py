@@ -23,9 +23,9 @@ def site(request):
 
 @pytest.fixture(scope="module")
 def rows():
-    """100 images of the train and the test split of every site."""
+    """60 images of the train and the test split of every site."""
     return {
-        (name, split): list(draw_phantom_images(site, split, 100, SIZE))
+        (name, split): list(draw_phantom_images(site, split, 60, SIZE))
         for name, site in SITES.items()
         for split in ("train", "test")
     }
