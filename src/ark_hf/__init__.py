@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 _EXPORTS = {
     "ArkConfig": ".models.ark.configuration_ark",
     "ArkTask": ".models.ark.configuration_ark",
+    "SegmentationTask": ".models.ark.configuration_ark",
     "ArkForImageClassification": ".models.ark.modeling_ark",
     "ArkModel": ".models.ark.modeling_ark",
     "ArkImageProcessor": ".models.ark.image_processing_ark",
@@ -175,6 +176,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .metrics.significance import compare_seeds as compare_seeds
     from .models.ark.configuration_ark import ArkConfig as ArkConfig
     from .models.ark.configuration_ark import ArkTask as ArkTask
+    from .models.ark.configuration_ark import SegmentationTask as SegmentationTask
     from .models.ark.convert_ark_checkpoint import RELEASED_TASKS as RELEASED_TASKS
     from .models.ark.convert_ark_checkpoint import convert_checkpoint as convert_checkpoint
     from .models.ark.image_processing_ark import ArkImageProcessor as ArkImageProcessor

@@ -22,6 +22,9 @@ AUTO_MAP = {
 }
 
 
+BACKGROUND = "background"  # class 0 of an exclusive segmentation
+
+
 def check_modality(modality: Any, what: str) -> None:
     """Raises `ValueError`, which begins with `what`, if it is none of `MODALITIES`."""
     if modality not in MODALITIES:
@@ -63,19 +66,7 @@ class ArkTask:
     thresholds_dtype: str | None = None
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ValueError(
-                f"Task name {self.name!r}: use lower-case letters, digits and underscores, a letter first"
-            )
-        if hasattr(nn.ModuleDict(), self.name):
-            raise ValueError(f"Task name {self.name!r} is reserved by torch.nn.ModuleDict; choose another name.")
-        sequence = isinstance(self.labels, (list, tuple))  # a lone string would become one label a letter
-        if not sequence or not self.labels or not all(isinstance(label, str) and label for label in self.labels):
-            raise ValueError(f"Task {self.name!r}: labels must be a non-empty list of strings, got {self.labels!r}.")
-        self.labels = list(self.labels)
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        if repeated:
-            raise ValueError(f"Task {self.name!r}: labels occur more than once: {repeated}.")
+        self.labels = _checked_names(self.name, self.labels)
         if self.problem_type not in PROBLEM_TYPES:
             raise ValueError(
                 f"Task {self.name!r}: problem_type {self.problem_type!r} is unknown; use one of {PROBLEM_TYPES}."
@@ -85,18 +76,8 @@ class ArkTask:
                 f"Task {self.name!r}: single_label_classification needs at least two labels; "
                 "a binary task is multi_label_classification with one label."
             )
-        unknown = set(self.eval_labels or ()) | set(self.thresholds or ())
-        unknown -= set(self.labels)
-        if unknown:
-            raise ValueError(
-                f"Task {self.name!r}: eval_labels or thresholds name {sorted(unknown)}, which are not among its "
-                f"labels {self.labels}."
-            )
-        for label, threshold in (self.thresholds or {}).items():
-            if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-                raise ValueError(
-                    f"Task {self.name!r}: the threshold of {label!r} must be a number in [0, 1], got {threshold!r}."
-                )
+        _check_among_labels(self.name, self.labels, self.eval_labels, "eval_labels")
+        _check_thresholds(self.name, self.labels, self.thresholds)
         digest = self.thresholds_digest
         if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
             raise ValueError(f"Task {self.name!r}: thresholds_digest must be a sha256 in hexadecimal, got {digest!r}.")
@@ -107,15 +88,7 @@ class ArkTask:
     @classmethod
     def from_dict(cls, values: "ArkTask | dict[str, Any]") -> "ArkTask":
         """Builds a task from its JSON form; a task is returned as it is."""
-        if isinstance(values, cls):
-            return values
-        if not isinstance(values, dict):
-            raise ValueError(f"A task is an ArkTask or its dictionary, got {values!r}.")
-        allowed = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(allowed))
-        if unknown or not {"name", "labels"} <= set(values):
-            raise ValueError(f"A task has the fields {allowed}, 'name' and 'labels' required; got {sorted(values)}.")
-        return cls(**values)
+        return values if isinstance(values, cls) else cls(**_checked_fields(cls, values))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form without the fields that are not set, nor the modality of radiographs."""
@@ -123,6 +96,112 @@ class ArkTask:
         if self.modality == DEFAULT_MODALITY:
             del values["modality"]
         return values
+
+
+@dataclass
+class SegmentationTask:
+    """
+    What a segmenter outlines in an image.
+
+    Args:
+        name: Name of the task, `^[a-z][a-z0-9_]*$`.
+        labels: Names of the structures, in order, without the background.
+        overlapping: Whether a pixel may belong to several labels (ribs, lesions in lungs): then every label has a
+            sigmoid of its own. Otherwise a softmax chooses one of `background`, class 0 of the logits, and the labels.
+        thresholds: Of overlapping labels, some or all: the probability, [0, 1], from which a pixel belongs to them;
+            0.5 where none is given.
+        pixel_spacing: (row, column) spacing of the images' pixels in mm, where it is one and known.
+        modality: As in [`ArkTask`].
+
+    Raises:
+        ValueError: A field is not as described above.
+    """
+
+    name: str
+    labels: list[str]
+    overlapping: bool = False
+    thresholds: dict[str, float] | None = None
+    pixel_spacing: list[float] | None = None
+    modality: str = DEFAULT_MODALITY
+
+    def __post_init__(self):
+        self.labels = _checked_names(self.name, self.labels)
+        if BACKGROUND in self.labels:
+            raise ValueError(f"Task {self.name!r}: {BACKGROUND!r} is not named among the labels; it is what is left.")
+        if not isinstance(self.overlapping, bool):
+            raise ValueError(f"Task {self.name!r}: overlapping must be true or false, got {self.overlapping!r}.")
+        _check_thresholds(self.name, self.labels, self.thresholds)
+        if self.thresholds and not self.overlapping:
+            raise ValueError(f"Task {self.name!r}: thresholds are of overlapping labels; a softmax has none.")
+        if self.pixel_spacing is not None:
+            spacing = self.pixel_spacing
+            if not isinstance(spacing, (list, tuple)) or len(spacing) != 2 or not all(map(_is_positive, spacing)):
+                raise ValueError(
+                    f"Task {self.name!r}: pixel_spacing must be two positive numbers, of rows and columns in mm, got "
+                    f"{spacing!r}."
+                )
+            self.pixel_spacing = [float(value) for value in spacing]
+        check_modality(self.modality, f"Task {self.name!r}: modality")
+
+    @classmethod
+    def from_dict(cls, values: "SegmentationTask | dict[str, Any]") -> "SegmentationTask":
+        """Builds a task from its JSON form; a task is returned as it is."""
+        return values if isinstance(values, cls) else cls(**_checked_fields(cls, values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form without the fields that are not set, nor the modality of radiographs."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.modality == DEFAULT_MODALITY:
+            del values["modality"]
+        return values
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the logits' channels: the labels, after `background` if they exclude each other."""
+        return self.labels if self.overlapping else [BACKGROUND, *self.labels]
+
+
+def _checked_fields(cls: type, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"A task is one of class {cls.__name__} or its dictionary, got {values!r}.")
+    allowed = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if set(values) - set(allowed) or not {"name", "labels"} <= set(values):
+        raise ValueError(f"A task has the fields {allowed}, 'name' and 'labels' required; got {sorted(values)}.")
+    return values
+
+
+def _checked_names(name: Any, labels: Any) -> list[str]:
+    """The labels as a list, once they and the task's name are as described above."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"Task name {name!r}: use lower-case letters, digits and underscores, a letter first")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"Task name {name!r} is reserved by torch.nn.ModuleDict; choose another name.")
+    sequence = isinstance(labels, (list, tuple))  # a lone string would become one label a letter
+    if not sequence or not labels or not all(isinstance(label, str) and label for label in labels):
+        raise ValueError(f"Task {name!r}: labels must be a non-empty list of strings, got {labels!r}.")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"Task {name!r}: labels occur more than once: {repeated}.")
+    return list(labels)
+
+
+def _check_among_labels(name: str, labels: list[str], named: Any, what: str) -> None:
+    unknown = sorted(set(named or ()) - set(labels))
+    if unknown:
+        raise ValueError(f"Task {name!r}: {what} name {unknown}, which are not among its labels {labels}.")
+
+
+def _check_thresholds(name: str, labels: list[str], thresholds: dict[str, float] | None) -> None:
+    _check_among_labels(name, labels, thresholds, "thresholds")
+    for label, threshold in (thresholds or {}).items():
+        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            raise ValueError(
+                f"Task {name!r}: the threshold of {label!r} must be a number in [0, 1], got {threshold!r}."
+            )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < float("inf")
 
 
 @strict
@@ -138,13 +217,19 @@ class ArkConfig(PreTrainedConfig):
         drop_path_rate: Largest stochastic depth rate, rising linearly over the blocks from 0.
         tasks: One [`ArkTask`] (or its dictionary) a head. `None`: an ordinary classifier with one head `classifier`
             made from `id2label`/`num_labels`.
+        segmentation: What a segmenter outlines, a [`SegmentationTask`] (or its dictionary). `None`: a segmenter is an
+            exclusive one, without a name, made from `id2label`/`num_labels`. Setting it drops the tasks.
+        decoder: Of a segmenter: "upernet" or "fpn".
+        decoder_channels: Width of the decoder.
 
-    With tasks, `id2label` is derived: `task/label` in head order (plain labels for a single task). A caller's
-    `num_labels` or `id2label` that disagrees with the tasks wins: `tasks` becomes `None` and the stored
-    `problem_type` is dropped, so that stock fine-tuning scripts get the fresh head that they ask for.
+    With tasks, `id2label` is derived: `task/label` in head order (plain labels for a single task). With a segmentation
+    it names the channels of the logits. A caller's `num_labels` or `id2label` that disagrees wins: `tasks` and
+    `segmentation` become `None` and the stored `problem_type` is dropped, so that stock fine-tuning scripts get the
+    fresh head that they ask for.
 
     Raises:
-        ValueError: Two tasks of one name, an empty list of tasks, or a size that is not positive.
+        ValueError: Two tasks of one name, an empty list of tasks, tasks beside a segmentation, or a size that is not
+            positive.
     """
 
     model_type = "ark"
@@ -158,9 +243,12 @@ class ArkConfig(PreTrainedConfig):
     projector_type: Literal["linear", "mlp"] = "linear"
     drop_path_rate: float = 0.1
     tasks: list[Any] | None = None
+    segmentation: Any = None
+    decoder: Literal["upernet", "fpn"] = "upernet"
+    decoder_channels: int = 256
 
     def __post_init__(self, **kwargs):
-        for name in ("image_size", "num_channels", "projector_dim"):
+        for name in ("image_size", "num_channels", "projector_dim", "decoder_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, got {value}.")
@@ -169,7 +257,9 @@ class ArkConfig(PreTrainedConfig):
 
         asked_id2label, asked_num_labels = self.id2label, kwargs.get("num_labels")
         asked_problem_type = self.problem_type
-        if self.tasks is not None:
+        if self.tasks is not None and self.segmentation is not None:
+            raise ValueError("A model has tasks, which classify, or a segmentation, never both.")
+        if self.tasks is not None or self.segmentation is not None:
             self._derive_labels()
             if asked_id2label is not None and _with_int_keys(asked_id2label) != self.id2label:
                 self._drop_tasks(asked_id2label)
@@ -184,28 +274,39 @@ class ArkConfig(PreTrainedConfig):
         active = self.__dict__.get("_label_rules_active")
         if active and key == "tasks" and value is not None:
             value = _checked_tasks(value)  # before anything is set, so that an error leaves the config as it was
+        if active and key == "segmentation" and value is not None:
+            value = SegmentationTask.from_dict(value)
         super().__setattr__(key, value)
         if not active:
             return
-        if key == "tasks" and value is not None:
+        if key in ("tasks", "segmentation") and value is not None:
+            self.__dict__["segmentation" if key == "tasks" else "tasks"] = None
             self._derive_labels()
         elif key == "id2label" and value is not None:
-            if self.tasks is not None and _with_int_keys(value) != _task_id2label(self.tasks):
+            if self._derived_id2label() not in (None, _with_int_keys(value)):
                 self._drop_tasks(value)
             else:
                 self.__dict__["id2label"] = _with_int_keys(value)
 
+    def _derived_id2label(self) -> dict[int, str] | None:
+        if self.segmentation is not None:
+            return dict(enumerate(self.segmentation.classes))
+        return None if self.tasks is None else _task_id2label(self.tasks)
+
     def _derive_labels(self) -> None:
-        tasks = _checked_tasks(self.tasks or [])
-        self.__dict__["tasks"] = tasks
-        self.__dict__["id2label"] = _task_id2label(tasks)
+        if self.segmentation is None:
+            self.__dict__["tasks"] = _checked_tasks(self.tasks or [])
+            self.__dict__["problem_type"] = _task_problem_type(self.tasks or [])
+        else:
+            self.__dict__["segmentation"] = SegmentationTask.from_dict(self.segmentation)
+            self.__dict__["problem_type"] = None
+        self.__dict__["id2label"] = self._derived_id2label()
         self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
-        self.__dict__["problem_type"] = _task_problem_type(tasks)
 
     def _drop_tasks(self, id2label: dict) -> None:
         if self.tasks and self.problem_type == _task_problem_type(self.tasks):
             self.__dict__["problem_type"] = None
-        self.__dict__["tasks"] = None
+        self.__dict__["tasks"] = self.__dict__["segmentation"] = None
         self.__dict__["id2label"] = _with_int_keys(id2label)
         self.__dict__["label2id"] = {label: i for i, label in self.__dict__["id2label"].items()}
 
@@ -229,6 +330,12 @@ class ArkConfig(PreTrainedConfig):
         output.pop("_label_rules_active", None)
         if self.tasks is not None:
             output["tasks"] = [task.to_dict() for task in self.tasks]
+        if self.segmentation is not None:
+            output["segmentation"] = self.segmentation.to_dict()
+        else:  # classifiers are written as before there were segmenters
+            for key in ("segmentation", "decoder", "decoder_channels"):
+                if output.get(key) == getattr(type(self), key):
+                    output.pop(key, None)
         output["auto_map"] = dict(AUTO_MAP)
         return output
 
@@ -262,4 +369,4 @@ def _task_problem_type(tasks: list[ArkTask]) -> str:
     return tasks[0].problem_type if len(tasks) == 1 else "multi_label_classification"
 
 
-__all__ = ["ArkConfig", "ArkTask"]
+__all__ = ["ArkConfig", "ArkTask", "SegmentationTask"]
