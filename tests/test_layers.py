@@ -38,7 +38,13 @@ auto.py __init__.py
 cli __main__.py
 """
 PLACES = {path: number for number, line in enumerate(LAYERS.splitlines()) for path in line.split()}
-MODEL_FILES = ("configuration_ark.py", "image_processing_ark.py", "modeling_ark.py", "thresholds_ark.py")
+MODEL_FILES = (
+    "configuration_ark.py",
+    "image_processing_ark.py",
+    "modeling_ark.py",
+    "modeling_ark_segmentation.py",
+    "thresholds_ark.py",
+)
 
 
 def layer(path: Path) -> int:

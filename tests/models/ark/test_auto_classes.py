@@ -31,7 +31,13 @@ TASKS = [
     ArkTask("rsna", ["Normal", "Other", "Opacity"], SINGLE),
     ArkTask("tb", ["Tuberculosis"]),
 ]
-CODE_FILES = {"configuration_ark.py", "modeling_ark.py", "image_processing_ark.py", "thresholds_ark.py"}
+CODE_FILES = {
+    "configuration_ark.py",
+    "modeling_ark.py",
+    "modeling_ark_segmentation.py",
+    "image_processing_ark.py",
+    "thresholds_ark.py",
+}
 SIZE = {"height": 32, "width": 32}
 
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ark_hf.models.ark.configuration_ark import MODALITIES, PROBLEM_TYPES, ArkConfig, ArkTask
+from ark_hf.models.ark.configuration_ark import MODALITIES, PROBLEM_TYPES, ArkConfig, ArkTask, SegmentationTask
 
 FINDINGS = {"name": "vindr", "labels": ["Tuberculosis", "Mass/Nodule"]}
 OPACITY = {
@@ -284,11 +284,12 @@ def test_an_ordinary_classifier_survives_saving(tmp_path):
     assert_ordinary_classifier(ArkConfig.from_pretrained(tmp_path), OWN_ID2LABEL, "regression")
 
 
-def test_a_saved_config_names_the_three_classes_of_the_remote_code(two_tasks_folder):
+def test_a_saved_config_names_the_classes_of_the_remote_code(two_tasks_folder):
     assert json.loads((two_tasks_folder / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "configuration_ark.ArkConfig",
         "AutoModel": "modeling_ark.ArkModel",
         "AutoModelForImageClassification": "modeling_ark.ArkForImageClassification",
+        "AutoModelForSemanticSegmentation": "modeling_ark_segmentation.ArkForSemanticSegmentation",
     }
 
 
@@ -465,3 +466,73 @@ def test_labels_of_an_ordinary_classifier_set_later_get_integer_keys():
 def test_an_ordinary_classifier_made_from_tasks_survives_saving(two_tasks_folder):
     ArkConfig.from_pretrained(two_tasks_folder, id2label=OWN_ID2LABEL).save_pretrained(two_tasks_folder)
     assert_ordinary_classifier(ArkConfig.from_pretrained(two_tasks_folder), OWN_ID2LABEL)
+
+
+ORGANS = {"name": "organs", "labels": ["lungs", "heart"], "overlapping": False}
+RIBS = {"name": "ribs", "labels": ["R1", "R2"], "overlapping": True, "thresholds": {"R1": 0.3}, "modality": "CT"}
+
+
+@pytest.mark.parametrize("values", [ORGANS, RIBS, {**ORGANS, "pixel_spacing": [0.2, 0.14]}], ids=str)
+def test_a_segmentation_survives_json_and_names_the_values_of_a_label_map(values):
+    config = ArkConfig(segmentation=values)
+    assert config.segmentation == SegmentationTask(**values) and config.segmentation.to_dict() == values
+    again = ArkConfig.from_dict(json.loads(config.to_json_string()))
+    for each in (config, again, copy.deepcopy(again)):
+        assert (each.segmentation, each.tasks, each.problem_type) == (SegmentationTask(**values), None, None)
+        assert each.id2label == {0: "background", 1: values["labels"][0], 2: values["labels"][1]}
+        assert each.label2id == {label: value for value, label in each.id2label.items()}
+
+
+def test_channels_of_logits_are_the_labels_and_the_background_only_where_they_exclude_each_other():
+    assert SegmentationTask(**ORGANS).classes == ["background", "lungs", "heart"]
+    assert SegmentationTask(**RIBS).classes == ["R1", "R2"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"labels": ["lungs", "background"]}, "it is what is left"),
+        ({"labels": "lungs"}, "non-empty list"),
+        ({"labels": ["a", "a"]}, "more than once"),
+        ({"name": "Organs"}, "lower-case"),
+        ({"overlapping": 1}, "true or false"),
+        ({"thresholds": {"lungs": 0.5}}, "a softmax has none"),
+        ({"overlapping": True, "thresholds": {"liver": 0.5}}, "not among its labels"),
+        ({"overlapping": True, "thresholds": {"lungs": 2}}, r"number in \[0, 1\]"),
+        ({"pixel_spacing": [0.1]}, "two positive numbers"),
+        ({"pixel_spacing": [0.1, float("inf")]}, "two positive numbers"),
+        ({"modality": "DX"}, "is CR"),
+        ({"kind": "x"}, "has the fields"),
+    ],
+)
+def test_invalid_segmentations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ArkConfig(segmentation={**ORGANS, **changes})
+
+
+def test_tasks_and_a_segmentation_are_never_together():
+    with pytest.raises(ValueError, match="never both"):
+        ArkConfig(tasks=TWO_TASKS, segmentation=ORGANS)
+    config = ArkConfig(tasks=TWO_TASKS)
+    config.segmentation = RIBS
+    assert (config.tasks, config.problem_type, config.num_labels) == (None, None, 3)
+    with pytest.raises(ValueError, match="two positive"):
+        config.segmentation = {**RIBS, "pixel_spacing": 1}
+    assert config.segmentation == SegmentationTask(**RIBS)
+    config.tasks = TWO_TASKS
+    assert config.segmentation is None and config.id2label == TWO_TASKS_ID2LABEL
+    stored = json.loads(ArkConfig(tasks=TWO_TASKS).to_json_string())
+    assert not {"segmentation", "decoder_type", "decoder_channels"} & set(stored)
+    assert ArkConfig.from_dict(stored, segmentation=ORGANS).tasks is None
+    stored = json.loads(ArkConfig(segmentation=ORGANS).to_json_string())
+    assert task_names(ArkConfig.from_dict(stored, tasks=TWO_TASKS)) == ["vindr", "rsna"]
+
+
+@pytest.mark.parametrize("arguments", [{"num_labels": 5}, {"id2label": {i: f"LABEL_{i}" for i in range(5)}}])
+def test_the_callers_classes_win_over_a_stored_segmentation(arguments):
+    stored = json.loads(ArkConfig(segmentation=ORGANS).to_json_string())
+    for config in (ArkConfig.from_dict(stored, **arguments), ArkConfig(segmentation=ORGANS, **arguments)):
+        assert config.segmentation is None and config.id2label == GENERIC_5
+    config = ArkConfig(segmentation=ORGANS)
+    config.num_labels = 5
+    assert config.segmentation is None and config.id2label == GENERIC_5

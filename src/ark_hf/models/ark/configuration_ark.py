@@ -19,10 +19,11 @@ AUTO_MAP = {
     "AutoConfig": "configuration_ark.ArkConfig",
     "AutoModel": "modeling_ark.ArkModel",
     "AutoModelForImageClassification": "modeling_ark.ArkForImageClassification",
+    "AutoModelForSemanticSegmentation": "modeling_ark_segmentation.ArkForSemanticSegmentation",
 }
 
 
-BACKGROUND = "background"  # class 0 of an exclusive segmentation
+BACKGROUND = "background"  # 0 in a label map, and class 0 of an exclusive segmentation
 
 
 def check_modality(modality: Any, what: str) -> None:
@@ -219,13 +220,13 @@ class ArkConfig(PreTrainedConfig):
             made from `id2label`/`num_labels`.
         segmentation: What a segmenter outlines, a [`SegmentationTask`] (or its dictionary). `None`: a segmenter is an
             exclusive one, without a name, made from `id2label`/`num_labels`. Setting it drops the tasks.
-        decoder: Of a segmenter: "upernet" or "fpn".
+        decoder_type: Of a segmenter: "upernet" or "fpn".
         decoder_channels: Width of the decoder.
 
     With tasks, `id2label` is derived: `task/label` in head order (plain labels for a single task). With a segmentation
-    it names the channels of the logits. A caller's `num_labels` or `id2label` that disagrees wins: `tasks` and
-    `segmentation` become `None` and the stored `problem_type` is dropped, so that stock fine-tuning scripts get the
-    fresh head that they ask for.
+    it names the values of a label map: 0 background, then the labels. A caller's `num_labels` or `id2label` that
+    disagrees wins: `tasks` and `segmentation` become `None` and the stored `problem_type` is dropped, so that stock
+    fine-tuning scripts get the fresh head that they ask for.
 
     Raises:
         ValueError: Two tasks of one name, an empty list of tasks, tasks beside a segmentation, or a size that is not
@@ -244,7 +245,7 @@ class ArkConfig(PreTrainedConfig):
     drop_path_rate: float = 0.1
     tasks: list[Any] | None = None
     segmentation: Any = None
-    decoder: Literal["upernet", "fpn"] = "upernet"
+    decoder_type: Literal["upernet", "fpn"] = "upernet"
     decoder_channels: int = 256
 
     def __post_init__(self, **kwargs):
@@ -290,7 +291,7 @@ class ArkConfig(PreTrainedConfig):
 
     def _derived_id2label(self) -> dict[int, str] | None:
         if self.segmentation is not None:
-            return dict(enumerate(self.segmentation.classes))
+            return dict(enumerate([BACKGROUND, *self.segmentation.labels]))
         return None if self.tasks is None else _task_id2label(self.tasks)
 
     def _derive_labels(self) -> None:
@@ -321,6 +322,11 @@ class ArkConfig(PreTrainedConfig):
         elif kwargs.get("num_labels") is not None and not kwargs.get("tasks"):
             if len(config_dict.get("tasks") or []) > 1:
                 kwargs["id2label"] = _generic_id2label(kwargs.pop("num_labels"))
+        # A caller's tasks or segmentation take the place of whichever is stored
+        for key in ("tasks", "segmentation"):
+            if kwargs.get(key) is not None:
+                dropped = ("tasks", "segmentation", "id2label", "label2id")
+                config_dict = {k: v for k, v in config_dict.items() if k not in dropped}
         if "problem_type" in kwargs:
             kwargs["problem_type"] = kwargs.pop("problem_type")
         return super().from_dict(config_dict, **kwargs)
@@ -333,7 +339,7 @@ class ArkConfig(PreTrainedConfig):
         if self.segmentation is not None:
             output["segmentation"] = self.segmentation.to_dict()
         else:  # classifiers are written as before there were segmenters
-            for key in ("segmentation", "decoder", "decoder_channels"):
+            for key in ("segmentation", "decoder_type", "decoder_channels"):
                 if output.get(key) == getattr(type(self), key):
                     output.pop(key, None)
         output["auto_map"] = dict(AUTO_MAP)

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
 from transformers.image_utils import (
@@ -83,6 +84,34 @@ class ArkImageProcessingBase(BaseImageProcessor):
                 _check_that_no_bits_are_lost(image)
                 return PIL.ImageOps.exif_transpose(image)
         return super().fetch_images(image_url_or_urls)
+
+    def post_process_semantic_segmentation(self, outputs, target_sizes=None) -> list[torch.Tensor]:
+        """
+        Label maps of a segmenter's outputs, int64: the values that `id2label` names.
+
+        Of labels that overlap, a pixel gets the one with the largest margin over its threshold, in log-odds, and 0
+        where none reaches it: a map cannot show the others, which `outputs.logits` have.
+
+        Args:
+            outputs: [`ArkSemanticSegmenterOutput`] of a batch.
+            target_sizes: (height, width) of each image, to which the logits are enlarged.
+
+        Raises:
+            ValueError: There are not as many sizes as images.
+        """
+        logits, cutoffs = outputs.logits, getattr(outputs, "cutoffs", None)
+        if target_sizes is not None and len(target_sizes) != len(logits):
+            raise ValueError(f"target_sizes must have one size an image: {len(target_sizes)} for {len(logits)}")
+        if cutoffs is not None:
+            margins = logits - cutoffs[:, :, None, None]
+            logits = torch.cat([torch.zeros_like(margins[:, :1]), margins], dim=1)
+        if target_sizes is not None:
+            sizes = [tuple(int(side) for side in size) for size in target_sizes]
+            return [
+                F.interpolate(each[None], size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+                for each, size in zip(logits, sizes, strict=True)
+            ]
+        return list(logits.argmax(dim=1))
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3):
         return super()._prepare_images_structure(_add_missing_channel_axis(images), expected_ndims)

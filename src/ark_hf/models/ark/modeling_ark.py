@@ -5,7 +5,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from transformers.utils import can_return_tuple
 
 from .configuration_ark import ArkConfig, ArkTask
 from .thresholds_ark import BoundThresholdsMixin
+
+if TYPE_CHECKING:  # transformers lets the files travel that are imported, and `auto_map` names this one in every model
+    from .modeling_ark_segmentation import ArkForSemanticSegmentation  # noqa: F401
 
 # Arguments of timm.create_model that open files or addresses
 LOADS_FILES = ("pretrained", "checkpoint_path", "cache_dir")
@@ -228,12 +231,12 @@ class ArkPreTrainedModel(PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
 
     def _init_convolution(self, module: nn.Conv2d) -> None:
-        if self.config.backbone.startswith("convnext"):
-            init.trunc_normal_(module.weight, std=0.02)
-            init.zeros_(module.bias)
-        elif module.bias is None:  # a batch norm follows: variance kept in the backward pass, per group
+        if module.bias is None:  # a norm follows: variance kept in the backward pass, per group
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        elif self.config.backbone.startswith("convnext"):
+            init.trunc_normal_(module.weight, std=0.02)
+            init.zeros_(module.bias)
         else:
             module.reset_parameters()
 
@@ -321,7 +324,7 @@ def _check_window(encoder: nn.Module, config: ArkConfig) -> None:
 class ArkModel(ArkPreTrainedModel):
     """Encoder and projector: features of a radiograph, without heads."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^heads\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^heads\.", r"^classifier\.", r"^decoder\.", r"^segmentation_head\."]
 
     def __init__(self, config: ArkConfig):
         super().__init__(config)
@@ -376,6 +379,11 @@ class ArkForImageClassification(BoundThresholdsMixin, ArkPreTrainedModel):
     """Ark with its heads, one per task and named; with `tasks=None` an ordinary classifier with one head."""
 
     def __init__(self, config: ArkConfig):
+        if config.segmentation is not None:
+            raise ValueError(
+                f"This is a segmenter of {config.segmentation.labels}: load it with AutoModelForSemanticSegmentation, "
+                "or give `num_labels=`, `id2label=` or `tasks=` for a classifier with its encoder."
+            )
         super().__init__(config)
         self.ark = ArkModel(config)
         self.num_labels = config.num_labels
