@@ -32,6 +32,11 @@ _EXPORTS = {
     "image_statistics": ".metrics.shortcut",
     "shortcut_baseline": ".metrics.shortcut",
     "compare_seeds": ".metrics.significance",
+    "compare_overlap": ".metrics.overlap",
+    "dice": ".metrics.overlap",
+    "hausdorff_distance": ".metrics.overlap",
+    "iou": ".metrics.overlap",
+    "overlap_results": ".metrics.overlap",
     "read_input": ".data.inputs",
     "read_radiograph": ".data.radiograph",
     "InferenceSamples": ".data.loading",
@@ -173,6 +178,11 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .metrics.auroc import bootstrap_aurocs as bootstrap_aurocs
     from .metrics.auroc import evaluate_labels as evaluate_labels
     from .metrics.auroc import one_vs_rest as one_vs_rest
+    from .metrics.overlap import compare_overlap as compare_overlap
+    from .metrics.overlap import dice as dice
+    from .metrics.overlap import hausdorff_distance as hausdorff_distance
+    from .metrics.overlap import iou as iou
+    from .metrics.overlap import overlap_results as overlap_results
     from .metrics.shortcut import image_statistics as image_statistics
     from .metrics.shortcut import shortcut_baseline as shortcut_baseline
     from .metrics.significance import compare_seeds as compare_seeds
