@@ -202,7 +202,7 @@ def test_damaged_parquet_is_refused_by_name(findings, tmp_path, damage):
 
 
 LUNGS = "---\nark_task: {name: lungs, labels: [Mass]}\n"
-NO_MASKS_YET = "holds segmentation masks, which this version does not train on yet"
+OF_MASKS = "holds segmentation masks, and a dataset of labels is wanted"
 
 
 def test_card_of_a_dataset_holds_its_task(findings):
@@ -243,7 +243,7 @@ def test_masks_and_volumes_are_refused_as_such(tmp_path, columns, what, streamin
     (tmp_path / "data").mkdir()
     Dataset.from_dict({name: ["x"] for name in columns}).to_parquet(tmp_path / "data" / "train-0.parquet")
     load = StreamedRows if streaming else load_task_dataset
-    with pytest.raises(ValueError, match=f"holds {what}, which this version does not train on yet"):
+    with pytest.raises(ValueError, match=f"holds {what}, and a dataset of labels is wanted"):
         load(tmp_path, "train")
 
 
@@ -259,8 +259,8 @@ def test_masks_and_volumes_are_refused_as_such(tmp_path, columns, what, streamin
         ("---\nark_task: {name: lungs}\n---\n", "'name' and 'labels' required"),
         ("---\nark_task: {name: lungs, labels: []}\n---\n", "labels must be a non-empty list"),
         ("---\nark_task: lungs\n---\n", "dictionary"),
-        (LUNGS + "ark_kind: segmentation\n---\n", NO_MASKS_YET),
-        ("---\nark_kind: segmentation\n---\n", NO_MASKS_YET),
+        (LUNGS + "ark_kind: segmentation\n---\n", OF_MASKS),
+        ("---\nark_kind: segmentation\n---\n", "no `ark_task` entry"),
         (LUNGS + "ark_kind: masks\n---\n", r"ark_kind 'masks' is unknown; use one of \('classification', 'segm"),
         (LUNGS + "ark_modality: fundus\n---\n", "ark_modality 'fundus' is unknown; use DICOM's code, one of"),
         (LUNGS + "ark_modality: [CR]\n---\n", "ark_modality .'CR'. is unknown"),

@@ -12,7 +12,7 @@ from .images.dicom import read_dicom_metadata
 from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
-    from ..models.ark.configuration_ark import ArkTask
+    from ..models.ark.configuration_ark import ArkTask, SegmentationTask
 
 # Columns beside image, labels and image_id that a task dataset may have, in this order
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
@@ -27,8 +27,10 @@ class Row:
         where: File and line that the row comes from, such as "labels.csv, line 7"; never a patient's data.
         path: The image file.
         split: "train", "validation" or "test".
-        labels: A value per label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown.
+        labels: A value per label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown. Of a
+            segmentation whether each label has a pixel, in 0, 1 or NaN, which its builder finds out.
         metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
+        masks: Of a segmentation where its masks are, for [`Release.read_masks`]; picklable.
     """
 
     where: str
@@ -36,6 +38,7 @@ class Row:
     split: str
     labels: list[float] | int
     metadata: dict[str, Any]
+    masks: Any = None
 
 
 @dataclass(slots=True)
@@ -62,22 +65,25 @@ class Release:
     A dataset's release as read from disk, ready to be built.
 
     Args:
-        task: The task, labels in the order of the rows' values.
+        task: The task, labels in the order of the rows' values or masks.
         rows: The rows that can be used, in the order of the release's own files.
         problems: Rows and files that cannot.
         left_out: Files, by the reason why they were not looked at.
         facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
+        read_masks: Of a segmentation reads a row's masks, each bool (H, W) of the image's size, or None where the
+            label is unknown for the image; picklable. Raises `UnreadableImageError`.
         read_tags: Reads age, sex or view from the row's DICOM file, as [`read_dicom_metadata`].
         remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
     """
 
-    task: "ArkTask"
+    task: "ArkTask | SegmentationTask"
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
+    read_masks: Callable[[Row], list[np.ndarray | None]] | None = None
     read_tags: Callable[[Row, Sequence[str]], dict[str, float | str | None]] = read_file_tags
     remarks: list[str] = field(default_factory=list)
 

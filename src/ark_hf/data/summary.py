@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..cells import is_blank
-from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
 
@@ -39,7 +39,9 @@ def split_facts(task: ArkTask, labels: np.ndarray, patients: Sequence[Any] | Non
     return {"rows": len(labels), "patients": len(known) or None, "labels": _count_labels(task, labels)}
 
 
-def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:
+def split_summary(
+    task: ArkTask | SegmentationTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]
+) -> dict:
     """
     Counts of one split, ready for JSON.
 
@@ -74,8 +76,8 @@ def split_summary(task: ArkTask, labels: Sequence[Any] | np.ndarray, metadata: M
     }
 
 
-def _count_labels(task: ArkTask, labels: Sequence[Any] | np.ndarray) -> dict[str, dict[str, int]]:
-    if task.problem_type == "single_label_classification":
+def _count_labels(task: ArkTask | SegmentationTask, labels: Sequence[Any] | np.ndarray) -> dict[str, dict[str, int]]:
+    if isinstance(task, ArkTask) and task.problem_type == "single_label_classification":
         indices = np.array([-1 if index is None else index for index in labels], dtype=int)
         values = np.where(indices[:, None] < 0, np.nan, indices[:, None] == np.arange(len(task.labels)))
     elif isinstance(labels, np.ndarray):

@@ -30,7 +30,7 @@ from huggingface_hub import DatasetCard, hf_hub_download
 
 from ..cells import LABEL_VALUES, label_word
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
-from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, check_modality
+from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
 from ..names import check_name
 
 SPLITS = ("train", "validation", "test")
@@ -38,34 +38,44 @@ CARD_KEY = "ark_task"
 KIND_KEY, KINDS = "ark_kind", ("classification", "segmentation")  # a card without it is of the first
 MODALITY_KEY = "ark_modality"
 BUILD_REPORT = "build_report.json"
-NOT_YET = {"masks": "segmentation masks", "mask": "segmentation masks", "volume": "volumes"}  # by column
+OTHER_KINDS = {"masks": "segmentation masks", "mask": "segmentation masks", "volume": "volumes"}  # by column
 SMOOTHED = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}
 
 
 def read_task(name_or_path: str | Path) -> ArkTask:
     """
-    The task that the dataset's card describes under `ark_task`, with the modality that stands beside it.
+    The task of classification that the dataset's card describes, see [`read_dataset_task`].
+
+    Raises:
+        ValueError: As there, or the dataset is of another kind.
+    """
+    task = read_dataset_task(name_or_path)
+    if isinstance(task, SegmentationTask):
+        raise ValueError(_other_kind(name_or_path, "segmentation masks"))
+    return task
+
+
+def read_dataset_task(name_or_path: str | Path) -> ArkTask | SegmentationTask:
+    """
+    The task that the dataset's card describes under `ark_task`, with the kind and the modality that stand beside it.
 
     Args:
         name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
 
     Raises:
-        ValueError: There is no such dataset, it has no card, its card holds no task, or one of a kind that cannot be
-            trained on yet.
+        ValueError: There is no such dataset, it has no card, or its card holds no task.
     """
     card = read_card(name_or_path).data.to_dict()
     kind = card.get(KIND_KEY, KINDS[0])
     if kind not in KINDS:
         raise ValueError(f"The card of {name_or_path}: {KIND_KEY} {kind!r} is unknown; use one of {KINDS}.")
-    if kind == "segmentation":
-        raise ValueError(_not_yet(name_or_path, "segmentation masks"))
     values = card.get(CARD_KEY)
     if values is None:
         raise ValueError(
             f"The card of {name_or_path} has no `{CARD_KEY}` entry; build the dataset with `ark-hf data`, or give "
             "`name` and `columns` in the recipe."
         )
-    task = ArkTask.from_dict(values)
+    task = SegmentationTask.from_dict(values) if kind == "segmentation" else ArkTask.from_dict(values)
     if "modality" in values:
         raise ValueError(
             f"The card of {name_or_path}: write `{MODALITY_KEY}: {task.modality}` beside `{CARD_KEY}`, not within it."
@@ -75,15 +85,16 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     return replace(task, modality=modality)
 
 
-def card_entries(task: ArkTask) -> dict[str, Any]:
-    """What [`read_task`] reads, as a card has it."""
+def card_entries(task: ArkTask | SegmentationTask) -> dict[str, Any]:
+    """What [`read_dataset_task`] reads, as a card has it."""
     values = task.to_dict()
     modality = values.pop("modality", None)
-    return {CARD_KEY: values} | ({} if modality is None else {MODALITY_KEY: modality})
+    kind = {KIND_KEY: "segmentation"} if isinstance(task, SegmentationTask) else {}
+    return {CARD_KEY: values} | kind | ({} if modality is None else {MODALITY_KEY: modality})
 
 
-def _not_yet(name_or_path: str | Path, what: str) -> str:
-    return f"{str(name_or_path)!r} holds {what}, which this version does not train on yet."
+def _other_kind(name_or_path: str | Path, what: str) -> str:
+    return f"{str(name_or_path)!r} holds {what}, and a dataset of labels is wanted here."
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:
@@ -302,9 +313,9 @@ def parquet_files(name_or_path: str | Path, split: str) -> list[str]:
 def check_has_image_and_labels(column_names: list[str], split: str, name_or_path: str | Path) -> None:
     """Raises `ValueError` if a split has not the two columns that every task dataset has."""
     missing = {"image", "labels"} - set(column_names)
-    for column, what in NOT_YET.items():
+    for column, what in OTHER_KINDS.items():
         if missing and column in column_names:
-            raise ValueError(_not_yet(name_or_path, what))
+            raise ValueError(_other_kind(name_or_path, what))
     if missing:
         raise ValueError(
             f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has {column_names}. "

@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from datasets import Features, Value
 from tqdm.auto import tqdm
 
 from ...files import check_new_folder, printable, replace_folder, write_json, write_text
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
 from .cards import dataset_card
 from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicates
+from .masks import MaskStore
 from .pictures import PictureStore, encode_png
 from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, write_parquet
 from .workers import PROCESS_NAME, build_shards
@@ -91,8 +92,8 @@ def build_dataset(
     rows, problems = _without_repetitions(release)
     overlap = _find_patient_overlap(rows)
     columns = [name for name in OPTIONAL_COLUMNS if any(row.metadata.get(name) is not None for row in rows)]
-    store = PictureStore(release.read_image, size)
-    features = task_features(store.features(release.task), columns)
+    store, stored = _store(release, size)
+    features = task_features(stored, columns)
     complaints = _Complaints(release.task.name, output_dir, skip_bad, allow_patient_overlap)
     complaints.check_problems(problems)
     complaints.check_overlap("patients", overlap)
@@ -158,6 +159,17 @@ def check_output(output_dir: Path, size: int) -> None:
     if size < MIN_SIZE:
         raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
     check_new_folder(output_dir, "--out")
+
+
+def _store(release: Release, size: int) -> tuple[PictureStore | MaskStore, Features]:
+    """What stores a row of the release, and the columns that it stores."""
+    task = release.task
+    if not isinstance(task, SegmentationTask):
+        return PictureStore(release.read_image, size), PictureStore.features(task)
+    if release.read_masks is None:
+        raise ValueError(f"{task.name}: a segmentation needs `read_masks`, which reads the masks of a row.")
+    store = MaskStore(release.read_image, release.read_masks, size, task.labels, task.overlapping)
+    return store, MaskStore.features()
 
 
 def task_features(stored: Features, columns: Iterable[str]) -> Features:
@@ -292,7 +304,7 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
 
 
 def _open_builder(
-    work: Path, release: Release, rows: list[Row], store: PictureStore, features: Features
+    work: Path, release: Release, rows: list[Row], store: PictureStore | MaskStore, features: Features
 ) -> ShardBuilder:
     """A builder that continues what is in `work`, if that is of the same rows and settings."""
     builder = ShardBuilder(work / "dataset" / "data", work / "records", features.arrow_schema, store)
@@ -340,7 +352,10 @@ def _collect(shard: Shard, record: ShardRecord, kept: dict[str, list[Row]]) -> p
     """Adds a shard's rows to those of the shards before it; the hashes of their pictures."""
     split = shard.name.partition("-")[0]
     start = len(kept[split])
-    kept[split] += [shard.rows[number] for number in record.kept]
+    for number, present in zip(record.kept, record.present, strict=True):
+        row = shard.rows[number]
+        labels = [math.nan if value is None else float(value) for value in present] if present else row.labels
+        kept[split].append(replace(row, labels=labels))
     columns = {
         "split": [split] * len(record.kept),
         "row": range(start, len(kept[split])),
@@ -388,7 +403,7 @@ def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[st
     }
 
 
-def _summarise(task: ArkTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
+def _summarise(task: ArkTask | SegmentationTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
     metadata = {name: [row.metadata.get(name) for row in rows] for name in columns}
     return split_summary(task, [row.labels for row in rows], metadata)
 

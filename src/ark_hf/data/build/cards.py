@@ -8,7 +8,7 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
+from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask
 from ...pages.formats import markdown_cell
 from ...provenance import package_version
 from ..task_dataset import card_entries
@@ -32,7 +32,7 @@ COLUMNS = {
 }
 
 
-def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -> str:
+def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: Mapping[str, Any]) -> str:
     """
     The text of README.md: a header for the Hub, `datasets` and [`read_task`], and a page for people.
 
@@ -52,7 +52,7 @@ def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -
     header = DatasetCardData(
         pretty_name=title,
         license=license_id,
-        task_categories=["image-classification"],
+        task_categories=["image-segmentation" if isinstance(task, SegmentationTask) else "image-classification"],
         size_categories=[_size_category(sum(report["rows"].values()))],
         tags=[*(["chest-x-ray", "radiology"] if radiographs else []), "medical", "ark", *[PHANTOM_TAG] * phantom],
     )
@@ -78,6 +78,7 @@ def dataset_card(task: ArkTask, features: Features, report: Mapping[str, Any]) -
         template_path=str(TEMPLATE),
         title=title,
         phantom=phantom,
+        segmentation=isinstance(task, SegmentationTask),
         description=f"{title}, as `ark-hf data build` reads the source's own files.",
         paper_url=PAPER_URL,
         place=PLACE,
@@ -127,8 +128,14 @@ def _describe_splits(header: DatasetCardData, features: Features, report: Mappin
     DatasetInfosDict({"default": info}).to_dataset_card_data(header)
 
 
-def _meaning(column: str, task: ArkTask, report: Mapping[str, Any]) -> str:
-    if column == "labels" and task.problem_type == "single_label_classification":
+def _meaning(column: str, task: ArkTask | SegmentationTask, report: Mapping[str, Any]) -> str:
+    if column == "masks" and isinstance(task, SegmentationTask):
+        rule = "a pixel may be in several" if task.overlapping else "a pixel is in one at most"
+        return (
+            f"a mask per label, in the order below: 255 in it, 0 outside; {rule}; none where a label is unknown for "
+            "the image"
+        )
+    if column == "labels" and isinstance(task, ArkTask) and task.problem_type == "single_label_classification":
         return "a class index: " + ", ".join(f"{i} {label}" for i, label in enumerate(task.labels)) + "; −1 unknown"
     if column == "labels":
         return "a number per label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"

@@ -37,12 +37,14 @@ class Stored:
         hashes: SHA-256 and perceptual hash, by which equal and like pictures are found: see [`hash_picture`].
         statistics: What [`image_statistics`] gives for the picture; empty for what is none.
         doubts: Reasons of the reader to doubt it.
+        present: Of a segmentation whether each label has a pixel, None unknown; empty for other tasks.
     """
 
     columns: dict[str, Any]
     hashes: tuple[str, str]
     statistics: list[float] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    present: list[bool | None] = field(default_factory=list)
 
 
 @dataclass
@@ -54,7 +56,7 @@ class ShardRecord:
         sources: Size and time of change of each row's file, None where there is none.
         kept: Numbers in the shard of the rows that it holds, in order.
         problems: Numbers of the others, each with the reason.
-        hashes, statistics: Of each kept row, see [`Stored`].
+        hashes, statistics, present: Of each kept row, see [`Stored`].
         doubts: Numbers of kept rows, each with a reason to doubt its picture.
         size: Bytes of the file; 0: there is none, for no row could be used.
     """
@@ -64,6 +66,7 @@ class ShardRecord:
     problems: list[tuple[int, str]] = field(default_factory=list)
     hashes: list[tuple[str, str]] = field(default_factory=list)
     statistics: list[list[float]] = field(default_factory=list)
+    present: list[list[bool | None]] = field(default_factory=list)
     doubts: list[tuple[int, str]] = field(default_factory=list)
     size: int = 0
 
@@ -99,6 +102,7 @@ class ShardBuilder:
                     record.kept.append(number)
                     record.hashes.append(stored.hashes)
                     record.statistics.append(stored.statistics)
+                    record.present.append(stored.present)
                     record.doubts += [(number, reason) for reason in stored.doubts]
                     yield {**stored.columns, **row.metadata}
                 count_image()

@@ -1,0 +1,87 @@
+"""What is stored of a segmented radiograph: its picture, and of each label a mask of the same geometry. No torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+
+from ...files import printable
+from ...metrics.shortcut import image_statistics
+from ..images.image_files import UnreadableImageError, collecting_doubts
+from ..rows import Row
+from .duplicates import hash_picture
+from .pictures import encode_png, shrink
+from .shards import Stored
+
+if TYPE_CHECKING:  # a build's processes do without what these need
+    from datasets import Features
+
+
+@dataclass(frozen=True)
+class MaskStore:
+    """
+    Stores the picture of a row and its masks.
+
+    Args:
+        read_image, read_masks: See [`Release`].
+        size: Longer side to which larger pictures are shrunk, and their masks with them.
+        labels: Names of the masks, in order.
+        overlapping: Whether a pixel may belong to several.
+    """
+
+    read_image: Callable[[Row], np.ndarray]
+    read_masks: Callable[[Row], list[np.ndarray | None]]
+    size: int
+    labels: Sequence[str]
+    overlapping: bool
+
+    @staticmethod
+    def features() -> "Features":
+        """The columns that are stored."""
+        from datasets import Features, Image, List
+
+        return Features({"image": Image(), "masks": List(Image())})
+
+    def __call__(self, row: Row) -> Stored:
+        """Raises `UnreadableImageError`."""
+        with collecting_doubts() as doubts:
+            image = self.read_image(row)
+        masks = self.read_masks(row)
+        self._check(row, masks, image.shape[1:])
+        plane = shrink(image, self.size)
+        small = [None if mask is None else shrink_mask(mask, plane.shape) for mask in masks]
+        columns = {
+            "image": encode_png(plane),
+            "masks": [None if mask is None else encode_png(mask.astype(np.uint8) * 255) for mask in small],
+        }
+        present = [None if mask is None else bool(mask.any()) for mask in small]
+        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts, present)
+
+    def _check(self, row: Row, masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> None:
+        path = printable(row.path)
+        if all(mask is None for mask in masks):
+            raise UnreadableImageError(f"{path}: none of its masks is known; leave the image out")
+        taken = np.zeros(shape, dtype=bool)
+        for label, mask in zip(self.labels, masks, strict=True):
+            if mask is None:
+                continue
+            if mask.shape != shape:
+                sides, others = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
+                raise UnreadableImageError(f"{path}: the mask of {label!r} is {sides}, and the image {others}")
+            shared = int(np.count_nonzero(mask & taken))
+            if shared and not self.overlapping:
+                raise UnreadableImageError(
+                    f"{path}: the mask of {label!r} shares {shared:,} pixels with the masks before it; labels "
+                    "that may overlap make an overlapping task"
+                )
+            taken |= mask
+
+
+def shrink_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """bool (H, W) to the shape of its shrunken picture: a pixel is in that is covered by more than half."""
+    if mask.shape == shape:
+        return mask
+    covered = PIL.Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], PIL.Image.Resampling.BOX)
+    return np.asarray(covered) > 0.5
