@@ -1,4 +1,5 @@
-"""transformers' own tests of models and configurations over ours: as an ordinary classifier, and with one task."""
+"""transformers' own tests of models and configurations over ours: as an ordinary classifier, with one
+task, and as a segmenter."""
 
 import tempfile
 import unittest
@@ -147,6 +148,7 @@ class ArkSegmentationModelTester(ArkModelTester):
         return {**super().get_config_dict(), "tasks": None, "segmentation": task, "decoder_channels": 16}
 
 
+@pytest.mark.slow_ci  # as above
 class ArkSegmentationModelTest(ArkModelTest):
     all_model_classes = (ArkForSemanticSegmentation,)
     model_tester_class = ArkSegmentationModelTester
@@ -157,5 +159,6 @@ class ArkSegmentationModelTest(ArkModelTest):
         self.assertEqual([tuple(each.shape) for each in outputs.hidden_states], [(3, 16, 16, 16), (3, 32, 8, 8)])
         self.assertEqual(tuple(outputs.logits.shape), (3, 3, 16, 16))
 
+    @unittest.skip("Looked at above: the encoder is the same")
     def test_checkpointing_keeps_the_gradients(self):
         pass
