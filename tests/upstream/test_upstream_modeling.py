@@ -1,5 +1,4 @@
-"""transformers' own tests of models and configurations over ours: as an ordinary classifier, with one
-task, and as a segmenter."""
+"""transformers' own tests of models and configurations over ours: a classifier, one with a task, a segmenter."""
 
 import tempfile
 import unittest
