@@ -34,7 +34,7 @@ slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a bro
 	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,federated,lora,onnx,segmentation,serve]"
 	$(BIN)/python -m pytest $(CORES) -m "slow_ci and not slow" --durations=5
 	PYTHONPATH=.venv/pillow13 $(BIN)/python -c "import PIL; assert PIL.__version__ >= '13', PIL"
-	PYTHONPATH=.venv/pillow13 $(BIN)/python -m pytest $(PICTURES)
+	PYTHONPATH=.venv/pillow13 $(BIN)/python -m pytest $(CORES) $(PICTURES)
 
 slow: .venv/.dev  ## The tests that take long
 	$(BIN)/python -m pytest -m slow

@@ -9,10 +9,16 @@ from .fetch import add_transformers_tests_to_path
 
 add_transformers_tests_to_path()
 
-from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin  # noqa: E402
+from transformers_tests.test_image_processing_common import (  # noqa: E402
+    ImageProcessingTester,
+    ImageProcessingTestMixin,
+    PostProcessSemanticSegmentationTestMixin,
+)
 
 
 class ArkImageProcessingTester(ImageProcessingTester):
+    num_labels = 3
+
     def __init__(self, parent, **kwargs):
         kwargs.setdefault("size", {"height": 20, "width": 20})
         super().__init__(parent, **kwargs)
@@ -22,7 +28,7 @@ class ArkImageProcessingTester(ImageProcessingTester):
         return {"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
 
 
-class ArkImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
+class ArkImageProcessingTest(PostProcessSemanticSegmentationTestMixin, ImageProcessingTestMixin, unittest.TestCase):
     image_processor_tester_class = ArkImageProcessingTester
     test_cast_dtype = True
 

@@ -146,6 +146,7 @@ def test_the_folder_holds_the_code_and_names_all_its_classes(folder):
         "AutoConfig",
         "AutoModel",
         "AutoModelForImageClassification",
+        "AutoModelForSemanticSegmentation",
     }
     assert json.loads((folder / "preprocessor_config.json").read_text())["auto_map"]["AutoImageProcessor"] == {
         "torchvision": "image_processing_ark.ArkImageProcessor",

@@ -85,9 +85,11 @@ class ArkImageProcessingBase(BaseImageProcessor):
                 return PIL.ImageOps.exif_transpose(image)
         return super().fetch_images(image_url_or_urls)
 
-    def post_process_semantic_segmentation(self, outputs, target_sizes=None) -> list[torch.Tensor]:
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, return_segmentation_scores: bool = False
+    ) -> list[torch.Tensor] | list[BatchFeature]:
         """
-        Label maps of a segmenter's outputs, int64: the values that `id2label` names.
+        Label maps of a segmenter's outputs, int64 (height, width): the values that `id2label` names.
 
         Of labels that overlap, a pixel gets the one with the largest margin over its threshold, in log-odds, and 0
         where none reaches it: a map cannot show the others, which `outputs.logits` have.
@@ -95,6 +97,9 @@ class ArkImageProcessingBase(BaseImageProcessor):
         Args:
             outputs: [`ArkSemanticSegmenterOutput`] of a batch.
             target_sizes: (height, width) of each image, to which the logits are enlarged.
+            return_segmentation_scores: Whether to return of each image `segmentation`, the map, and
+                `segmentation_scores`, (values, height, width), of which it has the largest: logits, or of labels that
+                overlap the margins, after 0 for the background.
 
         Raises:
             ValueError: There are not as many sizes as images.
@@ -105,13 +110,18 @@ class ArkImageProcessingBase(BaseImageProcessor):
         if cutoffs is not None:
             margins = logits - cutoffs[:, :, None, None]
             logits = torch.cat([torch.zeros_like(margins[:, :1]), margins], dim=1)
+        scores = list(logits)
         if target_sizes is not None:
             sizes = [tuple(int(side) for side in size) for size in target_sizes]
-            return [
-                F.interpolate(each[None], size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
-                for each, size in zip(logits, sizes, strict=True)
+            scores = [
+                F.interpolate(each[None], size=size, mode="bilinear", align_corners=False)[0]
+                for each, size in zip(scores, sizes, strict=True)
             ]
-        return list(logits.argmax(dim=1))
+        maps = [each.argmax(dim=0) for each in scores]
+        if not return_segmentation_scores:
+            return maps
+        pairs = zip(maps, scores, strict=True)
+        return [BatchFeature({"segmentation": shown, "segmentation_scores": each}) for shown, each in pairs]
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3):
         return super()._prepare_images_structure(_add_missing_channel_axis(images), expected_ndims)
