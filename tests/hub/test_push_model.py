@@ -525,3 +525,12 @@ def test_wrong_folders(run, sites, capsys):
     assert f"Did you mean {run / 'run' / 'ark-cxr'}?" in capsys.readouterr().err
     assert main(["push", str(sites["phantom_city"]), "someone/x", "--report", "x"]) == 2
     assert "--report is for models" in capsys.readouterr().err
+
+
+def test_a_segmenter_is_refused_as_such(tmp_path, capsys):
+    task = ark_hf.SegmentationTask("organs", ["lungs"])
+    config = ark_hf.ArkConfig(backbone="test_resnet", image_size=64, projector_dim=8, segmentation=task)
+    ark_hf.ArkForSemanticSegmentation(config).save_pretrained(tmp_path)
+    ark_hf.ArkImageProcessor(size=64).save_pretrained(tmp_path)
+    assert main(["push", str(tmp_path), "someone/organs", "--dry_run"]) == 2
+    assert "is a segmenter" in capsys.readouterr().err

@@ -220,7 +220,10 @@ def _check_weights(folder: Path, names: set[str]) -> None:
                 stored |= set(weights.keys())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder / name} is no safetensors file: {error}.") from None
-    classifies = "ArkForImageClassification" in (ArkConfig.from_pretrained(folder).architectures or [])
+    architectures = ArkConfig.from_pretrained(folder).architectures or []
+    if "ArkForSemanticSegmentation" in architectures:
+        raise ValueError(f"{folder} is a segmenter, for which there is no card yet; nothing is pushed.")
+    classifies = "ArkForImageClassification" in architectures
     model, _ = load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
     beside = sorted(stored - set(model.state_dict()))
     if beside:

@@ -132,21 +132,22 @@ def overlap_results(
     table = _table(labels, scores)
     numbers, num_clusters = number_clusters(clusters, len(table))
     replicates = _resampled_means(table, numbers, num_clusters, num_bootstrap, seed)
-    means = _column_means(table)
+    means = row_means(table.T)
+    columns = zip(
+        [*labels, "mean"],
+        [*means, *row_means(means[None])],
+        [*replicates.T, row_means(replicates)],
+        [*table.T, row_means(table)],
+        strict=True,
+    )
     results = []
-    for column, label in enumerate(labels):
-        defined = ~np.isnan(table[:, column])
-        median = float(np.median(table[defined, column])) if defined.any() else float("nan")
-        bounds = percentile_interval(replicates[:, column], confidence)
+    for label, mean, resampled, of_images in columns:
+        defined = ~np.isnan(of_images)
+        median = float(np.median(of_images[defined])) if defined.any() else float("nan")
+        bounds = percentile_interval(resampled, confidence)
         counts = int(defined.sum()), len(set(numbers[defined]))
-        results.append(OverlapResult(label, float(means[column]), *bounds, median, *counts))
-    whole = row_means(means[None])[0]
-    per_image = row_means(table)
-    defined = ~np.isnan(per_image)
-    median = float(np.median(per_image[defined])) if defined.any() else float("nan")
-    bounds = percentile_interval(row_means(replicates), confidence)
-    counts = int(defined.sum()), len(set(numbers[defined]))
-    return [*results, OverlapResult("mean", float(whole), *bounds, median, *counts)]
+        results.append(OverlapResult(label, float(mean), *bounds, median, *counts))
+    return results
 
 
 def compare_overlap(
@@ -177,7 +178,7 @@ def compare_overlap(
     tables = [np.where(undefined, np.nan, table) for table in tables]
     numbers, num_clusters = number_clusters(clusters, len(undefined))
     replicates = [_resampled_means(table, numbers, num_clusters, num_bootstrap, seed) for table in tables]
-    means = [_column_means(table) for table in tables]
+    means = [row_means(table.T) for table in tables]
     differences = replicates[1] - replicates[0]
     columns = [*differences.T, row_means(differences)]
     ends = [np.append(mean, row_means(mean[None])) for mean in means]
@@ -250,10 +251,6 @@ def _table(labels: Sequence[str], scores: ArrayLike) -> np.ndarray:
     if table.ndim != 2 or table.shape[1] != len(labels):
         raise ValueError(f"scores must be (n, {len(labels)}), a column a label, not {table.shape}")
     return table
-
-
-def _column_means(table: np.ndarray) -> np.ndarray:
-    return row_means(table.T)
 
 
 def _resampled_means(

@@ -78,6 +78,8 @@ def test_the_card_says_what_kind_it_is_and_classification_refuses_it(tmp_path):
         ([np.zeros((3, 60, 80), dtype=bool), None], ORGANS, "is 80 x 60 x 3, and the image 80 x 60"),
         ([square(0, 30), square(29, 40)], ORGANS, "'heart' shares 30 pixels with the masks before it"),
         ([None, None], ORGANS, "none of its masks is known"),
+        ([square(0, 30)], ORGANS, r"line 0: 1 masks for the labels \['lungs', 'heart'\]"),
+        ([square(0, 30) * np.uint8(2), None], ORGANS, "'lungs' holds uint8, not true and false"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused_by_file(tmp_path, masks, task, reason):

@@ -130,6 +130,15 @@ def test_a_broken_row_is_named_by_its_line_and_costs_no_other(tmp_path_factory, 
         assert [line for line, _ in problems] == [number + 2 for number in sorted(broken)]
 
 
+def test_an_open_quote_before_the_last_cell_costs_its_own_row_only_though_the_width_fits(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('image,label\na,1\nb,"2\nc,3\nd,4\n')
+    table = Table(path)
+    rows = [(line, record["image"]) for line, record in table]
+    assert (2, "a") in rows and (4, "c") in rows and (5, "d") in rows
+    assert [line for line, _ in table.problems] == [3] and "is a quote left open?" in table.problems[0][1]
+
+
 def test_open_quote_costs_its_own_row_only(tmp_path):
     rows = [f"{number}.png,{number}" for number in range(400)]
     rows[3] = '"3.png,3'

@@ -61,12 +61,16 @@ class MaskStore:
 
     def _check(self, row: Row, masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> None:
         path = printable(row.path)
+        if len(masks) != len(self.labels):
+            raise UnreadableImageError(f"{path}: {len(masks)} masks for the labels {list(self.labels)}")
         if all(mask is None for mask in masks):
             raise UnreadableImageError(f"{path}: none of its masks is known; leave the image out")
         taken = np.zeros(shape, dtype=bool)
         for label, mask in zip(self.labels, masks, strict=True):
             if mask is None:
                 continue
+            if mask.dtype != bool:
+                raise UnreadableImageError(f"{path}: the mask of {label!r} holds {mask.dtype}, not true and false")
             if mask.shape != shape:
                 sides, others = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
                 raise UnreadableImageError(f"{path}: the mask of {label!r} is {sides}, and the image {others}")

@@ -131,6 +131,8 @@ class Table:
             if len(values) < named or len(values) > width and beyond and self._sheet is None:
                 quote = "; is a quote left open?" if quoted else ""
                 self.problems.append((line, f"{len(values)} values, but the header names {named} columns{quote}"))
+            elif quoted:
+                self.problems.append((line, "a value goes on in the lines after it; is a quote left open?"))
             else:
                 yield line, values[:named]
 
@@ -172,7 +174,8 @@ class Table:
                 continue
             width = width or len(values)
             quoted = False
-            if values and len(values) != width and lines.give_back():
+            left_open = "".join(lines.read).count('"') % 2 == 1  # at the end of the file csv closes it
+            if values and (len(values) != width or left_open) and lines.give_back():
                 # what an open quote swallowed are rows of their own
                 values, quoted = next(csv.reader(lines.read, delimiter=delimiter)), True
             yield lines.first, values, quoted

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -36,7 +36,24 @@ def check_modality(modality: Any, what: str) -> None:
 
 
 @dataclass
-class ArkTask:
+class _StoredTask:
+    """The JSON form of a task, whatever its kind."""
+
+    @classmethod
+    def from_dict(cls, values: Self | dict[str, Any]) -> Self:
+        """Builds a task from its JSON form; a task is returned as it is."""
+        return values if isinstance(values, cls) else cls(**_checked_fields(cls, values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form without the fields that are not set, nor the modality of radiographs."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        if values["modality"] == DEFAULT_MODALITY:
+            del values["modality"]
+        return values
+
+
+@dataclass
+class ArkTask(_StoredTask):
     """
     One task, that is one dataset with its own label space and its own head.
 
@@ -86,21 +103,9 @@ class ArkTask:
             self.thresholds_digest = self.thresholds_dtype = None
         check_modality(self.modality, f"Task {self.name!r}: modality")
 
-    @classmethod
-    def from_dict(cls, values: "ArkTask | dict[str, Any]") -> "ArkTask":
-        """Builds a task from its JSON form; a task is returned as it is."""
-        return values if isinstance(values, cls) else cls(**_checked_fields(cls, values))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form without the fields that are not set, nor the modality of radiographs."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.modality == DEFAULT_MODALITY:
-            del values["modality"]
-        return values
-
 
 @dataclass
-class SegmentationTask:
+class SegmentationTask(_StoredTask):
     """
     What a segmenter outlines in an image.
 
@@ -143,18 +148,6 @@ class SegmentationTask:
                 )
             self.pixel_spacing = [float(value) for value in spacing]
         check_modality(self.modality, f"Task {self.name!r}: modality")
-
-    @classmethod
-    def from_dict(cls, values: "SegmentationTask | dict[str, Any]") -> "SegmentationTask":
-        """Builds a task from its JSON form; a task is returned as it is."""
-        return values if isinstance(values, cls) else cls(**_checked_fields(cls, values))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form without the fields that are not set, nor the modality of radiographs."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.modality == DEFAULT_MODALITY:
-            del values["modality"]
-        return values
 
     @property
     def classes(self) -> list[str]:

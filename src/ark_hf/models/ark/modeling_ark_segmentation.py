@@ -30,7 +30,7 @@ class ArkSemanticSegmenterOutput(ModelOutput):
         logits: (batch, classes, height, width), always float32, at the resolution of the encoder's finest features:
             of exclusive classes `background` and the labels, of overlapping ones the labels.
         hidden_states: With `output_hidden_states=True`, the encoder's features (batch, channels, height, width), a
-            tensor a stage (a block of a ViT).
+            tensor a stage.
         cutoffs: Of overlapping labels, (batch, labels): the logit from which a pixel belongs to each.
     """
 
