@@ -16,7 +16,7 @@ from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from ark_hf.serving import page as serve
 from tests.data.images.test_dicom import make_dicom, save
-from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png  # noqa: F401
+from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png, serve  # noqa: F401
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow_ci
