@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
-from ark_hf.serving import page as serve
 from tests.data.images.test_dicom import make_dicom, save
 from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png, serve  # noqa: F401
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
@@ -169,7 +168,7 @@ def test_on_a_phone(visit, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read_and_every_picture_is_described(visit, scheme):
+def test_every_text_can_be_read_and_every_picture_is_described(serve, visit, scheme):  # noqa: F811
     tab = visit(**DESK, color_scheme=scheme)
     give(tab, "notes.txt", b"not a picture")
     contrasts = tab.evaluate(CONTRASTS)
@@ -207,7 +206,7 @@ def test_wrong_files_get_the_pipelines_reasons(visit, pipe, wrong_inputs):  # no
     assert shown(tab) == expected(pipe(PHANTOM)) and len(refused) > 20
 
 
-def test_what_is_dropped_beside_the_zone_or_wrongly(visit, pipe):  # noqa: F811
+def test_what_is_dropped_beside_the_zone_or_wrongly(serve, visit, pipe):  # noqa: F811
     tab = visit(**DESK)
     drop = """([names, size]) => {
       const data = new DataTransfer();
