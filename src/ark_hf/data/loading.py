@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, List
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from .radiograph import grey_values, open_radiograph
 from .streaming import StreamedRows, read_ahead
@@ -143,11 +143,14 @@ class RowSamples(TorchDataset):
         processor: Makes the pictures of the right size.
     """
 
-    def __init__(self, rows: Dataset | StreamedRows, task: ArkTask, processor: ArkImageProcessor):
+    def __init__(self, rows: Dataset | StreamedRows, task: ArkTask | SegmentationTask, processor: ArkImageProcessor):
         self.rows, self.task, self.processor = rows, task, processor
         if isinstance(rows, Dataset):
-            names = [name for name in ("image", "labels", "image_id") if name in rows.column_names]
-            self.stored = rows.select_columns(names).cast_column("image", Image(decode=False))
+            encoded: dict[str, Any] = {"image": Image(decode=False), "masks": List(Image(decode=False))}
+            names = [name for name in (*encoded, "labels", "image_id") if name in rows.column_names]
+            self.stored = rows.select_columns(names)
+            for name in encoded.keys() & set(names):
+                self.stored = self.stored.cast_column(name, encoded[name])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -168,6 +171,9 @@ class RowSamples(TorchDataset):
     def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
         raise NotImplementedError
 
+    def collate(self, samples: list[dict]) -> dict[str, Any]:
+        raise NotImplementedError
+
     def picture(self, number: int, row: dict) -> torch.Tensor:
         """The row's picture, as [`grey_plane`] gives it; `ValueError` names a row that has none."""
         try:
@@ -179,26 +185,55 @@ class RowSamples(TorchDataset):
             ) from error
 
 
-class TrainingSamples(RowSamples):
+class DrawnSamples(RowSamples):
     """
-    Samples of one task in one cycle: views, target and weight, 0 for a padding (see [`micro_batches`]).
+    Samples with something random in them, for training.
 
     What is drawn for a sample depends on its `image_id`, or where there is none on its row number.
 
     Args:
         rows, task, processor: As for [`RowSamples`].
-        uncertain: What uncertain labels become, see [`resolve_labels`]; with `None` labels are ignored, and samples
-            have no target.
-        views: Makes the views.
         seed, cycle: What is drawn is a function of them.
     """
 
-    def __init__(self, rows, task: ArkTask, uncertain: str | None, processor, views: Views, seed: int, cycle: int):
+    def __init__(self, rows, task: ArkTask | SegmentationTask, processor, seed: int, cycle: int):
         super().__init__(rows, task, processor)
-        self.uncertain, self.views, self.seed, self.cycle = uncertain, views, seed, cycle
+        self.seed, self.cycle = seed, cycle
+
+    def generator(self, number: int, row: dict) -> np.random.Generator:
+        """The source of all that is drawn for a row."""
+        image_id = row.get("image_id")
+        sample = max(number, ~number) if image_id is None else str(image_id)
+        return sample_generator(self.seed, self.cycle, self.task.name, sample)
+
+    def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
+        """A collated batch on `device`, its views float32 (batch, 3, H, W) as the image processor normalises them."""
+        moved = {key: value.to(device) for key, value in batch.items()}
+        return {
+            key: value if key in ("weight", "labels") else _normalise(value, self.processor)
+            for key, value in moved.items()
+        }
+
+
+class TrainingSamples(DrawnSamples):
+    """
+    Samples of one task in one cycle: views, target and weight, 0 for a padding (see [`micro_batches`]).
+
+    Args:
+        rows, task, processor, seed, cycle: As for [`DrawnSamples`].
+        uncertain: What uncertain labels become, see [`resolve_labels`]; with `None` labels are ignored, and samples
+            have no target.
+        views: Makes the views.
+    """
+
+    task: ArkTask
+
+    def __init__(self, rows, task: ArkTask, uncertain: str | None, processor, views: Views, seed: int, cycle: int):
+        super().__init__(rows, task, processor, seed, cycle)
+        self.uncertain, self.views = uncertain, views
 
     def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
-        generators = [self._generator(number, row) for number, row in zip(numbers, rows, strict=True)]
+        generators = [self.generator(number, row) for number, row in zip(numbers, rows, strict=True)]
         samples: list[dict] = [{"weight": float(number >= 0)} for number in numbers]
         if self.uncertain is not None:
             for sample, row, generator in zip(samples, rows, generators, strict=True):
@@ -215,33 +250,22 @@ class TrainingSamples(RowSamples):
             raise ValueError(f"Task {self.task.name!r}: targets must lie in [0, 1] or be NaN, got {target.tolist()}.")
         return target
 
-    def _generator(self, number: int, row: dict) -> np.random.Generator:
-        image_id = row.get("image_id")
-        sample = max(number, ~number) if image_id is None else str(image_id)
-        return sample_generator(self.seed, self.cycle, self.task.name, sample)
-
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """
         Each view by its name, (batch, 1, H, W), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
         `weight` (batch,) and, if the samples have targets, `labels`.
         """
-        batch = {name: _stack([sample["views"][name] for sample in samples]) for name in samples[0]["views"]}
+        batch = {name: stack_pictures([sample["views"][name] for sample in samples]) for name in samples[0]["views"]}
         batch["weight"] = torch.tensor([sample["weight"] for sample in samples])
         if "target" in samples[0]:
             batch["labels"] = torch.from_numpy(np.stack([sample["target"] for sample in samples]))
         return batch
 
-    def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
-        """A collated batch on `device`, its views float32 (batch, 3, H, W) as the image processor normalises them."""
-        moved = {key: value.to(device) for key, value in batch.items()}
-        return {
-            key: value if key in ("weight", "labels") else _normalise(value, self.processor)
-            for key, value in moved.items()
-        }
-
 
 class InferenceSamples(RowSamples):
     """Rows of a task dataset through the image processor, with their targets; uncertain labels count as unknown."""
+
+    task: ArkTask
 
     def samples(self, numbers: list[int], rows: list[dict], pictures: list[torch.Tensor]) -> list[dict]:
         targets = [resolve_labels(row["labels"], self.task) for row in rows]
@@ -267,7 +291,7 @@ def _normalise(pictures: torch.Tensor, processor: ArkImageProcessor) -> torch.Te
     return normalised
 
 
-def _stack(pictures: list[torch.Tensor]) -> torch.Tensor:
+def stack_pictures(pictures: list[torch.Tensor]) -> torch.Tensor:
     if len({picture.dtype for picture in pictures}) > 1:
         pictures = [_as_floats(picture) for picture in pictures]
     return torch.stack(pictures)
@@ -277,9 +301,7 @@ def _as_floats(pictures: torch.Tensor) -> torch.Tensor:
     return pictures / 255 if pictures.dtype == torch.uint8 else pictures
 
 
-def iterate(
-    samples: TrainingSamples | InferenceSamples, batches: list[np.ndarray], num_workers: int
-) -> Iterator[dict[str, torch.Tensor]]:
+def iterate(samples: RowSamples, batches: list[np.ndarray], num_workers: int) -> Iterator[dict[str, torch.Tensor]]:
     """Loads the given index batches in order, in `num_workers` other processes of one thread each, or in this one."""
     fed: Iterable = batches
     if isinstance(samples.rows, StreamedRows):

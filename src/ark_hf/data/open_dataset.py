@@ -13,11 +13,12 @@ from datasets import ClassLabel, Dataset
 
 from ..cells import is_blank, stored_value
 from ..metrics.auroc import one_vs_rest
-from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..provenance import shown_name
+from .masks import read_presence
 from .streaming import StreamedRows
 from .summary import split_facts, training_data_facts
-from .task_dataset import SMOOTHED, SPLITS, load_task_splits, named_class, read_task, split_names
+from .task_dataset import SMOOTHED, SPLITS, load_task_splits, named_class, read_dataset_task, split_names
 
 IMAGE_HASHES = "image_hashes.parquet"
 
@@ -29,14 +30,14 @@ class TaskDataset:
 
     Args:
         source: Folder or Hub id.
-        task: What the labels mean.
+        task: What the labels or masks mean.
         splits: Rows by name, in the order of `SPLITS`; not all are always there.
         uncertain: What an uncertain label (-1) counts as in training, see [`resolve_labels`].
         facts: What the card of a model that is trained on it tells of it, see [`training_data_facts`].
     """
 
     source: str
-    task: ArkTask
+    task: Any  # an ArkTask or a SegmentationTask, which the jobs know that ask for one
     splits: dict[str, Dataset | StreamedRows]
     uncertain: str = "ignore"
     facts: dict[str, Any] = field(default_factory=dict)
@@ -71,12 +72,15 @@ class TaskDataset:
     def stored_labels(self, split: str) -> np.ndarray:
         """
         The labels as they are stored: float32 (rows, labels) in 0, 1, -1 (uncertain), NaN (unknown), or int64 (rows,)
-        class indices, -1 unknown, of a single-label task.
+        class indices, -1 unknown, of a single-label task. Of a segmentation whether each label has a pixel in the
+        image, for which all masks are read and checked.
 
         Raises:
-            ValueError: A row's labels do not fit the task; the message names the first.
+            ValueError: A row's labels or masks do not fit the task; the message names the first.
         """
         where = f"{self.source}, split {split!r}"
+        if isinstance(self.task, SegmentationTask):
+            return self._once(split, "masks", lambda: read_presence(self.splits[split], self.task, where))
         return self._once(split, "labels", lambda: read_labels(self._arrow_column(split, "labels"), self.task, where))
 
     def labels(self, split: str) -> np.ndarray:
@@ -122,12 +126,15 @@ class TaskDataset:
         return replace(self, splits=self.splits | {split: found.select(chosen)}, _columns=columns)
 
     def digest(self) -> str:
-        """A sha256 of what the rows hold: the task, labels, names of images and patients, and the stored pictures."""
+        """A sha256 of what rows hold: the task, labels or masks, names of images and patients, the stored pictures."""
         digest = hashlib.sha256(repr(self.task.to_dict()).encode())
         for split in self.splits:
             digest.update(split.encode() + self.stored_labels(split).tobytes())
             for name in ("image_id", "patient_id"):
                 digest.update(repr(self.column(split, name)).encode())
+            if isinstance(self.task, SegmentationTask):
+                for chunk in self._arrow_column(split, "masks").chunks:
+                    digest.update(repr(chunk.to_pylist()).encode())
         pictures = Path(self.source, IMAGE_HASHES)
         if pictures.is_file():
             digest.update(pictures.read_bytes())
@@ -149,7 +156,7 @@ class TaskDataset:
 def open_dataset(
     source: str | Path,
     splits: Sequence[str] | None = None,
-    task: ArkTask | None = None,
+    task: ArkTask | SegmentationTask | None = None,
     name: str | None = None,
     columns: Mapping[str, Any] | None = None,
     uncertain: str = "ignore",
@@ -175,7 +182,7 @@ def open_dataset(
     if columns is not None and name is None:
         raise ValueError(f"{source}: a dataset that is read through named columns needs a `name` for its task.")
     if columns is None and task is None:
-        task = read_task(source)
+        task = read_dataset_task(source)
     if splits is None:
         there = split_names(source)
         splits = [split for split in SPLITS if split in there]
@@ -187,7 +194,7 @@ def open_dataset(
     if task is None:
         task = _task_of_columns(str(name), columns or {}, next(iter(rows.values())))
     elif name is not None:
-        task = ArkTask.from_dict({**task.to_dict(), "name": name})
+        task = replace(task, name=name)
     opened = TaskDataset(str(source), task, rows, uncertain)
     for split in rows:
         opened.stored_labels(split)

@@ -1,4 +1,4 @@
-"""Which rows of a training split a label-efficiency experiment uses: a share of them, or k of each class."""
+"""Which rows of a training split a label-efficiency experiment uses: a share of them, a number, or k of each class."""
 
 import random
 from collections.abc import Sequence
@@ -34,6 +34,18 @@ def fraction_rows(num_rows: int, percent: float) -> np.ndarray:
     if not taken:
         raise ValueError(f"{percent} percent of {num_rows} rows is less than one row.")
     return rows[:taken]
+
+
+def drawn_rows(num_rows: int, count: int, seed: int) -> np.ndarray:
+    """
+    Random rows, int64 (count,) in the order in which they are drawn: fewer of the same seed are the first of more.
+
+    Raises:
+        ValueError: There are fewer rows.
+    """
+    if count > num_rows:
+        raise ValueError(f"{count} images are asked for, but there are only {num_rows}.")
+    return np.random.default_rng(seed).permutation(num_rows)[:count]
 
 
 def rows_per_class(labels: ArrayLike, k: int, seed: int, names: Sequence[str] | None = None) -> np.ndarray:

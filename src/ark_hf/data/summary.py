@@ -15,7 +15,7 @@ from .task_dataset import read_build_facts, read_card
 SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
 
 
-def training_data_facts(name_or_path: str | Path, task: ArkTask) -> dict[str, Any]:
+def training_data_facts(name_or_path: str | Path, task: ArkTask | SegmentationTask) -> dict[str, Any]:
     """
     What a model's card tells of a dataset that it was trained on, ready for JSON and free of paths.
 
@@ -33,7 +33,9 @@ def training_data_facts(name_or_path: str | Path, task: ArkTask) -> dict[str, An
     return {"task": task.name, "dataset": shown_name(name_or_path), **facts}
 
 
-def split_facts(task: ArkTask, labels: np.ndarray, patients: Sequence[Any] | None) -> dict[str, Any]:
+def split_facts(
+    task: ArkTask | SegmentationTask, labels: np.ndarray, patients: Sequence[Any] | None
+) -> dict[str, Any]:
     """`rows`, `patients` (None if unknown) and `labels` of a split, as in [`split_summary`]."""
     known = {patient for patient in patients or () if not is_blank(patient)}
     return {"rows": len(labels), "patients": len(known) or None, "labels": _count_labels(task, labels)}

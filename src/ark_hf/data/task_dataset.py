@@ -51,7 +51,7 @@ def read_task(name_or_path: str | Path) -> ArkTask:
     """
     task = read_dataset_task(name_or_path)
     if isinstance(task, SegmentationTask):
-        raise ValueError(_other_kind(name_or_path, "segmentation masks"))
+        raise ValueError(_other_kind(name_or_path, OTHER_KINDS["masks"]))
     return task
 
 
@@ -220,7 +220,8 @@ def load_task_dataset(
 
     Returns:
         Rows with `image` (a PIL image), `labels` (a list of floats in 0/1/-1/NaN for multi-label, a class index with
-        -1 unknown for single-label) and, where known, `patient_id`, `sex`, `age`, `view`, `study_id`.
+        -1 unknown for single-label) or, of a segmentation, `masks` (a list of PIL images, None unknown) and, where
+        known, `patient_id`, `sex`, `age`, `view`, `study_id`.
 
     Raises:
         ValueError: The dataset, the split or a column is missing, or the split is empty.
@@ -234,7 +235,7 @@ def load_task_dataset(
         rows = load_dataset(name, split=split, revision=revision, streaming=True, cache_dir=cache_dir)
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
-    return _with_image_and_labels(rows, split, columns, name_or_path)
+    return _with_known_columns(rows, split, columns, name_or_path)
 
 
 def load_task_splits(
@@ -252,7 +253,7 @@ def load_task_splits(
     _forget_earlier_states(cache_dir)
     found = {}
     for split, rows in zip(splits, loaded, strict=True):
-        found[split] = _with_image_and_labels(rows, split, columns, name_or_path)
+        found[split] = _with_known_columns(rows, split, columns, name_or_path)
         images = found[split].data.column("image")
         if images.null_count:
             missing = [row for row, image in enumerate(images) if not image.is_valid]
@@ -269,11 +270,18 @@ def _check_splits(splits: Sequence[str]) -> None:
         raise ValueError(f"Unknown split {unknown[0]!r}; use one of {SPLITS}.")
 
 
-def _with_image_and_labels(rows, split: str, columns: Mapping[str, Any] | None, name_or_path: str | Path):
+def _with_known_columns(rows, split: str, columns: Mapping[str, Any] | None, name_or_path: str | Path):
     if columns is not None:
         rows = _rename_columns(rows, columns, name_or_path)
-    check_has_image_and_labels(rows.column_names, split, name_or_path)
-    return rows if isinstance(rows.features["image"], Image) else rows.cast_column("image", Image())
+    kinds: dict[str, Any] = {"image": Image()}
+    if "masks" in rows.column_names and "labels" not in rows.column_names:
+        kinds["masks"] = List(Image())
+    else:
+        check_has_image_and_labels(rows.column_names, split, name_or_path)
+    for column, kind in kinds.items():
+        if rows.features.get(column) != kind:
+            rows = rows.cast_column(column, kind)
+    return rows
 
 
 def load_splits(name_or_path: str | Path, config_name: str | None = None) -> dict[str, Dataset]:

@@ -102,7 +102,7 @@ def hausdorff_distance(
         raise ValueError(f"spacing must be {masks[0].ndim} positive numbers, one an axis, not {spacing}")
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must lie in (0, 100], not {percentile}")
-    borders = [_border(mask) for mask in masks]
+    borders = [border(mask) for mask in masks]
     if not all(border.any() for border in borders):
         return float("nan")
     own, other = (np.argwhere(border) * steps for border in borders)
@@ -209,7 +209,7 @@ def _counts(prediction: ArrayLike, truth: ArrayLike, known: ArrayLike | None) ->
     return int(np.count_nonzero(masks[0] & masks[1])), int(np.count_nonzero(masks[0] | masks[1])), masks
 
 
-def _border(mask: np.ndarray) -> np.ndarray:
+def border(mask: np.ndarray) -> np.ndarray:
     """Pixels of a mask with a neighbour outside, across an edge."""
     inside = mask.copy()
     for axis in range(mask.ndim):

@@ -1,4 +1,4 @@
-"""A run's losses and validation AUROCs as a figure in its folder."""
+"""A run's losses and validation scores as a figure in its folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ CURVES_FILE = "curves.png"
 Curve = Sequence[tuple[float, float]]  # (step, value); NaN where there is none
 
 
-def write_curves(folder: Path, losses: Mapping[str, Curve], aurocs: Mapping[str, Curve]) -> None:
-    """Writes `curves.png`: losses above, validation AUROCs below, by optimiser step; nothing where there are none."""
+def write_curves(folder: Path, losses: Mapping[str, Curve], scores: Mapping[str, Curve], score: str = "AUROC") -> None:
+    """Writes `curves.png`: losses above, validation scores below, by optimiser step; nothing where there are none."""
     from matplotlib.figure import Figure
 
-    parts = {"loss": losses, "mean validation AUROC": aurocs}
+    parts = {"loss": losses, f"mean validation {score}": scores}
     drawn = {name: curves for name, curves in parts.items() if any(curves.values())}
     if not drawn:
         return

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..inference.predict import load_ark
-from ..models.ark.configuration_ark import ArkConfig, ArkTask
+from ..models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..provenance import read_provenance, shown_name, weights_sha256
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
 from .settings import check_init, names_ark
@@ -48,21 +49,84 @@ def build_student(
     torch.manual_seed(args.seed)
     if names_ark(args.init):
         return _continue_from(args, tasks)
-    config = ArkConfig(
-        backbone=args.backbone,
-        backbone_kwargs=args.backbone_kwargs,
-        image_size=args.image_size or DEFAULT_IMAGE_SIZE,
-        projector_dim=args.projector_dim,
-        projector_type=args.projector_type,
-        drop_path_rate=DEFAULT_DROP_PATH_RATE if args.drop_path_rate is None else args.drop_path_rate,
-        tasks=tasks,
-    )
-    student = ArkForImageClassification(config)
-    if args.init == "imagenet":
-        _load_imagenet_weights(student.ark.encoder, config)
-    elif args.init != "none":
-        load_encoder_weights(student.ark.encoder, args.init)
+    student = ArkForImageClassification(ArkConfig(**_architecture(args), tasks=tasks))
+    _load_encoder(student, args.init)
     return student, None
+
+
+def build_segmenter(
+    args: StartArguments, task: SegmentationTask, decoder_type: str, decoder_channels: int, new_decoder: bool = False
+) -> tuple[ArkForSemanticSegmentation, ArkImageProcessor]:
+    """
+    The segmenter that training starts from, and a processor that shows it the whole picture.
+
+    Its encoder is what `args.init` asks for; a segmenter of the same labels and decoder goes on as a whole.
+
+    Args:
+        new_decoder: Start with a fresh decoder there, too.
+
+    Raises:
+        ValueError: As of [`build_student`], or the encoder's features do not suit the decoder.
+        ImportError: The decoders' library is not installed.
+    """
+    torch.manual_seed(args.seed)
+    processor = None
+    if not names_ark(args.init):
+        config = ArkConfig(
+            **_architecture(args), segmentation=task, decoder_type=decoder_type, decoder_channels=decoder_channels
+        )
+        model = ArkForSemanticSegmentation(config)
+        _load_encoder(model, args.init)
+    else:
+        base, processor = load_ark(args.init, ArkModel)
+        had = base.config.segmentation
+        values = {name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")}
+        if args.drop_path_rate is not None:
+            values["drop_path_rate"] = args.drop_path_rate
+        config = ArkConfig(**values, segmentation=task, decoder_type=decoder_type, decoder_channels=decoder_channels)
+        model = ArkForSemanticSegmentation(config)
+        check_architecture(args, model.config, f"init: {args.init!r}")
+        model.ark.load_state_dict(base.state_dict())
+        if not new_decoder and continues(had, task):
+            whole, _ = load_ark(args.init, ArkForSemanticSegmentation)
+            decoders = [(each.config.decoder_type, each.config.decoder_channels) for each in (model, whole)]
+            if decoders[0] == decoders[1]:
+                model.load_state_dict(whole.state_dict())
+        if args.image_size is not None and args.image_size != model.config.image_size:
+            model.set_image_size(args.image_size)
+    return model, _whole_picture(model.config, processor, task.modality)
+
+
+def continues(had: SegmentationTask | None, task: SegmentationTask) -> bool:
+    """Whether a decoder of the one task can go on with the other: the same labels, alike exclusive or not."""
+    return had is not None and (had.labels, had.overlapping) == (task.labels, task.overlapping)
+
+
+def _whole_picture(config: ArkConfig, saved: ArkImageProcessor | None, modality: str) -> ArkImageProcessor:
+    """A processor of the model's size that cuts no crops, as masks are of the whole picture."""
+    values = {} if saved is None else saved.to_dict()
+    values |= {"do_resize": True, "size": {"height": config.image_size, "width": config.image_size}}
+    values |= {"intermediate_size": None, "do_center_crop": False, "do_ten_crop": False, "modality": modality}
+    return ArkImageProcessor.from_dict(values)
+
+
+def _architecture(args: StartArguments) -> dict[str, Any]:
+    return {
+        "backbone": args.backbone,
+        "backbone_kwargs": args.backbone_kwargs,
+        "image_size": args.image_size or DEFAULT_IMAGE_SIZE,
+        "projector_dim": args.projector_dim,
+        "projector_type": args.projector_type,
+        "drop_path_rate": DEFAULT_DROP_PATH_RATE if args.drop_path_rate is None else args.drop_path_rate,
+    }
+
+
+def _load_encoder(model: ArkForImageClassification | ArkForSemanticSegmentation, init: str) -> None:
+    """Gives the encoder the weights that `init` names, "none", "imagenet" or a file."""
+    if init == "imagenet":
+        _load_imagenet_weights(model.ark.encoder, model.config)
+    elif init != "none":
+        load_encoder_weights(model.ark.encoder, init)
 
 
 def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | None) -> ArkImageProcessor:
@@ -79,6 +143,15 @@ def initial_heads(init: str) -> list[str]:
         return []
     values, _ = ArkConfig.get_config_dict(init)
     return [task["name"] for task in values.get("tasks") or []]
+
+
+def initial_segmentation(init: str) -> SegmentationTask | None:
+    """What the segmenter that `init` names outlines; None where it names something else."""
+    if not names_ark(init):
+        return None
+    values, _ = ArkConfig.get_config_dict(init)
+    found = values.get("segmentation")
+    return None if found is None else SegmentationTask.from_dict(found)
 
 
 def start_facts(init: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_value_becomes_the_type_of_its_setting(name, value, expected):
         ("test", "no", "test must be bool, got 'no'."),
         ("batch_size", "32", "batch_size must be int, got '32'."),
         ("backbone_kwargs", "[1]", "backbone_kwargs must be a JSON object, got '[1]'."),
-        ("loss", "focl", "loss is 'focl'; use one of ('cross_entropy', 'focal')."),
+        ("loss", "focl", "loss is 'focl'; use one of ('cross_entropy', 'focal', 'dice')."),
         ("learning_rate", "fast", "learning_rate must be float, got 'fast'."),
         ("learning_rate", float("nan"), "learning_rate must be a finite number, got nan."),
         ("freeze", True, "freeze must be str, got True."),

@@ -19,7 +19,10 @@ def _help(text: str) -> dict[str, str]:
 
 @dataclass
 class FinetuningArguments:
-    """Settings of fine-tuning one task; the same for a teacher, other weights and training from scratch."""
+    """
+    Settings of fine-tuning one task, of labels or of masks; the same for a teacher, other weights and training from
+    scratch.
+    """
 
     output_dir: str = field(
         metadata=_help("Run folder. The same command resumes it: finished seeds are kept, others go on.")
@@ -47,10 +50,17 @@ class FinetuningArguments:
     per_class: int | None = field(
         default=None, metadata=_help("Images of each class that are used, drawn anew for each seed.")
     )
+    images: int | None = field(
+        default=None, metadata=_help("Number of training images that are used, drawn anew for each seed.")
+    )
     new_head: bool = field(
         default=False,
-        metadata=_help("Start from a fresh head, also where MODEL has one of the same name and labels."),
+        metadata=_help("Start from a fresh head or decoder, also where MODEL has one of the same name and labels."),
     )
+    decoder_type: Literal["upernet", "fpn"] = field(
+        default="upernet", metadata=_help("Of masks: the decoder behind the encoder, upernet or fpn.")
+    )
+    decoder_channels: int = field(default=256, metadata=_help("Of masks: width of the decoder."))
     backbone: str = field(
         default="swin_base_patch4_window7_224",
         metadata=_help(
@@ -111,7 +121,10 @@ class FinetuningArguments:
     )
     patience: int | None = field(
         default=None,
-        metadata=_help("Stop after this many validations without a better mean AUROC. The best weights are kept."),
+        metadata=_help(
+            "Stop after this many validations without a better mean AUROC, or of masks mean Dice. The best weights "
+            "are kept."
+        ),
     )
     seeds: list[int] = field(
         default_factory=lambda: [0], metadata=_help("One run each; the table gives their mean and its interval.")
@@ -140,7 +153,8 @@ class FinetuningArguments:
             self.freeze = str(self.freeze)
         coerce_fields(self)
         for name in (
-            "per_class", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size", "projector_dim",
+            "per_class", "images", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size",
+            "projector_dim", "decoder_channels",
             "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate", "logging_steps",
         ):  # fmt: skip
             value = getattr(self, name)
@@ -158,8 +172,9 @@ class FinetuningArguments:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
         if self.percent is not None and not 0 < self.percent <= 100:
             raise ValueError(f"percent must lie in (0, 100], got {self.percent}.")
-        if self.percent is not None and self.per_class is not None:
-            raise ValueError("percent and per_class each choose the training images: give one of them.")
+        chosen = [name for name in ("percent", "per_class", "images") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} each choose the training images: give one of them.")
         check_projector(self.projector_dim, self.projector_type)
         for name, needed, there in (
             ("image_column", "--label_columns", bool(self.label_columns)),

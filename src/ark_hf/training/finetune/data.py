@@ -6,8 +6,9 @@ from typing import Any
 
 from ...data.leaks import mark_shared_images, mark_trained_before
 from ...data.open_dataset import TaskDataset, open_dataset
-from ...data.subsets import fraction_rows, rows_per_class
-from ...data.task_dataset import SPLITS, read_task, split_names
+from ...data.subsets import drawn_rows, fraction_rows, rows_per_class
+from ...data.task_dataset import SPLITS, read_dataset_task, split_names
+from ...models.ark.configuration_ark import SegmentationTask
 from .arguments import FinetuningArguments
 
 
@@ -17,12 +18,16 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
 
     Raises:
         ValueError: The dataset cannot be read, it has no train split, a split is empty or has no known label, labels
-            do not fit the task, or a patient stands in two splits.
+            or masks do not fit the task, a patient stands in two splits, or an option is not for such a task.
     """
-    task = None if args.label_columns else read_task(dataset)
+    task = None if args.label_columns else read_dataset_task(dataset)
     there = split_names(dataset)
     if "train" not in there:
         raise ValueError(f"{dataset} has no split 'train', only {there}.")
+    if isinstance(task, SegmentationTask):
+        check_mask_options(args)
+    elif args.loss == "dice":
+        raise ValueError(f"loss: dice is for masks, and {dataset} holds labels; use cross_entropy or focal.")
     columns = {"image": args.image_column, "labels": args.label_columns} if args.label_columns else None
     if columns is not None and args.name is None:
         raise ValueError(f"{dataset}: with --label_columns the task needs a --name.")
@@ -34,6 +39,21 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
                 f"{dataset}, split {split!r}: no label of task {data.task.name!r} is known, so it is of no use."
             )
     return data
+
+
+def check_mask_options(args: FinetuningArguments) -> None:
+    """Raises `ValueError` if an option is set that is for labels alone, or that masks cannot be trained with."""
+    usual = FinetuningArguments.__dataclass_fields__
+    for name in ("uncertain", "per_class", "class_weighting", "lora_rank"):
+        if getattr(args, name) != usual[name].default:
+            raise ValueError(f"{name} is for datasets of labels, and has no meaning for masks: leave it out.")
+    if args.loss == "focal":
+        raise ValueError("loss: focal is for datasets of labels; masks take cross_entropy (with Dice) or dice.")
+    if args.decoder_type == "upernet" and args.batch_size // args.gradient_accumulation_steps < 2:
+        raise ValueError(
+            "Batches of one image give the batch norm of UPerNet's pooled branch no statistics: use a batch_size of "
+            "at least 2 for each accumulation step, or decoder_type: fpn."
+        )
 
 
 def check_leaks(data: TaskDataset, start: Mapping[str, Any], allowed: bool) -> TaskDataset:
@@ -53,7 +73,8 @@ def check_leaks(data: TaskDataset, start: Mapping[str, Any], allowed: bool) -> T
 
 def choose_training_rows(data: TaskDataset, args: FinetuningArguments, seed: int) -> TaskDataset:
     """
-    With the part of the train split that `args.percent` or `args.per_class` asks for in the place of all of it.
+    With the part of the train split that `args.percent`, `args.per_class` or `args.images` asks for in the place of
+    all of it.
 
     Raises:
         ValueError: There are fewer images than asked for, or no label has both images with it and images without.
@@ -65,8 +86,13 @@ def choose_training_rows(data: TaskDataset, args: FinetuningArguments, seed: int
         elif args.per_class is not None:
             rows = rows_per_class(data.targets("train"), args.per_class, seed, task.labels)
             data = data.select("train", rows)
+        elif args.images is not None:
+            data = data.select("train", drawn_rows(len(data.splits["train"]), args.images, seed))
     except ValueError as error:
         raise ValueError(f"{data.name}, split 'train': {error}") from None
+    if isinstance(task, SegmentationTask):
+        _warn_of_absent_structures(data)
+        return data
     targets = data.targets("train", args.uncertain)
     one_sided = [
         label
@@ -85,3 +111,14 @@ def choose_training_rows(data: TaskDataset, args: FinetuningArguments, seed: int
             stacklevel=2,
         )
     return data
+
+
+def _warn_of_absent_structures(data: TaskDataset) -> None:
+    present = (data.targets("train") == 1).any(axis=0)
+    absent = [label for label, is_there in zip(data.task.labels, present, strict=True) if not is_there]
+    if absent:
+        warnings.warn(
+            f"{data.name}: none of the {len(data.splits['train'])} training images shows {', '.join(absent)}, which "
+            "cannot be learned from them.",
+            stacklevel=3,
+        )

@@ -6,10 +6,10 @@ from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from ...models.ark.modeling_ark import ArkForImageClassification
+from ...models.ark.modeling_ark import ArkPreTrainedModel
 
 
-def freeze_encoder(model: ArkForImageClassification, freeze: str) -> None:
+def freeze_encoder(model: ArkPreTrainedModel, freeze: str) -> None:
     """
     Stops the training of the encoder or of its first stages, for good: whatever `model.train()` is told later, their
     normalising statistics stay, and no path in them is dropped.
@@ -44,11 +44,12 @@ def _keep_in_eval_mode(module: nn.Module) -> None:
 
 
 def parameter_groups(
-    model: ArkForImageClassification, learning_rate: float, layer_decay: float, weight_decay: float
+    model: ArkPreTrainedModel, learning_rate: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """
     Groups for an optimiser: each layer of the encoder learns `layer_decay` times as fast as the one behind it, the
-    last layer, the projector and the heads at `learning_rate` (Bao et al., BEiT, 2022). Biases and norms do not decay.
+    last layer, the projector and the heads or the decoder at `learning_rate` (Bao et al., BEiT, 2022). Biases and
+    norms do not decay.
 
     Parameters that are not trained are in no group.
     """

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
     from ...models.ark.modeling_ark import ArkImageClassifierOutput
 
-Loss = Literal["cross_entropy", "focal"]
-LOSS_HELP = "focal (Lin et al. 2017) weighs down what is already right: for long tails."
+Loss = Literal["cross_entropy", "focal", "dice"]
+LOSS_HELP = (
+    "focal (Lin et al. 2017) weighs down what is already right: for long tails. Of masks: cross_entropy has the soft "
+    "Dice loss beside it; dice is that alone."
+)
 ClassWeighting = Literal["none", "balanced", "effective"]
+DIVERGED = "The model's outputs are no longer finite. Lower learning_rate, or train without mixed precision."
 UNKNOWN = -100.0  # of multi-label targets too: by it Trainer counts the known elements of a step
 
 

@@ -18,27 +18,45 @@ from ...data.leaks import SHARED_KEY, leaks_into
 from ...data.loading import InferenceSamples
 from ...data.open_dataset import TaskDataset
 from ...data.summary import split_facts
+from ...evaluation.mask_scoring import score_masks
+from ...evaluation.report.mask_gallery import draw_masks
+from ...evaluation.report.mask_page import write_mask_report
+from ...evaluation.report.mask_report import report_masks
 from ...evaluation.report.page import write_report
 from ...evaluation.report.task_report import report_task
 from ...evaluation.scoring import ScoredTask, score_task
 from ...files import replace_folder, write_json, write_text
 from ...inference.predict import load_ark, mean_probabilities, predict_logits
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
 from ..checkpoint import check_settings
 from ..curves import Curve, write_curves
-from ..initial_weights import StartArguments, build_student, initial_heads, processor_of, start_facts, start_sha256
+from ..initial_weights import (
+    StartArguments,
+    build_segmenter,
+    build_student,
+    continues,
+    initial_heads,
+    initial_segmentation,
+    processor_of,
+    start_facts,
+    start_sha256,
+)
 from ..run import default_values, describe_model, write_recipe
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import check_leaks, choose_training_rows, load_finetuning_data
-from .report import results_text, summarise
-from .trainer import DIVERGED, create_trainer
+from .losses import DIVERGED
+from .report import SCORES, results_text, summarise, test_score, validation_score
+from .segmentation import validation_scores
+from .trainer import create_trainer, validation_metric
 
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
 MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
+MASK_TEST_FIELDS = ("num_images", "num_patients", "distance_unit", "dice", "iou", "hd95", "prior_dice")
 TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
 
 
@@ -114,8 +132,8 @@ def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
     rows = [
         {
             "seed": each["seed"],
-            "validation": each["validation"] and each["validation"]["mean_auroc"],
-            "test": each["test"]["mean"]["auroc"] if each.get("test") else None,
+            "validation": validation_score(each),
+            "test": test_score(each),
         }
         for each in summary["seeds"]
     ]
@@ -194,10 +212,10 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
     metrics = {
         "seed": seed,
         "train_images": len(data.splits["train"]),
-        "head": "continued" if not args.new_head and data.task.name in initial_heads(model) else "fresh",
+        "head": "continued" if _continues(model, data.task, args) else "fresh",
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
-        "history": _history(trainer.state.log_history),
+        "history": _history(trainer.state.log_history, validation_metric(data)),
         "validation": _validation(tuned, processor, data, args),
     }
 
@@ -230,7 +248,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
 
     if trainer.is_world_process_zero():
         replace_folder(folder / MODEL_FOLDER, save)
-        write_curves(folder, *_curves(trainer.state.log_history))
+        _write_curves(folder, trainer.state.log_history, validation_metric(data))
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     PartialState().wait_for_everyone()
@@ -244,12 +262,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def initial_model(
-    model: str, task: ArkTask, args: FinetuningArguments, seed: int
-) -> tuple[ArkForImageClassification, ArkImageProcessor]:
+    model: str, task: ArkTask | SegmentationTask, args: FinetuningArguments, seed: int
+) -> tuple[ArkForImageClassification | ArkForSemanticSegmentation, ArkImageProcessor]:
     """
-    The model before its first step, with the task's head alone, and its processor.
+    The model before its first step, with the task's head or decoder alone, and its processor.
 
-    A head of the same name and labels goes on, unless `args.new_head`; otherwise it is fresh.
+    A head of the same name and labels goes on, and a decoder of the same labels, unless `args.new_head`; otherwise it
+    is fresh.
 
     Raises:
         ValueError: `model` names nothing that can be loaded, or has a head of the same name with other labels.
@@ -264,6 +283,9 @@ def initial_model(
         drop_path_rate=args.drop_path_rate,
         seed=seed,
     )
+    if isinstance(task, SegmentationTask):
+        segmenter, shown = build_segmenter(recipe, task, args.decoder_type, args.decoder_channels, args.new_head)
+        return segmenter.train(), shown
     start, processor = build_student(recipe, [task])
     start.keep_tasks([task.name])
     if args.new_head:
@@ -272,28 +294,40 @@ def initial_model(
     return start.train(), processor_of(start, processor)
 
 
+def _continues(model: str, task: ArkTask | SegmentationTask, args: FinetuningArguments) -> bool:
+    """Whether a head or a decoder of what training starts from goes on."""
+    if args.new_head:
+        return False
+    if isinstance(task, SegmentationTask):
+        return continues(initial_segmentation(model), task)
+    return task.name in initial_heads(model)
+
+
 def _validation(model, processor, data: TaskDataset, args: FinetuningArguments) -> dict[str, Any] | None:
     if "validation" not in data.splits:
         return None
+    if isinstance(data.task, SegmentationTask):
+        return validation_scores(model, processor, data, args.eval_batch_size)
     samples = InferenceSamples(data.splits["validation"], data.task, processor)
     logits, targets = predict_logits([model], samples, args.eval_batch_size)
     return label_aurocs(mean_probabilities(logits, data.task), targets, data.task)
 
 
-def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _history(log: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     return [
-        {"step": entry["step"], "loss": entry["eval_loss"], "mean_auroc": entry["eval_mean_auroc"]}
+        {"step": entry["step"], "loss": entry["eval_loss"], metric: entry[f"eval_{metric}"]}
         for entry in log
-        if "eval_mean_auroc" in entry
+        if f"eval_{metric}" in entry
     ]
 
 
-def _curves(log: list[dict[str, Any]]) -> tuple[dict[str, Curve], dict[str, Curve]]:
+def _write_curves(folder: Path, log: list[dict[str, Any]], metric: str) -> None:
     names = {"loss": "training", "eval_loss": "validation"}
     losses: dict[str, Curve] = {
         shown: [(each["step"], each[name]) for each in log if name in each] for name, shown in names.items()
     }
-    return losses, {"validation": [(each["step"], each["mean_auroc"]) for each in _history(log)]}
+    scores: Curve = [(each["step"], each[metric]) for each in _history(log, metric)]
+    write_curves(folder, losses, {"validation": scores}, SCORES[metric])
 
 
 def describe(trainer: Trainer, data: TaskDataset, args: FinetuningArguments) -> str:
@@ -326,6 +360,8 @@ def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> di
     `report` beside it is that of `ark-hf evaluate`, and `test_predictions.npz` holds `probabilities` float64 (rows,
     labels) and `targets` (rows, labels; NaN unknown) in the order of the split, and `labels`, their names.
     """
+    if isinstance(data.task, SegmentationTask):
+        return _score_test_masks(data, args, folder)
     model, processor = load_ark(str(folder / MODEL_FOLDER))
     scored = score_task(model, processor, data, "test", args.eval_batch_size)
     state = PartialState()
@@ -333,17 +369,38 @@ def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> di
         save_predictions(folder, scored, data.task)
         report = report_task(data, scored, args.bootstrap)
         report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
-        facts = {
-            "model": MODEL_FOLDER,
-            "bootstrap": args.bootstrap,
-            "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER)),
-        }
-        write_report([report], folder / REPORT_FOLDER, facts)
+        write_report([report], folder / REPORT_FOLDER, _report_facts(args, folder))
         values = asdict(report)
         test = {key: values[key] for key in TEST_FIELDS}
         write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
     state.wait_for_everyone()
     return read_metrics(folder)
+
+
+def _score_test_masks(data: TaskDataset, args: FinetuningArguments, folder: Path) -> dict[str, Any]:
+    """As [`score_test`], of masks: Dice, IoU and distances beside those of the mean mask of the training images."""
+    model, processor = load_ark(str(folder / MODEL_FOLDER), ArkForSemanticSegmentation)
+    scored = score_masks(model, processor, data, "test", args.eval_batch_size)
+    state = PartialState()
+    if state.is_main_process:
+        report = report_masks(data, scored, args.bootstrap)
+        report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
+        gallery = draw_masks(model, processor, data, scored)
+        write_mask_report([report], [gallery], folder / REPORT_FOLDER, _report_facts(args, folder))
+        np.savez(folder / PREDICTIONS_FILE, dice=scored.dice, iou=scored.iou, hd95=scored.hd95)
+        values = asdict(report)
+        test = {key: values[key] for key in MASK_TEST_FIELDS}
+        write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
+    state.wait_for_everyone()
+    return read_metrics(folder)
+
+
+def _report_facts(args: FinetuningArguments, folder: Path) -> dict[str, Any]:
+    return {
+        "model": MODEL_FOLDER,
+        "bootstrap": args.bootstrap,
+        "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER)),
+    }
 
 
 def save_predictions(folder: Path, scored: ScoredTask, task: ArkTask) -> None:

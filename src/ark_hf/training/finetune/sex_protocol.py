@@ -18,6 +18,7 @@ from ...files import write_json, write_text
 from ...inference.predict import load_ark
 from ...metrics.auroc import bootstrap_aurocs
 from ...metrics.resampling import percentile_interval, row_means
+from ...models.ark.configuration_ark import SegmentationTask
 from ...pages.formats import format_defined, markdown_table
 from ...provenance import shown_name
 from ..initial_weights import start_facts
@@ -61,9 +62,11 @@ def sex_protocol(
         ValueError: The dataset has no test split, or no `sex` column with both sexes in train and test; or as in
             [`finetune.finetune`].
     """
-    if args.percent is not None or args.per_class is not None:
+    if any(value is not None for value in (args.percent, args.per_class, args.images)):
         raise ValueError("The sex protocol chooses the training images itself; limit them by max_images.")
     data = check_leaks(data or load_finetuning_data(dataset, args), start_facts(model), args.allow_shared_images)
+    if isinstance(data.task, SegmentationTask):
+        raise ValueError(f"{data.name} holds segmentation masks; the sex protocol compares AUROCs of labels.")
     of_test, of_train = _rows_of(data, "test"), _rows_of(data, "train")
     images = min(len(rows) for rows in of_train.values())
     images = images if max_images is None else min(images, max_images)
@@ -71,7 +74,7 @@ def sex_protocol(
     facts = run_facts(model, data) | {"images": images}
     state = PartialState()
     with state.main_process_first():
-        check_same_run(folder, {"protocol": "sex", **facts, **args.lasting_settings()})
+        check_same_run(folder, {**args.lasting_settings(), "protocol": "sex", **facts})
     if state.is_main_process:
         limits = {"protocol": "sex", "max_images": max_images}
         write_recipe(folder, {"model": model, "dataset": dataset, **dataclasses.asdict(args), **limits})

@@ -1,4 +1,4 @@
-"""The stock `Trainer` as fine-tuning uses it: reproducible views, masked losses, the best mean validation AUROC."""
+"""The stock `Trainer` as fine-tuning uses it: reproducible views, masked losses, the best validation's weights."""
 
 import functools
 import warnings
@@ -19,29 +19,31 @@ from transformers import (
     TrainingArguments,
 )
 
-from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings
+from ...data.loading import DrawnSamples, InferenceSamples, RowSamples, TrainingSamples, ViewSettings
 from ...data.open_dataset import TaskDataset
 from ...data.views import resize_side
 from ...evaluation.scoring import evaluated_columns
 from ...files import make_readable
 from ...inference.predict import mean_probabilities
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..run import create_accelerator, flat
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .layerwise import freeze_encoder, parameter_groups
 from .lora import add_adapters
-from .losses import UNKNOWN, FinetuningLoss, class_weights
+from .losses import DIVERGED, UNKNOWN, FinetuningLoss, class_weights
+from .segmentation import MaskCounts, MaskLoss, MeanDice, training_samples, validation_samples
 
-DIVERGED = "The model's outputs are no longer finite. Lower learning_rate, or train without mixed precision."
+SHOWN = {"loss": "loss", "eval_mean_auroc": "validation AUROC", "eval_mean_dice": "validation Dice"}
 
 
 class TrainerSamples(TorchDataset):
     """Samples as `Trainer` and its collator take them: `pixel_values`, and `labels` with -100 for unknown."""
 
-    def __init__(self, samples: TrainingSamples | InferenceSamples):
+    def __init__(self, samples: RowSamples):
         self.samples = samples
 
     def __len__(self) -> int:
@@ -52,10 +54,10 @@ class TrainerSamples(TorchDataset):
 
     def __getitems__(self, numbers: list[int]) -> list[dict[str, torch.Tensor]]:
         batch = self.samples.collate(self.samples.__getitems__(numbers))
-        if isinstance(self.samples, TrainingSamples):
+        if isinstance(self.samples, DrawnSamples):
             batch = self.samples.normalise(batch, "cpu")
         labels = batch["labels"]
-        if labels.is_floating_point():
+        if labels.is_floating_point() and not isinstance(self.samples.task, SegmentationTask):
             labels = labels.nan_to_num(nan=UNKNOWN)
         return [
             {"pixel_values": picture, "labels": label}
@@ -66,7 +68,7 @@ class TrainerSamples(TorchDataset):
 class NewViews(TrainerCallback):
     """Has each epoch draw its own views, whatever the number of processes and wherever the run was resumed."""
 
-    def __init__(self, samples: TrainingSamples):
+    def __init__(self, samples: DrawnSamples):
         self.samples = samples
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -94,7 +96,7 @@ class Progress(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs, **kwargs):
-        for name, shown in {"loss": "loss", "eval_mean_auroc": "validation AUROC"}.items():
+        for name, shown in SHOWN.items():
             if name in logs:
                 self.shown[shown] = f"{shown} {logs[name]:.4f}"
         self.bar.set_postfix_str(", ".join(self.shown.values()))
@@ -134,7 +136,7 @@ class Readable(TrainerCallback):
 
 
 def create_trainer(
-    model: ArkForImageClassification,
+    model: ArkForImageClassification | ArkForSemanticSegmentation,
     processor: ArkImageProcessor,
     data: TaskDataset,
     args: FinetuningArguments,
@@ -146,9 +148,9 @@ def create_trainer(
     trained = model if args.lora_rank is None else add_adapters(model, args.lora_rank)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    size = model.config.image_size
-    views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
-    samples = TrainingSamples(data.splits["train"], data.task, args.uncertain, processor, views, seed, cycle=0)
+    samples, validation, functions = (_of_masks if isinstance(data.task, SegmentationTask) else _of_labels)(
+        model, processor, data, args, seed
+    )
     callbacks: list[TrainerCallback] = [
         NewViews(samples),
         Progress(f"fine-tuning {data.task.name}, seed {seed}"),
@@ -156,34 +158,69 @@ def create_trainer(
     ]
     if args.log_with != "none":
         callbacks.append(Tracking(args, seed, folder.parent))
-    validated = has_two_classes(data)
-    if not validated:
-        lack = f"{data.name} has no validation split in which a label has both images with it and images without"
+    if validation is None:
+        shows, score = (
+            ("there is any of the labels", "Dice")
+            if isinstance(data.task, SegmentationTask)
+            else ("a label has both images with it and images without", "AUROC")
+        )
+        lack = f"{data.name} has no validation split in which {shows}"
         if args.patience is not None:
-            raise ValueError(f"patience: {lack}, so there is no AUROC to watch.")
+            raise ValueError(f"patience: {lack}, so there is no {score} to watch.")
         warnings.warn(f"{lack}: the last weights are kept, not the best.", stacklevel=2)
     elif args.patience is not None:
         callbacks.append(EarlyStoppingCallback(args.patience))
-    targets = data.targets("train", args.uncertain)
-    validation = InferenceSamples(data.splits["validation"], data.task, processor) if validated else None
-    weights = class_weights(targets, data.task.problem_type, args.class_weighting, args.effective_beta)
     groups = parameter_groups(model, args.learning_rate, args.layer_decay, args.weight_decay)
     trainer = Trainer(
         trained,
-        training_arguments(args, seed, folder, validated),
+        training_arguments(args, seed, folder, None if validation is None else validation_metric(data)),
         train_dataset=TrainerSamples(samples),
         eval_dataset=None if validation is None else TrainerSamples(validation),
-        compute_loss_func=FinetuningLoss(data.task.problem_type, weights, args.loss, args.focal_gamma),
-        compute_metrics=functools.partial(_mean_auroc, task=data.task),
         callbacks=callbacks,
         optimizers=(torch.optim.AdamW(groups, fused=True), None),
+        **functions,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def training_arguments(args: FinetuningArguments, seed: int, folder: Path, validated: bool) -> TrainingArguments:
-    """Ours as `Trainer`'s: with `validated` the weights of the best mean validation AUROC are kept, else the last."""
+def validation_metric(data: TaskDataset) -> str:
+    """By what the weights are chosen: the name of the mean over labels in each validation."""
+    return "mean_dice" if isinstance(data.task, SegmentationTask) else "mean_auroc"
+
+
+def _of_labels(
+    model: ArkForImageClassification, processor: ArkImageProcessor, data: TaskDataset, args: FinetuningArguments,
+    seed: int,
+) -> tuple[DrawnSamples, RowSamples | None, dict[str, Any]]:  # fmt: skip
+    """Images of training and of validation, if these define an AUROC, and loss and metric as `Trainer` has them."""
+    size = model.config.image_size
+    views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
+    samples = TrainingSamples(data.splits["train"], data.task, args.uncertain, processor, views, seed, cycle=0)
+    validation = InferenceSamples(data.splits["validation"], data.task, processor) if has_two_classes(data) else None
+    targets, kind = data.targets("train", args.uncertain), data.task.problem_type
+    weights = class_weights(targets, kind, args.class_weighting, args.effective_beta)
+    return samples, validation, {
+        "compute_loss_func": FinetuningLoss(kind, weights, args.loss, args.focal_gamma),
+        "compute_metrics": functools.partial(_mean_auroc, task=data.task),
+    }  # fmt: skip
+
+
+def _of_masks(
+    model: ArkForSemanticSegmentation, processor: ArkImageProcessor, data: TaskDataset, args: FinetuningArguments,
+    seed: int,
+) -> tuple[DrawnSamples, RowSamples | None, dict[str, Any]]:  # fmt: skip
+    """As [`_of_labels`], of a segmentation."""
+    samples = training_samples(data, processor, args, model.config.image_size, seed)
+    return samples, validation_samples(data, processor), {
+        "compute_loss_func": MaskLoss(args.loss),
+        "compute_metrics": MeanDice(),
+        "preprocess_logits_for_metrics": MaskCounts(data.task),
+    }  # fmt: skip
+
+
+def training_arguments(args: FinetuningArguments, seed: int, folder: Path, metric: str | None) -> TrainingArguments:
+    """Ours as `Trainer`'s: with a `metric` the weights of the validation where it is best are kept, else the last."""
     every = "epoch" if args.eval_steps is None else "steps"
     micro_batches = args.gradient_accumulation_steps * PartialState().num_processes
     if args.batch_size % micro_batches:
@@ -202,7 +239,7 @@ def training_arguments(args: FinetuningArguments, seed: int, folder: Path, valid
         per_device_eval_batch_size=args.eval_batch_size,
         lr_scheduler_type="cosine",
         warmup_steps=args.warmup,
-        eval_strategy=every if validated else "no",
+        eval_strategy=every if metric else "no",
         save_strategy=every,
         logging_strategy="steps",
         logging_first_step=True,
@@ -210,10 +247,11 @@ def training_arguments(args: FinetuningArguments, seed: int, folder: Path, valid
         save_steps=args.eval_steps or 500,
         logging_steps=args.logging_steps,
         save_total_limit=1,
-        load_best_model_at_end=validated,
+        load_best_model_at_end=metric is not None,
         restore_callback_states_from_checkpoint=True,  # or patience would start anew when a run is resumed
-        metric_for_best_model="mean_auroc" if validated else None,
-        greater_is_better=True if validated else None,
+        metric_for_best_model=metric,
+        greater_is_better=True if metric else None,
+        batch_eval_metrics=metric == "mean_dice",  # or the masks of all images would be kept
         bf16=args.mixed_precision == "bf16",
         fp16=args.mixed_precision == "fp16",
         use_cpu=not torch.accelerator.is_available(),  # without it bf16 is refused there

@@ -1,0 +1,113 @@
+"""The best, the median and the worst images of a test of masks: outlines of what was found and of the truth."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from ...data.loading import grey_plane, open_rows
+from ...data.masks import MaskInferenceSamples
+from ...data.open_dataset import TaskDataset
+from ...metrics.overlap import border
+from ...metrics.resampling import row_means
+from ...models.ark.image_processing_ark import ArkImageProcessor
+from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ...pages.formats import format_defined
+from ...pages.html import escape
+from ..mask_scoring import ScoredMasks, predict_masks
+from .gallery import BEGIN, END
+
+OF_A_KIND = 3
+SIDE = 384  # in pixels, the longer side of a picture
+FOUND, TRUTH = (240, 130, 40), (70, 200, 120)  # RGB
+NOTE = (
+    "Outlines: orange what the model found, green the truth. By the mean Dice over the labels of each image. The "
+    "pictures are the dataset's: share this page only as they may be shared. `ark-hf push` sends it without them."
+)
+
+
+@dataclass(frozen=True)
+class ShownMasks:
+    """An image with both outlines, as a PNG."""
+
+    kind: str
+    row: int
+    dice: float
+    picture: bytes
+
+
+def ranked_rows(scored: ScoredMasks) -> dict[str, list[int]]:
+    """Rows of the best, the median and the worst images by their mean Dice over labels; each image once."""
+    means = row_means(scored.dice)
+    order = [int(row) for row in np.argsort(-means, kind="stable") if not np.isnan(means[row])]
+    middle = max((len(order) - OF_A_KIND) // 2, 0)
+    kinds = {"worst": order[::-1][:OF_A_KIND], "best": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND]}
+    taken: set[int] = set()
+    for kind, rows in kinds.items():
+        kinds[kind] = [row for row in rows if row not in taken]
+        taken |= set(rows)
+    return {kind: kinds[kind] for kind in ("best", "median", "worst")}
+
+
+def draw_masks(
+    model: ArkForSemanticSegmentation, processor: ArkImageProcessor, data: TaskDataset, scored: ScoredMasks
+) -> list[ShownMasks]:
+    """The pictures of [`ranked_rows`]."""
+    means = row_means(scored.dice)
+    stored: Any = data.splits[scored.split]
+    shown = []
+    for kind, rows in ranked_rows(scored).items():
+        if not rows:
+            continue
+        samples = MaskInferenceSamples(stored.select(rows), data.task, processor)
+        pictures = open_rows(stored, rows)
+        for (number, found, truth), opened in zip(predict_masks(model, samples, len(rows)), pictures, strict=True):
+            plane = grey_plane(opened, _AS_STORED)[0].numpy()
+            known = [mask for mask in truth if mask is not None]
+            picture = draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
+            shown.append(ShownMasks(kind, rows[number], float(means[rows[number]]), _png(picture)))
+    return shown
+
+
+def draw_outlines(plane: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:
+    """RGB of a picture (H, W), uint8 or float in [0, 1], with the border of each mask (H, W) in its colour."""
+    grey = plane if plane.dtype == np.uint8 else np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+    picture = PIL.Image.fromarray(grey)
+    picture.thumbnail((SIDE, SIDE))
+    pixels = np.repeat(np.asarray(picture)[..., None], 3, axis=2)
+    for mask, colour in masks:
+        small = PIL.Image.fromarray(mask).resize(picture.size, PIL.Image.Resampling.NEAREST)
+        pixels[border(np.asarray(small))] = colour
+    return PIL.Image.fromarray(pixels)
+
+
+def mask_gallery(shown: Sequence[ShownMasks]) -> str:
+    """HTML between the marks by which [`without_pictures`] finds it."""
+    if not shown:
+        return ""
+    figures = []
+    for kind in dict.fromkeys(each.kind for each in shown):
+        cells = "".join(_cell(each) for each in shown if each.kind == kind)
+        figures.append(f"<figure><figcaption>{escape(kind)}</figcaption><div>{cells}</div></figure>")
+    sheet = f'<div class="sheet">{"".join(figures)}</div>'
+    return f'{BEGIN}<h3>Best, median and worst images</h3><p class="note">{escape(NOTE)}</p>{sheet}{END}'
+
+
+def _cell(each: ShownMasks) -> str:
+    data = base64.b64encode(each.picture).decode()
+    words = f"row {each.row}: Dice {format_defined(each.dice)}"
+    picture = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
+    return f"<span>{picture}<small>{escape(words)}</small></span>"
+
+
+_AS_STORED = ArkImageProcessor(do_resize=False, do_normalize=False)
+
+
+def _png(picture: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
