@@ -1,5 +1,7 @@
 """A segmenter's masks of its labels, at the size of the picture that they are of."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -20,9 +22,41 @@ def label_masks(logits: torch.Tensor, task: SegmentationTask, size: tuple[int, i
         bool (labels, height, width): of exclusive labels the most probable class of each pixel, of overlapping ones
         all that reach their thresholds.
     """
-    enlarged = F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    if not task.overlapping:
-        chosen = enlarged.argmax(dim=0).cpu().numpy()
-        return chosen == np.arange(1, len(task.labels) + 1)[:, None, None]
-    cutoffs = torch.tensor([(task.thresholds or {}).get(label, 0.5) for label in task.labels]).logit()
-    return (enlarged.cpu() >= cutoffs[:, None, None]).numpy()
+    masks = np.empty((len(task.labels), *size), dtype=bool)
+    if task.overlapping:
+        for mask, plane, label in zip(masks, _enlarged(logits, size), task.labels, strict=True):
+            cutoff = torch.tensor((task.thresholds or {}).get(label, 0.5)).logit().item()
+            mask[:] = (plane >= cutoff).cpu().numpy()
+        return masks
+    planes = _enlarged(logits, size)
+    best = next(planes)
+    chosen = torch.zeros(size, dtype=torch.int16, device=best.device)
+    for number, plane in enumerate(planes, start=1):
+        chosen.masked_fill_(plane > best, number)
+        torch.maximum(best, plane, out=best)
+    for number, mask in enumerate(masks, start=1):
+        mask[:] = (chosen == number).cpu().numpy()
+    return masks
+
+
+def mask_scores(logits: torch.Tensor, task: SegmentationTask, masks: np.ndarray) -> list[float]:
+    """Mean probability of each label within its mask, see [`label_masks`]; NaN where that is empty."""
+    size = masks.shape[-2:]
+    if task.overlapping:
+        planes = (plane.sigmoid() for plane in _enlarged(logits, size))
+    else:
+        normaliser = torch.full(size, -torch.inf, device=logits.device)
+        for plane in _enlarged(logits, size):
+            torch.logaddexp(normaliser, plane, out=normaliser)
+        planes = (plane.sub_(normaliser).exp_() for plane in _enlarged(logits[1:], size))
+    scores = []
+    for mask, plane in zip(masks, planes, strict=True):
+        inside = torch.from_numpy(mask).to(plane.device)
+        scores.append(float(torch.where(inside, plane, 0).sum(dtype=torch.float64) / inside.sum()))
+    return scores
+
+
+def _enlarged(logits: torch.Tensor, size: tuple[int, ...]) -> Iterator[torch.Tensor]:
+    """Class by class, because a film of 60 million pixels has not the memory for 20 of them."""
+    for plane in logits:
+        yield F.interpolate(plane[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]
