@@ -16,7 +16,7 @@ from PIL import Image
 
 from ark_hf.data import inputs
 from ark_hf.data.images.image_files import UnreadableImageError, image_files_in
-from ark_hf.data.inputs import read_input
+from ark_hf.data.inputs import input_name, read_input
 from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from tests.data.images.test_dicom import lut, make_dicom, save
@@ -455,3 +455,27 @@ def test_a_picture_written_as_text_is_not_repeated():
     assert len(str(caught.value)) < 200
     with pytest.raises(UnreadableImageError, match="is no path"):
         read_input("")
+
+
+@pytest.mark.parametrize(
+    ("tags", "spacing"),
+    [
+        ({"PixelSpacing": [0.5, 0.25], "ImagerPixelSpacing": [0.6, 0.6]}, (0.5, 0.25)),
+        ({"ImagerPixelSpacing": [0.6, 0.6]}, (0.6, 0.6)),
+        ({"PixelSpacing": [0, 0.5], "ImagerPixelSpacing": [0.6, 0.6]}, (0.6, 0.6)),
+        ({"PixelSpacing": [500, 500]}, None),  # micrometres
+        ({"PixelSpacing": 0.5}, None),
+        ({}, None),
+    ],
+)
+def test_the_spacing_of_pixels_is_what_the_file_says(tmp_path, tags, spacing):
+    path = save(make_dicom(np.zeros((80, 100), np.uint8), 8, **tags), tmp_path / "x.dcm")
+    read = read_input(path)
+    assert read.pixel_spacing == read_input(path.read_bytes()).pixel_spacing == spacing
+    assert read_input(read) is read and input_name(read) == str(path)
+
+
+def test_damaged_spacing_costs_the_spacing_alone(tmp_path):
+    path = save(make_dicom(np.zeros((80, 100), np.uint8), 8, PixelSpacing=[0.5, 0.25]), tmp_path / "x.dcm")
+    path.write_bytes(path.read_bytes().replace(b"0.5\\0.25", b"a.b\\c.de"))
+    assert read_input(path).pixel_spacing is None and read_input(path).pixels.shape == (1, 80, 100)

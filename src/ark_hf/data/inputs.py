@@ -3,9 +3,9 @@
 import io
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..metrics.shortcut import full_scale
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from .images.dicom import read_pixel_spacing
 from .images.image_files import (
     MAX_PIXELS,
     UnreadableImageError,
@@ -39,6 +40,8 @@ MIN_BRIGHTNESS = 0.35  # 99th percentile as a part of white: 0.48
 MAX_WHITE = 0.1  # share of the pixels at the highest value: 0.05
 MAX_BLACK = 0.6  # share of the pixels at the lowest value, black frames among them: 0.50
 
+SIDES_IN_MM = 30, 1000  # of whole radiographs the longer one; a file that says another is in other units, or mistaken
+
 GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its kin
 
 _processor = ArkImageProcessor()
@@ -53,11 +56,14 @@ class RadiographInput:
         pixels: (1, H, W) uint8 or uint16 as [`read_radiograph`] gives it; float32 in [0, 1] of float arrays.
         name: The path or address as it was given; None for bytes, pictures and arrays.
         warnings: Reasons to doubt the picture, each a sentence for people.
+        pixel_spacing: (row, column) distance of its pixels in mm, where the file itself says it, which DICOM alone
+            does; at the detector, on which shadows are larger than what throws them, unless it was calibrated.
     """
 
     pixels: np.ndarray
     name: str | None
     warnings: list[str]
+    pixel_spacing: tuple[float, float] | None = None
 
 
 def read_input(source: Any) -> RadiographInput:
@@ -72,15 +78,19 @@ def read_input(source: Any) -> RadiographInput:
             - a PIL image of any mode, read as a file of it would be;
             - a NumPy array or tensor (H, W), (1, H, W), (H, W, 1), or with 3 channels, or 4, of which the alpha is
               dropped: integers from 0 to 65535, or floats from 0, black, to 1, white;
-            - an image of `datasets` that was not decoded, `{"bytes": ..., "path": ...}`.
+            - an image of `datasets` that was not decoded, `{"bytes": ..., "path": ...}`;
+            - what this function gave, which is given back.
 
     Returns:
-        Grey values, colour as its luminance; the name; and reasons for doubt: colour, sides below `MIN_SIDE` pixels or
-        of very different length, one or few grey values, a nearly black picture, or one cut off at black or white.
+        Grey values, colour as its luminance; the name; reasons for doubt: colour, sides below `MIN_SIDE` pixels or
+        of very different length, one or few grey values, a nearly black picture, or one cut off at black or white; and
+        of DICOM the spacing of its pixels.
 
     Raises:
         UnreadableImageError: It cannot be read; the message says why and what to do.
     """
+    if isinstance(source, RadiographInput):
+        return source
     with collecting_doubts() as doubts:
         read = _read(source)
     read.warnings[:0] = doubts
@@ -97,12 +107,12 @@ def _read(source: Any) -> RadiographInput:
         if not os.fspath(source) or len(os.fspath(source)) > LONGEST_NAME:
             raise UnreadableImageError(f"{name!r} is no path; give a picture as bytes, or the path of its file")
         with open_image_file(Path(source)) as file:
-            return _described(open_radiograph(file, Path(source)), name)
+            return _opened(file, Path(source), name)
     with naming_the_image(name or f"input of type {type(source).__name__}"):
         if isinstance(source, (bytes, bytearray)):
             if not source:
                 raise UnreadableImageError("the file is empty; fetch it again")
-            return _described(open_radiograph(io.BytesIO(source), path_in(name or "")), name)
+            return _opened(io.BytesIO(source), path_in(name or ""), name)
         if isinstance(source, (np.ndarray, torch.Tensor)):
             return _described(_channels_first(source), name)
         if isinstance(source, Image.Image):
@@ -113,8 +123,19 @@ def _read(source: Any) -> RadiographInput:
         )
 
 
+def _opened(file: BinaryIO, path: Path, name: str | None) -> RadiographInput:
+    read = _described(open_radiograph(file, path), name)
+    spacing = read_pixel_spacing(file, path)
+    if spacing is None:
+        return read
+    side = max(length * each for length, each in zip(read.pixels.shape[1:], spacing, strict=True))
+    return replace(read, pixel_spacing=spacing) if SIDES_IN_MM[0] <= side <= SIDES_IN_MM[1] else read
+
+
 def input_name(source: Any) -> str | None:
     """The path or address of what [`read_input`] takes, None if it has none."""
+    if isinstance(source, RadiographInput):
+        return source.name
     if isinstance(source, dict):
         source = source.get("path")
     if not isinstance(source, (str, os.PathLike)):

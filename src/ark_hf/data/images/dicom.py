@@ -1,6 +1,7 @@
 """Reads the radiograph in a DICOM file as a viewer would show it, and of its other tags only what is asked for."""
 
 import logging
+import math
 import os
 import re
 import struct
@@ -22,6 +23,9 @@ _DICOM_TAGS = """
     RescaleIntercept VOILUTSequence VOILUTFunction WindowCenter WindowWidth PresentationLUTShape
     PresentationLUTSequence
 """.split()
+
+# In mm at the patient where that was calibrated, else at the detector, on which shadows are larger (PS3.3 10.7.1.3)
+_SPACING_TAGS = ["PixelSpacing", "ImagerPixelSpacing"]
 
 # Start of frame: SOF0 to SOF15 without the three table markers among them, and SOF55 of JPEG-LS.
 _JPEG_FRAME_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
@@ -103,6 +107,24 @@ def read_open_metadata(file: BinaryIO, path: Path, fields: Sequence[str]) -> dic
         text = str(dataset.get(tag) or "").strip().upper()
         found[name] = METADATA_READERS[name](text) if known.fullmatch(text) else None
     return found
+
+
+def read_pixel_spacing(file: BinaryIO, path: Path) -> tuple[float, float] | None:
+    """
+    Distance of the rows and of the columns of an open file of this name, in mm: DICOM's Pixel Spacing, or else its
+    Imager Pixel Spacing. None if the file is no DICOM, or says neither or something else than two positive numbers.
+    """
+    file.seek(0)
+    if not is_dicom(path, file.read(132)):
+        return None
+    for tag in _SPACING_TAGS:
+        try:
+            rows, columns = map(float, _read_tags(file, [tag], with_pixels=False).get(tag))
+        except Exception:  # pydicom has its own for each kind of damage, and a picture is no worse for it
+            continue
+        if 0 < rows < math.inf and 0 < columns < math.inf:
+            return rows, columns
+    return None
 
 
 def check_fields(fields: Sequence[str]) -> None:
