@@ -29,6 +29,7 @@ _EXPORTS = {
     "bootstrap_aurocs": ".metrics.auroc",
     "evaluate_labels": ".metrics.auroc",
     "one_vs_rest": ".metrics.auroc",
+    "cardiothoracic_ratio": ".metrics.anatomy",
     "image_statistics": ".metrics.shortcut",
     "shortcut_baseline": ".metrics.shortcut",
     "compare_seeds": ".metrics.significance",
@@ -72,6 +73,9 @@ _EXPORTS = {
     "ChestXrayClassificationPipeline": ".inference.pipeline",
     "heat_maps": ".inference.heatmaps",
     "overlay": ".inference.overlays",
+    "mask_overlay": ".inference.overlays",
+    "label_masks": ".inference.masks",
+    "segment_files": ".inference.segmentation",
     "match_dataset": ".inference.zeroshot",
     "match_label": ".inference.zeroshot",
     "zero_shot_scores": ".inference.zeroshot",
@@ -161,6 +165,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.embeddings import open_store as open_store
     from .inference.export_onnx import export_onnx as export_onnx
     from .inference.heatmaps import heat_maps as heat_maps
+    from .inference.masks import label_masks as label_masks
+    from .inference.overlays import mask_overlay as mask_overlay
     from .inference.overlays import overlay as overlay
     from .inference.pipeline import ChestXrayClassificationPipeline as ChestXrayClassificationPipeline
     from .inference.predict import load_ark as load_ark
@@ -169,11 +175,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.predict import predict_logits as predict_logits
     from .inference.prediction_files import write_predictions as write_predictions
     from .inference.predictions import predict as predict
+    from .inference.segmentation import segment_files as segment_files
     from .inference.zeroshot import match_dataset as match_dataset
     from .inference.zeroshot import match_label as match_label
     from .inference.zeroshot import zero_shot_scores as zero_shot_scores
     from .labels import normalise as normalise_label  # noqa: F401
     from .labels import read_synonyms as read_synonyms
+    from .metrics.anatomy import cardiothoracic_ratio as cardiothoracic_ratio
     from .metrics.auroc import auroc as auroc
     from .metrics.auroc import bootstrap_aurocs as bootstrap_aurocs
     from .metrics.auroc import evaluate_labels as evaluate_labels

@@ -1,4 +1,4 @@
-"""The verb `predict`: probabilities of every label for image files."""
+"""The verb `predict`: probabilities, or masks and areas, of every label for image files."""
 
 import sys
 from dataclasses import dataclass, field
@@ -24,7 +24,8 @@ class PredictArguments:
         default="wide",
         metadata={
             "help": "wide: one row per image, one column per task/label; long: one row per image and label, with the "
-            "columns image, task, label, probability, threshold, positive and warnings."
+            "columns image, task, label, probability, threshold, positive and warnings; of a segmenter pixels, mm2, "
+            "score, threshold, cardiothoracic_ratio and mask in place of probability, threshold and positive."
         },
     )
     batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
@@ -61,12 +62,14 @@ class PredictArguments:
 
 
 def predict(argv: list[str]) -> int:
-    """Probabilities for image files."""
+    """Probabilities, or masks and areas, for image files."""
     args, given = parse(
         PredictArguments,
         "predict",
         argv,
-        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, BMP, WebP, DICOM, MetaImage; 8 to 16 bits).",
+        "Probabilities of every label for radiographs (PNG, JPEG, TIFF, BMP, WebP, DICOM, MetaImage; 8 to 16 bits). "
+        "Of a segmenter the area of every label in pixels, in mm2 where a DICOM file says how large its pixels are, "
+        "and of heart and lungs the cardiothoracic ratio; NAME.masks and NAME.overlays beside --out are the pictures.",
         model={"help": "Folder or Hub id of an ark-cxr."},
         paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
     )
@@ -88,6 +91,8 @@ def _tell(written: "Predictions", args: PredictArguments) -> None:
         print(f"{written.images} images are in {args.out} ({kinds}; {written.computed}).")
         if written.second_opinion is not None:
             print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
+        if written.masks is not None:
+            print(f"Masks are in {written.masks}, overlays in {written.overlays}.")
         if args.heatmaps is not None:
             print(f"Heat maps are in {args.heatmaps}.")
     else:

@@ -201,7 +201,7 @@ def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
 
 
 def _load(model: str, crops: str) -> Network:
-    network, processor = load_ark(model)
+    network, processor = load_ark(model, ArkForImageClassification)
     return network, with_crops(processor, network.config.image_size, crops)
 
 

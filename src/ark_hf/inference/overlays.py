@@ -1,20 +1,25 @@
-"""Heat maps laid over their pictures, and as PNG files."""
+"""Heat maps and masks laid over their pictures, and as PNG files."""
 
+import colorsys
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data.inputs import RadiographInput, path_in
-from ..models.ark.configuration_ark import ArkConfig
+from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from .task_labels import labels_by_task
 
 LONGEST_SIDE = 1024  # in pixels
 OPACITY = 0.65  # of the hottest place
 COLOURS = 0.15, 0.85  # of the colour map; its ends, black and near white, would be taken for the picture's own grey
+TINT = 0.25  # opacity of a mask; its border has the full colour
+BORDER = 1 / 300  # width of a border, as a part of the picture's longer side
+HUE_STEP = 0.618  # of the circle, from label to label: as the golden ratio, it never comes near where it was soon
+FONT_SIZE = 1 / 36  # of the legend, as a part of the picture's longer side
 LONGEST_PART = 64  # bytes of a file's name, each for picture and label: with the rest 143, which encrypted disks take
 
 
@@ -37,11 +42,8 @@ def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
 
     if heat_map.ndim != 2 or not (heat_map.min() >= 0 and heat_map.max() <= 1):
         raise ValueError(f"A heat map is an array (rows, columns) in [0, 1], not of shape {heat_map.shape}.")
-    same_grey = ArkImageProcessor(do_convert_rgb=False, do_resize=False, do_normalize=False)
-    grey = Image.fromarray(same_grey(pixels, return_tensors="np")["pixel_values"][0, 0])
-    scale = min(1, LONGEST_SIDE / max(grey.size))
-    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
-    grey = np.clip(np.asarray(grey.resize(size, Image.Resampling.BICUBIC)), 0, 1)[..., None]
+    grey = shown_grey(pixels)[..., None]
+    size = grey.shape[1], grey.shape[0]
     heat = np.asarray(Image.fromarray(heat_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     heat = np.clip(heat, 0, 1)  # bicubic overshoots
     colours = colormaps["inferno"](np.interp(heat, (0, 1), COLOURS))[..., :3]
@@ -49,10 +51,86 @@ def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(255 * ((1 - opacity) * grey + opacity * colours)).astype(np.uint8))
 
 
-def check_whole_picture(processor: ArkImageProcessor) -> None:
-    """Raises `ValueError` if the processor cuts crops out of a picture: a heat map would lie over the wrong places."""
+def shown_grey(pixels: np.ndarray) -> np.ndarray:
+    """float (height, width) in [0, 1] of a picture as [`overlay`] takes it, smaller if a side is above 1024."""
+    same_grey = ArkImageProcessor(do_convert_rgb=False, do_resize=False, do_normalize=False)
+    grey = Image.fromarray(same_grey(pixels, return_tensors="np")["pixel_values"][0, 0])
+    scale = min(1, LONGEST_SIDE / max(grey.size))
+    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
+    return np.clip(np.asarray(grey.resize(size, Image.Resampling.BICUBIC)), 0, 1)
+
+
+def label_colour(number: int) -> tuple[int, int, int]:
+    """The colour of a label in overlays, by its number among the task's."""
+    red, green, blue = colorsys.hsv_to_rgb(number * HUE_STEP % 1, 0.75, 1)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Sequence[str] = ()) -> Image.Image:
+    """
+    The picture with its masks tinted and outlined, each in its [`label_colour`].
+
+    Args:
+        pixels: As in [`overlay`].
+        masks: By number of the label, bool (height, width) of the picture's size.
+        names: Of all labels, for a legend below the picture; none unless given.
+
+    Returns:
+        RGB as of [`overlay`], the legend in rows of its own.
+
+    Raises:
+        ValueError: A mask is not of the picture's size.
+    """
+    shape = pixels.shape[-2:]
+    shown = shown_grey(pixels)[..., None].repeat(3, axis=-1)
+    height, width = shown.shape[:2]
+    borders = []
+    for number, mask in masks.items():
+        if mask.shape != shape:
+            raise ValueError(f"A mask of {mask.shape} is not of the picture's size, {shape} (height, width).")
+        small = np.asarray(Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)) > 127
+        colour = np.array(label_colour(number), np.float32) / 255
+        shown += np.float32(TINT) * small[..., None] * (colour - shown)
+        borders.append((small & ~_inner(small, max(1, round(BORDER * max(height, width)))), colour))
+    for border, colour in borders:  # over all tints
+        shown[border] = colour
+    picture = Image.fromarray(np.rint(255 * shown).astype(np.uint8))
+    return _with_legend(picture, {names[number]: label_colour(number) for number in masks}) if names else picture
+
+
+def _inner(mask: np.ndarray, distance: int) -> np.ndarray:
+    """The pixels from which a step of this distance to the sides, up or down does not leave the mask."""
+    around, middle = np.pad(mask, distance), slice(distance, -distance)
+    before, after = slice(None, -2 * distance), slice(2 * distance, None)
+    return mask & around[before, middle] & around[after, middle] & around[middle, before] & around[middle, after]
+
+
+def _with_legend(picture: Image.Image, colours: Mapping[str, tuple[int, int, int]]) -> Image.Image:
+    size = max(9, round(FONT_SIZE * max(picture.size)))
+    font = ImageFont.load_default(size)
+    step, gap = round(1.5 * size), size // 2
+    placed, left, top = [], gap, gap
+    for name, colour in colours.items():
+        end = left + step + round(font.getlength(name)) + gap
+        if end > picture.width and left > gap:
+            left, top = gap, top + step
+            end = left + step + round(font.getlength(name)) + gap
+        placed.append((name, colour, left, top))
+        left = end + gap
+    whole = Image.new("RGB", (picture.width, picture.height + (top + step if placed else 0)))
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    for name, colour, left, top in placed:
+        top += picture.height
+        draw.rectangle((left, top, left + size, top + size), fill=colour)
+        draw.text((left + step, top + size / 2), name, fill="white", font=font, anchor="lm")
+    return whole
+
+
+def check_whole_picture(processor: ArkImageProcessor, what: str = "Heat maps") -> None:
+    """Raises `ValueError` if the processor cuts crops out of a picture: what is shown would lie in wrong places."""
     if processor.do_center_crop or processor.do_ten_crop:
-        raise ValueError("Heat maps are of whole pictures; this image processor cuts crops out of them.")
+        raise ValueError(f"{what} are of whole pictures; this image processor cuts crops out of them.")
 
 
 def called_labels(config: ArkConfig, probabilities: np.ndarray) -> list[int]:
@@ -85,13 +163,33 @@ def save_overlays(
         row: Number of the picture among all whose overlays are in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = _for_file_name(path_in(image.name or "").stem)
     for task, labels in labels_by_task(config).items():
         for label in labels:
             if label.column in maps:
-                parts = f"{row:05d}", name, f"{label.column:03d}", _for_file_name(f"{task}_{label.name}")
                 shown = overlay(image.pixels, maps[label.column])
-                shown.save(folder / f"{'_'.join(filter(None, parts))}.png")
+                shown.save(folder / picture_name(row, image.name, label.column, f"{task}_{label.name}"))
+
+
+def save_masks(
+    task: SegmentationTask, image: RadiographInput, masks: np.ndarray, row: int, folder: Path, overlays: Path
+) -> None:
+    """
+    Writes `ROW_NAME_NUMBER_TASK_LABEL.png` for each mask, white on black and of the picture's size, to `folder`, and
+    `ROW_NAME.jpg`, the picture with all of them over it, to `overlays`; names as in [`save_overlays`].
+    """
+    for each in (folder, overlays):
+        each.mkdir(parents=True, exist_ok=True)
+    for number, (label, mask) in enumerate(zip(task.labels, masks, strict=True)):
+        Image.fromarray(mask).save(folder / picture_name(row, image.name, number, f"{task.name}_{label}"))
+    found = {number: mask for number, mask in enumerate(masks) if mask.any()}
+    shown = mask_overlay(image.pixels, found, task.labels)
+    shown.save(overlays / Path(picture_name(row, image.name)).with_suffix(".jpg"), quality=90)
+
+
+def picture_name(row: int, image: str | None, number: int | None = None, label: str = "") -> str:
+    """The name of a file that is made of an image, see [`save_overlays`]."""
+    parts = f"{row:05d}", _for_file_name(path_in(image or "").stem), "" if number is None else f"{number:03d}"
+    return f"{'_'.join(filter(None, (*parts, _for_file_name(label))))}.png"
 
 
 def _for_file_name(text: str) -> str:

@@ -1,9 +1,9 @@
 """Loading a model, and its probabilities over a task dataset or over files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,17 @@ from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..names import check_name
 from .heatmaps import ExplainedPass
 
 # What transformers raises for files that are absent, damaged, or hold JSON of another kind
 LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
+    ImportError,
 )  # fmt: skip
+Result = TypeVar("Result")
+Extra = TypeVar("Extra")
 _NO_PIXELS = np.empty((1, 0, 0), dtype=np.uint8)
 
 
@@ -38,16 +42,18 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[Any, ArkImageProcessor]:
+def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcessor]:
     """
     The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
 
     Args:
         name_or_path: Folder or Hub id of an ark-cxr.
-        kind: `ArkForImageClassification`, or `ArkModel` for the encoder alone.
+        kind: Class of the model, such as `ArkModel` for the encoder alone. Unless given, what its `config.json` says:
+            `ArkForSemanticSegmentation`, or else `ArkForImageClassification`.
 
     Raises:
-        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads.
+        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads; or a segmenter has no
+            named task, or its decoder's library is not installed.
     """
     folder = Path(name_or_path)
     check_name(name_or_path, "model")
@@ -58,6 +64,9 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         values, _ = ArkConfig.get_config_dict(name_or_path)
         if values.get("model_type") != "ark":
             raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
+        if kind is None:
+            segments = ArkForSemanticSegmentation.__name__ in (values.get("architectures") or ())
+            kind = ArkForSemanticSegmentation if segments else ArkForImageClassification
         model, loaded = kind.from_pretrained(
             name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
@@ -72,7 +81,20 @@ def load_ark(name_or_path: str, kind: Any = ArkForImageClassification) -> tuple[
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
     if missing:
         raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+    if kind is ArkForSemanticSegmentation:
+        check_is_named(model.config, name_or_path)
     return model.eval().to(process_state().device), processor
+
+
+def check_is_named(config: ArkConfig, name_or_path: str) -> None:
+    """Raises `ValueError` if a segmenter has no named task: nothing then says what its classes are."""
+    if config.segmentation is None:
+        labels = [name for _, name in sorted(config.id2label.items())][1:] or ["lungs"]
+        raise ValueError(
+            f"{name_or_path!r} is a segmenter without a named task. Name it, with your own names of the classes after "
+            "the background, and save it again: `ArkForSemanticSegmentation.from_pretrained(..., "
+            f"segmentation=SegmentationTask('organs', {labels}))`."
+        )
 
 
 def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:
@@ -245,6 +267,54 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def compute_files(
+    paths: Sequence[Path | str],
+    processor: ArkImageProcessor,
+    batch_size: int,
+    num_workers: int,
+    compute: Callable[[list[RadiographInput], torch.Tensor], Iterable[tuple[Result, Extra]]],
+    on_image: Callable[[RadiographInput, Result, Extra | None], None] | None = None,
+) -> Iterator[tuple[Path | str, Result | str]]:
+    """
+    What a model makes of image files and addresses that [`read_input`] reads.
+
+    Under `accelerate launch` each process does its share of the batches, and gets the results of all.
+
+    Args:
+        compute: Of the images of a batch and the model's input for each a result, which all processes get, and
+            something that stays in this one.
+        on_image: Is given each image that can be read, its result and the rest, before they are yielded; an image that
+            another process has read comes without its pixels and rest.
+        num_workers: Processes that read files; 0 reads them in this one.
+
+    Yields:
+        Each path in order, with its result, or with the reason why the file cannot be read.
+    """
+    state = process_state()
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    mine = _FileBatches(batches[state.process_index :: state.num_processes], processor)
+    loaded = iter(DataLoader(mine, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is))
+    rounds = range(0, len(batches), state.num_processes)
+    for first in tqdm(rounds, desc="predicting", unit="batch", disable=not state.is_main_process):
+        own = first + state.process_index
+        read, pixel_values = next(loaded) if own < len(batches) else ([], None)
+        images = [each for each in read if not isinstance(each, str)]
+        computed = [] if pixel_values is None else list(compute(images, pixel_values))
+        found = iter(computed)
+        results = [each if isinstance(each, str) else next(found)[0] for each in read]
+        told = [None if isinstance(each, str) else (each.name, each.warnings) for each in read]
+        for number, part in enumerate(gather_object([(results, told)]), start=first):
+            nexts = zip(images, computed, strict=True)
+            for path, result, words in zip(batches[number] if number < len(batches) else (), *part, strict=True):
+                if words is not None and on_image is not None:
+                    if number == own:
+                        image, (_, extra) = next(nexts)
+                        on_image(image, result, extra)
+                    else:
+                        on_image(RadiographInput(_NO_PIXELS, *words), result, None)
+                yield path, result
+
+
 @torch.no_grad()
 def predict_files(
     model: ArkForImageClassification,
@@ -271,38 +341,23 @@ def predict_files(
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
-    state = process_state()
-    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    mine = _FileBatches(batches[state.process_index :: state.num_processes], processor)
-    loaded = iter(DataLoader(mine, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is))
-    rounds = range(0, len(batches), state.num_processes)
-    for first in tqdm(rounds, desc="predicting", unit="batch", disable=not state.is_main_process):
-        own = first + state.process_index
-        read, pixel_values = next(loaded) if own < len(batches) else ([], None)
-        probabilities, maps = _probabilities(model, pixel_values, explained)
-        found = iter(probabilities)
-        results = [each if isinstance(each, str) else next(found) for each in read]
-        told = [None if isinstance(each, str) else (each.name, each.warnings) for each in read]
-        for number, part in enumerate(gather_object([(results, told)]), start=first):
-            images, of_image = [each for each in read if not isinstance(each, str)], iter(maps)
-            nexts = iter(images)
-            for path, result, words in zip(batches[number] if number < len(batches) else (), *part, strict=True):
-                if words is not None and on_image is not None:
-                    if number == own:
-                        on_image(next(nexts), result, next(of_image))
-                    else:
-                        on_image(RadiographInput(_NO_PIXELS, *words), result, {})
-                yield path, result
+
+    def compute(images: list[RadiographInput], pixel_values: torch.Tensor) -> Iterable[tuple[np.ndarray, dict]]:
+        return zip(*_probabilities(model, pixel_values, explained), strict=True)
+
+    def tell(image: RadiographInput, probabilities: np.ndarray, maps: dict | None) -> None:
+        if on_image is not None:
+            on_image(image, probabilities, maps or {})
+
+    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell)
 
 
 def _probabilities(
     model: ArkForImageClassification,
-    pixel_values: torch.Tensor | None,
+    pixel_values: torch.Tensor,
     explained: Callable[[np.ndarray], Sequence[int]] | None,
 ) -> tuple[np.ndarray, list[dict[int, np.ndarray]]]:
     """Of each picture the probabilities, and by label the heat maps that `explained` asks for."""
-    if pixel_values is None:
-        return np.empty((0, model.config.num_labels)), []
     pixel_values = pixel_values.to(model.device, model.dtype)
     if explained is None:
         probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)

@@ -2,20 +2,25 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from ..files import printable, replacing
-from ..models.ark.configuration_ark import ArkConfig
-from .task_labels import labels_by_task
+from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
+from .segmentation import Measurements, heart_and_lungs
+from .task_labels import DEFAULT_THRESHOLD, labels_by_task
 
 SUFFIXES = (".csv", ".jsonl")
 LONG_COLUMNS = ["image", "task", "label", "probability", "threshold", "positive", "warnings"]
-DIGITS = 6
+LONG_AREA_COLUMNS = ["image", "task", "label", "pixels", "mm2", "score", "threshold", "cardiothoracic_ratio", "mask",
+                     "warnings"]  # fmt: skip
+DIGITS, DIGITS_OF_MM2 = 6, 1
 
+T = TypeVar("T")
 Result = tuple[Path | str, np.ndarray | str]
 
 
@@ -44,11 +49,12 @@ def write_predictions(path: Path, labels: Sequence[str], results: Iterator[Resul
     Returns:
         The number of images, and the path of the second file if there is one.
     """
+    return write_rows(path, ["image", *labels], results, wide_row(labels))
 
-    def row(image: str, probabilities: np.ndarray) -> list[dict[str, Any]]:
-        return [{"image": image, **dict(zip(labels, map(float, probabilities), strict=True))}]
 
-    return write_rows(path, ["image", *labels], results, row)
+def wide_row(labels: Sequence[str]) -> Callable[[str, np.ndarray], list[dict[str, Any]]]:
+    """What makes the one row of an image of its probabilities, a column a label."""
+    return lambda image, probabilities: [{"image": image, **dict(zip(labels, map(float, probabilities), strict=True))}]
 
 
 def long_rows(config: ArkConfig, warnings: Callable[[], list[str]]) -> Callable[[str, np.ndarray], list[dict]]:
@@ -80,13 +86,61 @@ def long_rows(config: ArkConfig, warnings: Callable[[], list[str]]) -> Callable[
     return rows
 
 
+def area_columns(task: SegmentationTask) -> list[str]:
+    """Of a segmenter's table with a row an image: the areas, and where there are heart and lungs their ratio."""
+    areas = [f"{task.name}/{label} {unit}" for label in task.labels for unit in ("pixels", "mm2")]
+    ratio = [] if heart_and_lungs(task.name, tuple(task.labels)) is None else ["cardiothoracic_ratio"]
+    return ["image", *areas, *ratio]
+
+
+def area_row(task: SegmentationTask, image: str, measured: Measurements) -> dict[str, Any]:
+    """An image's, with the columns of [`area_columns`]; None for what is not known or not defined."""
+    row: dict[str, Any] = {"image": image, "cardiothoracic_ratio": _defined(measured.cardiothoracic_ratio)}
+    for number, label in enumerate(task.labels):
+        row[f"{task.name}/{label} pixels"] = measured.pixels[number]
+        row[f"{task.name}/{label} mm2"] = measured.mm2 and measured.mm2[number]
+    return row
+
+
+def long_area_rows(
+    task: SegmentationTask, image: str, measured: Measurements, masks: Sequence[Path], warnings: list[str]
+) -> list[dict[str, Any]]:
+    """
+    An image's, one a label, with the columns `LONG_AREA_COLUMNS`; None for what is not known or not defined.
+
+    Args:
+        masks: The file of each label's mask.
+        warnings: Reasons to doubt the image.
+    """
+    thresholds = task.thresholds or {}
+    return [
+        {
+            "image": image,
+            "task": task.name,
+            "label": label,
+            "pixels": measured.pixels[number],
+            "mm2": measured.mm2 and measured.mm2[number],
+            "score": _defined(measured.scores[number]),
+            "threshold": thresholds.get(label, DEFAULT_THRESHOLD) if task.overlapping else None,
+            "cardiothoracic_ratio": _defined(measured.cardiothoracic_ratio),
+            "mask": masks[number].as_posix(),
+            "warnings": warnings,
+        }
+        for number, label in enumerate(task.labels)
+    ]
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
 def write_rows(
     path: Path,
     columns: Sequence[str],
-    results: Iterator[Result],
-    rows_of: Callable[[str, np.ndarray], list[dict[str, Any]]],
+    results: Iterator[tuple[Path | str, T | str]],
+    rows_of: Callable[[str, T], list[dict[str, Any]]],
 ) -> tuple[int, Path | None]:
-    """As [`write_predictions`], with the rows that `rows_of` makes of an image's name and probabilities."""
+    """As [`write_predictions`], with the rows that `rows_of` makes of an image's name and result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unreadable_path = path.with_name(f"{path.stem}.unreadable.csv")
     read, unreadable = 0, []
@@ -119,14 +173,18 @@ def _writer(file: IO[str], suffix: str, columns: Sequence[str]) -> Callable[[Map
 
 
 def _json(column: str, value: Any) -> Any:
-    return round(value, DIGITS) if _is_probability(column, value) else value
+    digits = _digits(column, value)
+    return value if digits is None else round(value, digits)
 
 
 def _cell(column: str, value: Any) -> Any:
     if isinstance(value, list):
         return "; ".join(value)
-    return f"{value:.{DIGITS}f}" if _is_probability(column, value) else value
+    digits = _digits(column, value)
+    return value if digits is None else f"{value:.{digits}f}"
 
 
-def _is_probability(column: str, value: Any) -> bool:
-    return isinstance(value, float) and column != "threshold"  # of which a digit less may call another label positive
+def _digits(column: str, value: Any) -> int | None:
+    if not isinstance(value, float) or column == "threshold":  # of which a digit less may call another label positive
+        return None
+    return DIGITS_OF_MM2 if column.endswith("mm2") else DIGITS

@@ -1,23 +1,36 @@
 """Predictions of image files as tables and pictures: what `ark-hf predict` does."""
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..data.images.image_files import IMAGE_SUFFIXES, is_address, sort_files
 from ..data.inputs import RadiographInput, path_in
-from ..files import printable
+from ..files import check_new_folder, printable
 from ..labels import read_synonyms
+from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
-from .overlays import called_labels, check_whole_picture, save_overlays
+from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
 from .predict import load_ark, move_model, predict_files, process_state, with_crops
-from .prediction_files import LONG_COLUMNS, Result, check_prediction_file, long_rows, write_predictions, write_rows
+from .prediction_files import (
+    LONG_AREA_COLUMNS,
+    LONG_COLUMNS,
+    area_columns,
+    area_row,
+    check_prediction_file,
+    long_area_rows,
+    long_rows,
+    wide_row,
+    write_rows,
+)
+from .segmentation import Measurements, segment_files
 from .task_labels import task_label_names
 
 Format = Literal["wide", "long"]
@@ -27,21 +40,48 @@ Format = Literal["wide", "long"]
 class Predictions:
     """
     What [`predict`] wrote: `images` rows in `out`, nothing if there are none; `unreadable`, the list of the files that
-    could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it. None
-    where there is no such file. `warnings` are reasons to doubt an image, a line each; `left_out` are files of the
-    given folders that one may take for images, and that are none; `kinds` counts the images by the endings of their
-    names; `computed` is where the model ran, and in which precision.
+    could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it; `masks`
+    and `overlays`, the folders of a segmenter's pictures. None where there is no such file. `warnings` are reasons to
+    doubt an image, a line each; `left_out` are files of the given folders that one may take for images, and that are
+    none; `kinds` counts the images by the endings of their names; `computed` is where the model ran, and in which
+    precision.
     """
 
     out: Path
-    images: int
-    unreadable: Path | None
+    images: int = 0
+    unreadable: Path | None = None
     second_opinion: Path | None = None
     disagreements: str | None = None
+    masks: Path | None = None
+    overlays: Path | None = None
     warnings: list[str] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     computed: str = ""
+
+
+class _Table(NamedTuple):
+    """What goes into a table: its columns, the files with their results, and what makes an image's rows of one."""
+
+    columns: Sequence[str]
+    results: Iterator[tuple[Path | str, Any]]
+    rows: Callable[[str, Any], list[dict[str, Any]]]
+
+
+@dataclass
+class _Seen:
+    """The image whose result is next: its number among those that can be read, and reasons to doubt it."""
+
+    written: Predictions
+    row: int = 0
+    name: str | None = None
+    doubts: list[str] = field(default_factory=list)
+
+    def look_at(self, image: RadiographInput) -> None:
+        self.row, self.name, self.doubts = self.row + 1, image.name, image.warnings
+        self.written.kinds[path_in(image.name or "").suffix.lower()] += 1
+        if image.warnings:
+            self.written.warnings.append(f"{printable(image.name)}: {'; '.join(image.warnings)}")
 
 
 def predict(
@@ -58,9 +98,12 @@ def predict(
     dtype: str = "float32",
 ) -> Predictions:
     """
-    Writes the probabilities of every label for radiographs: one row per image, one column per task/label.
+    Writes what a model makes of radiographs: of a classifier the probabilities of every label, one row per image, one
+    column per task/label; of a segmenter the areas of all labels, and where they are heart and lungs the
+    cardiothoracic ratio, with every mask as a picture in the folder `NAME.masks` and overlays in `NAME.overlays`
+    beside the table, see [`save_masks`] and [`Measurements`].
 
-    Under `accelerate launch` the images are shared out; the main process writes the files, which are the same.
+    Under `accelerate launch` the images are shared out; the main process writes the table, which is the same.
 
     Args:
         model: Folder or Hub id of an ark-cxr.
@@ -72,12 +115,14 @@ def predict(
         second_opinion: Write on which findings the heads disagree, to `NAME.second_opinion.csv` beside `out`.
         heatmaps: Folder for pictures of what speaks for the labels that are called positive, see [`save_overlays`].
         format: "wide", or "long": one row per image and label, with the operating point, whether the probability
-            reaches it, and reasons to doubt the image; blank, or null, where there is no operating point.
+            reaches it, and reasons to doubt the image; blank, or null, where there is no operating point. Of a
+            segmenter with the label's area, the mean probability within its mask, and the file of that.
         num_workers: Processes that read files.
         device, dtype: Where and in which precision the model runs, see [`move_model`].
 
     Raises:
-        ValueError: The model cannot be loaded, a path does not exist, or the model cannot do what is asked for.
+        ValueError: The model cannot be loaded, a path does not exist, the model cannot do what is asked for, or there
+            are masks or overlays already.
     """
     out = Path(out)
     check_prediction_file(out)
@@ -86,43 +131,93 @@ def predict(
     files, left_out = _image_files(paths)
     network, processor = load_ark(model)
     move_model(network, device, dtype)
-    processor = with_crops(processor, network.config.image_size, crops)
-    if heatmaps is not None:
-        check_whole_picture(processor)
-    findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
-    warnings: list[str] = []
-    kinds: Counter[str] = Counter()
-    doubts: list[str] = []
-    rows = itertools.count(1)
-
-    def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
-        row = next(rows)
-        kinds[path_in(image.name or "").suffix.lower()] += 1
-        doubts[:] = image.warnings
-        if image.warnings:
-            warnings.append(f"{printable(image.name)}: {'; '.join(image.warnings)}")
-        if maps:
-            save_overlays(network.config, image, maps, Path(str(heatmaps)), row)
-
-    explained = None if heatmaps is None else partial(called_labels, network.config)
-    results: Iterator[Result] = predict_files(network, processor, files, batch_size, look_at, explained, num_workers)
     computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
+    written = Predictions(out, left_out=left_out, computed=computed)
+    seen, findings = _Seen(written), None
+    if isinstance(network, ArkForSemanticSegmentation):
+        for name, given in (("crops", crops != "whole"), ("second_opinion", second_opinion), ("heatmaps", heatmaps)):
+            if given:
+                raise ValueError(
+                    f"{name} is for classifiers, and {model} is a segmenter, which gives each label's mask of the "
+                    f"whole picture; leave out {name}."
+                )
+        table = _segmented(network, processor, files, batch_size, num_workers, format, seen)
+    else:
+        processor = with_crops(processor, network.config.image_size, crops)
+        if heatmaps is not None:
+            check_whole_picture(processor)
+        findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
+        table = _classified(network, processor, files, batch_size, num_workers, format, seen, heatmaps)
     if not process_state().is_main_process:  # it has done its share when it has all results
-        read = sum(not isinstance(result, str) for _, result in results)
-        return Predictions(out, read, None, warnings=warnings, computed=computed)
-    opinions = out.with_name(f"{out.stem}.second_opinion.csv")
+        written.images = sum(not isinstance(result, str) for _, result in table.results)
+        return written
+    results, opinions = table.results, out.with_name(f"{out.stem}.second_opinion.csv")
     if findings is not None:
         results = writing_second_opinions(opinions, findings[0], results)
-    if format == "long":
-        images, unreadable = write_rows(out, LONG_COLUMNS, results, long_rows(network.config, lambda: [*doubts]))
-    else:
-        images, unreadable = write_predictions(out, task_label_names(network.config), results)
-    written = Predictions(
-        out, images, unreadable, warnings=warnings, left_out=left_out, kinds=kinds, computed=computed
-    )
-    if findings is not None and images:
+    written.images, written.unreadable = write_rows(out, table.columns, results, table.rows)
+    if findings is not None and written.images:
         written.second_opinion, written.disagreements = opinions, second_opinion_text(opinions, *findings)
     return written
+
+
+def _classified(
+    network: Any,
+    processor: ArkImageProcessor,
+    files: Sequence[Path | str],
+    batch_size: int,
+    num_workers: int,
+    format: Format,
+    seen: _Seen,
+    heatmaps: str | Path | None,
+) -> _Table:
+    config: ArkConfig = network.config
+
+    def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
+        seen.look_at(image)
+        if maps:
+            save_overlays(config, image, maps, Path(str(heatmaps)), seen.row)
+
+    explained = None if heatmaps is None else partial(called_labels, config)
+    results = predict_files(network, processor, files, batch_size, look_at, explained, num_workers)
+    if format == "long":
+        return _Table(LONG_COLUMNS, results, long_rows(config, lambda: seen.doubts))
+    labels = task_label_names(config)
+    return _Table(["image", *labels], results, wide_row(labels))
+
+
+def _segmented(
+    network: ArkForSemanticSegmentation,
+    processor: ArkImageProcessor,
+    files: Sequence[Path | str],
+    batch_size: int,
+    num_workers: int,
+    format: Format,
+    seen: _Seen,
+) -> _Table:
+    task: SegmentationTask = network.config.segmentation
+    out = seen.written.out
+    masks_folder, overlays = out.with_name(f"{out.stem}.masks"), out.with_name(f"{out.stem}.overlays")
+    for folder in (masks_folder, overlays):
+        check_new_folder(folder, "out")
+    process_state().wait_for_everyone()  # before one of them writes
+
+    def look_at(image: RadiographInput, measured: Measurements, masks: np.ndarray | None) -> None:
+        seen.look_at(image)
+        seen.written.masks, seen.written.overlays = masks_folder, overlays
+        if masks is not None:
+            save_masks(task, image, masks, seen.row, masks_folder, overlays)
+
+    def rows(image: str, measured: Measurements) -> list[dict[str, Any]]:
+        if format == "wide":
+            return [area_row(task, image, measured)]
+        names = [
+            Path(masks_folder.name, picture_name(seen.row, seen.name, number, f"{task.name}_{label}"))
+            for number, label in enumerate(task.labels)
+        ]
+        return long_area_rows(task, image, measured, names, seen.doubts)
+
+    results = segment_files(network, processor, files, batch_size, look_at, num_workers)
+    return _Table(LONG_AREA_COLUMNS if format == "long" else area_columns(task), results, rows)
 
 
 def _image_files(paths: Sequence[str | Path]) -> tuple[list[Path | str], list[Path]]:
