@@ -5,6 +5,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -38,14 +39,18 @@ def label_vector(site, row) -> list[float]:
 
 def assert_same_but_for_pixels(row, other):
     assert row.keys() == other.keys() and row["masks"].keys() == other["masks"].keys()
-    for key in row.keys() - {"image", "masks"}:
+    for key in row.keys() - {"image", "masks", "landmarks"}:
         assert np.array_equal(row[key], other[key], equal_nan=key == "labels"), key
+    assert row["landmarks"].keys() == other["landmarks"].keys()
+    for name, place in row["landmarks"].items():  # the sides of small pictures are rounded
+        assert other["landmarks"][name] == pytest.approx(place, abs=1 / min(row["image"].size)), name
 
 
 def assert_same(row, other):
     assert_same_but_for_pixels(row, other)
     assert row["image"].size == other["image"].size and row["image"].tobytes() == other["image"].tobytes()
     assert all(np.array_equal(mask, other["masks"][name]) for name, mask in row["masks"].items())
+    assert row["landmarks"] == other["landmarks"]
 
 
 def test_row_depends_on_nothing_but_its_index(site, rows):
@@ -122,7 +127,7 @@ def test_small_sets_hold_every_class(site):
 def test_no_finding_means_the_absence_of_the_others(rows):
     for row in rows["phantom_city", "test"]:
         if not math.isnan(row["labels"][3]):
-            assert row["labels"][3] == float(row["masks"].keys() == {"lungs", "heart"})
+            assert row["labels"][3] == float(not row["masks"].keys() & FINDINGS.keys())
 
 
 def test_masks_fit_the_picture_and_the_labels(site, rows):
@@ -162,6 +167,89 @@ def test_a_finding_changes_the_picture_where_its_mask_says(name, label, rows, mo
             assert change[row["masks"][label]].mean() > 2 * change[~row["masks"][label]].mean()
         else:
             assert row["image"] == without["image"]
+
+
+# Bones and landmarks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Images of all sites, large enough to see where landmarks lie, with the lung of each side of the patient."""
+    drawn = [row for site in SITES.values() for row in draw_phantom_images(site, "test", 4, 256)]
+    for row in drawn:
+        middle = np.mean([row["landmarks"][f"{side}_hilum"][0] for side in ("right", "left")]) * row["image"].width
+        columns = np.arange(row["image"].width)
+        row["right"], row["left"] = (row["masks"]["lungs"] & half for half in (columns < middle, columns > middle))
+    return drawn
+
+
+def pixel(row, name) -> tuple[int, int]:
+    """(row, column) of a landmark."""
+    x, y = row["landmarks"][name]
+    return int(y * row["image"].height), int(x * row["image"].width)
+
+
+def crossings(row, side) -> dict[tuple[int, int], str]:
+    """Names of the landmarks where ribs cross, by the numbers of the posterior and the anterior rib."""
+    start = f"{side}_rib_crossing_"
+    names = [name for name in row["landmarks"] if name.startswith(start)]
+    return {tuple(map(int, name.removeprefix(start).split("_"))): name for name in names}
+
+
+@pytest.mark.parametrize("name", ["posterior_ribs", "anterior_ribs", "clavicles"])
+def test_bones_are_brighter_than_what_lies_beside_them(large, name):
+    for row in large:
+        bones = np.any([row["masks"][bone] for bone in ("posterior_ribs", "anterior_ribs", "clavicles")], axis=0)
+        image, mask = np.asarray(row["image"]), row["masks"][name]
+        beside = ndimage.binary_dilation(mask, iterations=4) & ~bones
+        if name != "clavicles":  # the others reach over the heart and the abdomen
+            mask, beside = mask & row["masks"]["lungs"], beside & row["masks"]["lungs"]
+        assert image[mask].mean() > image[beside].mean() + 2
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_corners_of_the_lungs_are_landmarks(large, side):
+    for row in large:
+        lung = np.argwhere(row[side])
+        apex, angle = pixel(row, f"{side}_apex"), pixel(row, f"{side}_costophrenic_angle")
+        assert row[side][apex] and row[side][angle]
+        assert apex[0] - lung[:, 0].min() <= 2
+        lateral = lung[:, 1].min() if side == "right" else lung[:, 1].max()
+        assert lung[:, 0].max() - angle[0] <= 3 and abs(angle[1] - lateral) <= 8
+
+
+@pytest.mark.parametrize("side, outwards", [("right", -1), ("left", 1)])
+def test_hila_lie_on_the_medial_border_of_the_lungs(large, side, outwards):
+    for row in large:
+        y, x = pixel(row, f"{side}_hilum")
+        assert row[side][y, x + 3 * outwards] or row["masks"]["heart"][y, x + 3 * outwards]
+        assert not row["masks"]["lungs"][y, x - 3 * outwards]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rib_crossings_are_the_middles_of_where_ribs_lie_behind_ribs_in_the_lungs(large, side):
+    distances = []
+    for row in large:
+        found = {numbers: pixel(row, name) for numbers, name in crossings(row, side).items()}
+        places, _ = ndimage.label(row["masks"]["posterior_ribs"] & row["masks"]["anterior_ribs"])
+        assert len(found) >= 3 and all(row[side][place] and places[place] for place in found.values())
+        assert len({places[place] for place in found.values()}) == len(found)
+        heights = [found[numbers][0] for numbers in sorted(found) if (numbers[0] - 1, numbers[1] - 1) in found]
+        assert heights == sorted(heights)  # counted downwards
+        for place in found.values():
+            distances.append(np.hypot(*(np.argwhere(places == places[place]).mean(axis=0) - place)))
+    assert np.median(distances) < 2  # some are cut off where the anterior rib begins, or at the cage
+
+
+def test_landmarks_of_a_patient_keep_their_names_and_lie_as_the_body_does(site):
+    first, second = draw_phantom_images(site, "train", 2, 256)
+    assert first["patient_id"] == second["patient_id"]
+    names = [name for name in first["landmarks"] if name in second["landmarks"] and not name.endswith(("x", "angle"))]
+    assert len(names) > 6  # of what does not move with the breath
+    places = [np.array([row["landmarks"][name] for name in names]) * row["image"].size for row in (first, second)]
+    one, other = places[0] @ [1, 1j], places[1] @ [1, 1j]
+    turn, *_ = np.linalg.lstsq(np.stack([one, np.ones_like(one)], axis=1), other, rcond=None)  # scale, angle and shift
+    assert np.abs(turn[0] * one + turn[1] - other).max() < 0.1 and abs(turn[0] - 1) > 0.001
 
 
 def test_large_hearts_are_large(rows):
