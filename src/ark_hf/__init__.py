@@ -60,6 +60,7 @@ _EXPORTS = {
     "describe_phantom_image": ".data.sources.phantom",
     "draw_phantom_image": ".data.sources.phantom",
     "build_dataset": ".data.build.build",
+    "build_phantom_masks": ".data.sources.phantom_sites",
     "build_phantom_sites": ".data.sources.phantom_sites",
     "phantom_release": ".data.sources.phantom_sites",
     "describe_datasets": ".data.report.numbers",
@@ -136,6 +137,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.sources.phantom import PhantomSite as PhantomSite
     from .data.sources.phantom import describe_phantom_image as describe_phantom_image
     from .data.sources.phantom import draw_phantom_image as draw_phantom_image
+    from .data.sources.phantom_sites import build_phantom_masks as build_phantom_masks
     from .data.sources.phantom_sites import build_phantom_sites as build_phantom_sites
     from .data.sources.phantom_sites import phantom_release as phantom_release
     from .data.sources.releases import read_release as read_release

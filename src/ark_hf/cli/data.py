@@ -152,6 +152,19 @@ class HubArguments(LabelArguments):
 
 
 @dataclass
+class PhantomArguments:
+    out: str = field(metadata={"help": "New folder, with a folder for each task dataset."})
+    size: int = field(default=256, metadata={"help": "Longer side of the pictures."})
+    train: int = field(default=300, metadata={"help": "Pictures for training."})
+    validation: int = field(default=60, metadata={"help": "Pictures for validation."})
+    test: int = field(default=150, metadata={"help": "Pictures for the test."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything drawn."})
+
+    def __post_init__(self):
+        check_at_least(1, train=self.train, validation=self.validation, test=self.test)
+
+
+@dataclass
 class ReportArguments:
     out: str = field(default="data_report", metadata={"help": "Folder for report.html and report.json."})
     images: int = field(
@@ -248,6 +261,22 @@ def build_hub(argv: list[str]) -> int:
     return finish_build(args, release)
 
 
+def build_phantoms(argv: list[str]) -> int:
+    args, _ = parse(
+        PhantomArguments,
+        "data build phantom_masks",
+        argv,
+        "Draws chests and builds two segmentation datasets of them: phantom_organs, and overlapping phantom_findings.",
+    )
+    quiet()
+    from ..data.sources.phantom_sites import build_phantom_masks
+
+    counts = {"train": args.train, "validation": args.validation, "test": args.test}
+    for folder in build_phantom_masks(Path(args.out), counts, args.size, args.seed).values():
+        print(f"{folder}: {', '.join(f'{count:,} {split}' for split, count in counts.items())}.")
+    return 0
+
+
 def finish_build(args: BuildArguments, release) -> int:
     """Builds a release as the options say, and tells what came of it."""
     from ..data.build.build import build_dataset
@@ -322,5 +351,6 @@ def report(argv: list[str]) -> int:
 SOURCES = {
     "generic": (build_generic, "a folder of images with labels.csv, or with a folder for each class"),
     "hub": (build_hub, "somebody else's Hub dataset"),
+    "phantom_masks": (build_phantoms, "drawn chests with masks of lungs, heart and findings; needs no release"),
 }
 ACTIONS = {"build": (build, "from a release on disk"), "report": (report, "what is in task datasets")}
