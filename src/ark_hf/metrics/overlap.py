@@ -16,7 +16,8 @@ from scipy.spatial import KDTree
 
 from .resampling import number_clusters, patient_weights, percentile_interval, row_means
 
-CELL = 8  # pixels a side, within which border pixels are looked at together
+REACH = 3  # pixels around each, among which its nearest is looked for before any tree is built
+CELLS = (32, 8)  # pixels a side, within which border pixels are looked at together, from coarse to fine
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,12 @@ def hausdorff_distance(
     borders = [border(mask) for mask in masks]
     if not all(border.any() for border in borders):
         return float("nan")
-    own, other = (np.argwhere(border) * steps for border in borders)
-    cell = CELL * steps.max()
-    return max(_directed_percentile(own, other, percentile, cell), _directed_percentile(other, own, percentile, cell))
+    one, other = borders
+    points, others = (np.stack(np.unravel_index(np.flatnonzero(border), border.shape), axis=1) for border in borders)
+    return max(
+        _directed_percentile(points, others, other, percentile, steps),
+        _directed_percentile(others, points, one, percentile, steps),
+    )
 
 
 def overlap_results(
@@ -220,30 +224,64 @@ def border(mask: np.ndarray) -> np.ndarray:
     return mask & ~inside
 
 
-def _directed_percentile(points: np.ndarray, others: np.ndarray, percentile: float, cell: float) -> float:
-    """
-    Percentile of the distances from points to the nearest of the others.
-
-    The distance from the centre of a cell bounds those of the points in it, so that only the points are searched for
-    whose distance may be the percentile; the others keep a bound, on their side of it.
-    """
-    tree = KDTree(others, balanced_tree=False, compact_nodes=False)  # quicker to build, and here to search
-    place = (points // cell).astype(np.int64)
-    shape = place.max(axis=0) + 1
-    number = np.ravel_multi_index(tuple(place.T), tuple(shape))
-    filled = np.flatnonzero(np.bincount(number, minlength=shape.prod()))
-    cell_of = np.searchsorted(filled, number)
-    centres = (np.stack(np.unravel_index(filled, tuple(shape)), axis=1) + 0.5) * cell
-    to_centre = np.sqrt(((points - centres[cell_of]) ** 2).sum(axis=1))
-    from_centre = tree.query(centres)[0][cell_of]
-    low, high = from_centre - to_centre, from_centre + to_centre
+def _directed_percentile(
+    points: np.ndarray, others: np.ndarray, border: np.ndarray, percentile: float, steps: np.ndarray
+) -> float:
+    """Percentile of the distances from pixels to the nearest of the others, which are those of a border."""
     rank = percentile / 100 * (len(points) - 1)
-    below, above = math.floor(rank), math.ceil(rank)
-    least, greatest = np.partition(low, below)[below], np.partition(high, above)[above]
-    candidates = (high >= least) & (low <= greatest)
-    distances = low
-    distances[candidates] = tree.query(points[candidates])[0]
-    return float(np.percentile(distances, percentile))
+    ranks = [math.floor(rank), math.ceil(rank)]
+    # Where there are as many others, most are near, and a tree of them takes longest to build
+    near = _look_around(points, border, ranks, steps) if len(points) <= 2 * len(others) else None
+    below, above = near or _narrow_down(points, others, ranks, steps)
+    return below + (rank - ranks[0]) * (above - below)
+
+
+def _look_around(points: np.ndarray, border: np.ndarray, ranks: list[int], steps: np.ndarray) -> list[float] | None:
+    """Distances of these ranks, if so many pixels have their nearest within `REACH`."""
+    padded = np.pad(border, REACH)
+    strides = np.array(padded.strides)  # a pixel is a byte
+    sides = [np.arange(-REACH, REACH + 1)] * border.ndim
+    offsets = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, border.ndim)
+    distances = np.sqrt(((offsets * steps) ** 2).sum(axis=1))
+    left, reached, found = (points + REACH) @ strides, 0, list[float]()
+    for nearest in np.argsort(distances, kind="stable"):
+        if distances[nearest] >= (REACH + 1) * steps.min():  # as near as some that are not looked at
+            break
+        hit = padded.ravel()[left + offsets[nearest] @ strides]
+        left = left[~hit]
+        reached = len(points) - len(left)
+        found += [float(distances[nearest])] * sum(rank < reached for rank in ranks[len(found) :])
+        if len(found) == len(ranks):
+            return found
+    return None
+
+
+def _narrow_down(points: np.ndarray, others: np.ndarray, ranks: list[int], steps: np.ndarray) -> list[float]:
+    """
+    Distances of these ranks.
+
+    The distance from the centre of a cell bounds those of the pixels in it. So of cells that cannot hold the ranks
+    pixels are only counted, and few pixels are searched for.
+    """
+    tree = KDTree(others * steps, balanced_tree=False, compact_nodes=False)  # quicker to build, and here to search
+    for side in CELLS:
+        cells = points // side
+        shape = cells.max(axis=0) + 1
+        number = np.ravel_multi_index(tuple(cells.T), tuple(shape))
+        counts = np.bincount(number, minlength=shape.prod())
+        filled = np.flatnonzero(counts)
+        half = (side - 1) / 2
+        centres = np.stack(np.unravel_index(filled, tuple(shape)), axis=1) * side + half
+        distances, radius = tree.query(centres * steps)[0], half * math.sqrt((steps**2).sum())
+        order = np.argsort(distances)
+        reached = np.cumsum(counts[filled[order]])
+        least, greatest = (distances[order[np.searchsorted(reached, rank, side="right")]] for rank in ranks)
+        nearer = distances + radius < least - radius
+        ranks = [rank - int(counts[filled[nearer]].sum()) for rank in ranks]
+        kept = np.zeros(len(counts), dtype=bool)
+        kept[filled] = ~nearer & (distances - radius <= greatest + radius)
+        points = points[kept[number]]
+    return np.partition(tree.query(points * steps)[0], ranks)[ranks].tolist()
 
 
 def _table(labels: Sequence[str], scores: ArrayLike) -> np.ndarray:
