@@ -65,6 +65,15 @@ def sites(tmp_path_factory) -> dict[str, Path]:
     return build_phantom_sites(tmp_path_factory.mktemp("phantom") / "sites", COUNTS, size=40)
 
 
+@pytest.fixture(scope="session")
+def phantom_masks(tmp_path_factory) -> dict[str, Path]:
+    """Small datasets with masks, `phantom_organs` (exclusive) and `phantom_findings` (overlapping, some unknown)."""
+    from ark_hf.data.sources.phantom_sites import build_phantom_masks
+
+    counts = {"train": 9, "validation": 5, "test": 6}
+    return build_phantom_masks(tmp_path_factory.mktemp("phantom_masks") / "sites", counts, size=40)
+
+
 @pytest.fixture(scope="module")
 def no_figures():
     """Reports, cards and runs are written without figures, which take longer than all the rest."""

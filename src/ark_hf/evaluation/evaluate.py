@@ -16,11 +16,14 @@ from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
+from .evaluate_masks import MaskEvaluation, evaluate_masks
 from .report.gallery import draw_errors
 from .report.image_table import write_image_table
+from .report.mask_report import MaskComparison
 from .report.page import write_report
 from .report.task_report import (
     Comparison,
@@ -47,9 +50,12 @@ class Evaluation:
     page: Path | None = None
 
 
-def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | None = None) -> Evaluation:
+def evaluate(
+    model: str, datasets: Sequence[str], args: EvaluationArguments | None = None
+) -> Evaluation | MaskEvaluation:
     """
-    Tests a model on task datasets: AUROC per label with patient-clustered intervals, beside the shortcut baseline.
+    Tests a model on task datasets: AUROC per label with patient-clustered intervals, beside the shortcut baseline; or
+    a segmenter on datasets with masks, see [`evaluate_masks`].
 
     Args:
         model: Folder or Hub id of an ark-cxr.
@@ -65,7 +71,12 @@ def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | No
         raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
     name, other_name = _distinct_names(model, args.against)
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
-    network = _load(model, args.crops)
+    loaded = load_ark(model)
+    if isinstance(loaded[0], ArkForSemanticSegmentation):
+        del facts["crops"]
+        facts |= {"command": _command(model, wanted, args)} if args.out is not None else {}
+        return evaluate_masks(loaded, model, datasets, args, (name, other_name), facts)
+    network = loaded[0], with_crops(loaded[1], loaded[0].config.image_size, args.crops)
     opened = [_open(args, network[0], head, dataset) for head, dataset in wanted]
     groups = _read_groups(opened, args)
     against = None if args.against is None else _load_against(args, wanted, opened)
@@ -111,14 +122,14 @@ def evaluate(model: str, datasets: Sequence[str], args: EvaluationArguments | No
 
 def compare(
     model: str, other: str, datasets: Sequence[str], args: EvaluationArguments | None = None
-) -> list[Comparison]:
+) -> list[Comparison] | list[MaskComparison]:
     """
     Tests two models on the same images: of each dataset the paired differences, `model` minus `other`, label by label.
 
-    Arguments and errors as in [`evaluate`], whose reports hold the same with `args.against`.
+    Arguments and errors as in [`evaluate`], whose reports hold the same with `args.against`; of segmenters Dice.
     """
     reports = evaluate(model, datasets, replace(args or EvaluationArguments(), against=other)).reports
-    return [report.comparison for report in reports if report.comparison is not None]
+    return [report.comparison for report in reports if report.comparison is not None]  # type: ignore[return-value]
 
 
 def calibrate(

@@ -43,7 +43,12 @@ class MaskLoss:
         self.cross_entropy = 0.0 if loss == "dice" else 1.0
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return segmentation_loss(outputs.logits, labels, cross_entropy=self.cross_entropy)
+        """
+        Args:
+            num_items_in_batch: Elements of the labels of the whole step, in training: a micro-batch weighs by its own.
+        """
+        loss = segmentation_loss(outputs.logits, labels, cross_entropy=self.cross_entropy)
+        return loss if num_items_in_batch is None else loss * (labels.numel() / num_items_in_batch)
 
 
 class MaskCounts:
