@@ -43,30 +43,32 @@ class ScoredMasks:
 def predict_masks(
     model: ArkForSemanticSegmentation,
     samples: MaskInferenceSamples,
+    numbers: np.ndarray,
     batch_size: int,
     description: str | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray | None]]]:
     """
-    The images of this process, by number, with the masks that the model gives, bool (labels, H, W), and the true ones.
+    Images by number, with the masks that the model gives, bool (labels, H, W), and the true ones.
+
+    Args:
+        numbers: Those of the images, int (n,).
 
     Raises:
         ValueError: The model gives NaN or infinite outputs.
     """
-    state = process_state()
-    rows = np.arange(len(samples))[state.process_index :: state.num_processes]
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    hidden = description is None or not state.is_main_process
+    batches = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+    hidden = description is None or not process_state().is_main_process
     was_training = model.training
     model.eval()
     progress = tqdm(iterate(samples, batches, 0), total=len(batches), desc=description, disable=hidden, leave=False)
-    for numbers, batch in zip(batches, progress, strict=True):
+    for rows, batch in zip(batches, progress, strict=True):
         logits = model(batch["pixel_values"].to(model.device, model.dtype)).logits.cpu()
         if not torch.isfinite(logits).all():
             raise ValueError(
-                f"The model gives NaN or infinite outputs for task {samples.task.name!r}, among rows {numbers[0]} to "
-                f"{numbers[-1]}: its training diverged or its file is damaged. Train or load it anew."
+                f"The model gives NaN or infinite outputs for task {samples.task.name!r}, among rows {rows[0]} to "
+                f"{rows[-1]}: its training diverged or its file is damaged. Train or load it anew."
             )
-        for number, of_image, truth in zip(numbers, logits, batch["masks"], strict=True):
+        for number, of_image, truth in zip(rows, logits, batch["masks"], strict=True):
             yield int(number), label_masks(of_image, samples.task, _size(truth)), truth
     model.train(was_training)
 
@@ -89,7 +91,9 @@ def score_masks(
         ValueError: As of [`predict_masks`].
     """
     samples = MaskInferenceSamples(data.splits[split], data.task, processor)
-    found = predict_masks(model, samples, batch_size, f"{data.task.name}, {split}")
+    state = process_state()
+    mine = np.arange(len(samples))[state.process_index :: state.num_processes]
+    found = predict_masks(model, samples, mine, batch_size, f"{data.task.name}, {split}")
     scores = [(number, _scores(masks, truth, data.task, distances)) for number, masks, truth in found]
     return _gathered(scores, data, split)
 

@@ -1,8 +1,14 @@
 """The options of fine-tuning: read as a recipe's are, and every slip named before any training time is spent."""
 
+from dataclasses import fields
+
 import pytest
 
+from ark_hf.cli.finetune import FinetuneCommand
 from ark_hf.training.finetune.arguments import FinetuningArguments
+from ark_hf.training.finetune.data import check_mask_options
+from ark_hf.training.settings import read_settings
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -64,3 +70,11 @@ def test_what_goes_together_is_taken():
     FinetuningArguments("run", loss="focal", focal_gamma=3.0, class_weighting="effective", effective_beta=0.9)
     FinetuningArguments("run", name="tb", label_columns=["TB"], image_column="img")
     FinetuningArguments("run", freeze="2", layer_decay=0.5, drop_path_rate=0.5)
+
+
+def test_the_lab_s_protocol_is_a_recipe():
+    path = REPOSITORY / "examples" / "segment_protocol.yaml"
+    values = read_settings(str(path), [each.name for each in fields(FinetuneCommand)])
+    args = FinetuneCommand(**values)
+    assert (args.loss, args.image_size, args.patience) == ("dice", 448, 50)
+    check_mask_options(args)

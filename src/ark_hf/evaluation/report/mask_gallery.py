@@ -59,17 +59,17 @@ def draw_masks(
     """The pictures of [`ranked_rows`]."""
     means = row_means(scored.dice)
     stored: Any = data.splits[scored.split]
+    samples = MaskInferenceSamples(stored, data.task, processor)
     shown = []
     for kind, rows in ranked_rows(scored).items():
         if not rows:
             continue
-        samples = MaskInferenceSamples(stored.select(rows), data.task, processor)
-        pictures = open_rows(stored, rows)
-        for (number, found, truth), opened in zip(predict_masks(model, samples, len(rows)), pictures, strict=True):
+        found_masks = predict_masks(model, samples, np.array(rows), len(rows))
+        for (row, found, truth), opened in zip(found_masks, open_rows(stored, rows), strict=True):
             plane = grey_plane(opened, _AS_STORED)[0].numpy()
             known = [mask for mask in truth if mask is not None]
             picture = draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
-            shown.append(ShownMasks(kind, rows[number], float(means[rows[number]]), _png(picture)))
+            shown.append(ShownMasks(kind, row, float(means[row]), _png(picture)))
     return shown
 
 
