@@ -52,6 +52,8 @@ _EXPORTS = {
     "Row": ".data.rows",
     "GenericSource": ".data.sources.generic",
     "read_generic": ".data.sources.generic",
+    "MaskedSource": ".data.sources.generic_masks",
+    "read_masked": ".data.sources.generic_masks",
     "HubSource": ".data.sources.hub_source",
     "read_hub": ".data.sources.hub_source",
     "read_release": ".data.sources.releases",
@@ -131,6 +133,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.rows import Row as Row
     from .data.sources.generic import GenericSource as GenericSource
     from .data.sources.generic import read_generic as read_generic
+    from .data.sources.generic_masks import MaskedSource as MaskedSource
+    from .data.sources.generic_masks import read_masked as read_masked
     from .data.sources.hub_source import HubSource as HubSource
     from .data.sources.hub_source import read_hub as read_hub
     from .data.sources.phantom import SITES as PHANTOM_SITES  # noqa: F401

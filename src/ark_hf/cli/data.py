@@ -140,6 +140,24 @@ class GenericArguments(LabelArguments):
     split_column: str = field(
         default="split", metadata={"help": "Column of train, val, test; without it, patients are split by a hash."}
     )
+    masks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "A segmentation: LABEL=FOLDER for each label, of a mask file for each image, called as the image "
+            "is (1.png or 1_mask.png for 1.jpg), 0 outside and one other value inside."
+        },
+    )
+    label_maps: str | None = field(
+        default=None, metadata={"help": "Or the folder of one label map an image, whose values --legend names."}
+    )
+    legend: list[str] = field(
+        default_factory=list, metadata={"help": "Values of the label maps: 1=lungs 2=heart; 0 is background."}
+    )
+    overlapping: bool = field(default=False, metadata={"help": "With --masks: a pixel may belong to several labels."})
+    allow_missing_masks: bool = field(
+        default=False,
+        metadata={"help": "With --masks: an image may lack files of some; these labels are unknown for it."},
+    )
 
 
 @dataclass
@@ -213,14 +231,21 @@ def build_generic(argv: list[str]) -> int:
         GenericArguments,
         "data build generic",
         argv,
-        "Builds a task dataset from a folder of radiographs with labels.csv, or with a folder for each class.",
+        "Builds a task dataset from a folder of radiographs with labels.csv, with a folder for each class, or with "
+        "masks.",
     )
     quiet()
     from ..data.sources.generic import GenericSource, read_generic
+    from ..data.sources.generic_masks import MaskedSource, read_masked
 
     csv = None if args.csv is None else Path(args.csv)
-    source = GenericSource(Path(args.raw), args.name, csv, args.split_column, **args.reading)
-    release = read_generic(source)
+    options: dict[str, Any] = args.reading | {"csv": csv, "split_column": args.split_column}
+    masked = {name: getattr(args, name) for name in ("masks", "legend", "overlapping", "allow_missing_masks")}
+    if args.label_maps is not None or any(masked.values()):
+        maps = None if args.label_maps is None else Path(args.label_maps)
+        release = read_masked(MaskedSource(Path(args.raw), args.name, label_maps=maps, **options, **masked))
+    else:
+        release = read_generic(GenericSource(Path(args.raw), args.name, **options))
     release.facts.update(args.source_facts)
     return finish_build(args, release)
 
@@ -349,7 +374,7 @@ def report(argv: list[str]) -> int:
 
 
 SOURCES = {
-    "generic": (build_generic, "a folder of images with labels.csv, or with a folder for each class"),
+    "generic": (build_generic, "a folder of images with labels.csv, with a folder for each class, or with masks"),
     "hub": (build_hub, "somebody else's Hub dataset"),
     "phantom_masks": (build_phantoms, "drawn chests with masks of lungs, heart and findings; needs no release"),
 }

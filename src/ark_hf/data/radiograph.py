@@ -59,22 +59,23 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
         return narrow(read_metaimage(file))
     if path.name.lower().endswith((".nii", ".nii.gz")) or head.startswith(_NIFTI):
         raise UnreadableImageError("NIfTI is not read yet; export the radiograph as PNG or DICOM")
-    return all_bits(_open_picture(file))
+    return all_bits(open_picture(file))
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
     """(H, W) uint8 or uint16 of an open picture file, as in [`read_radiograph`]; other errors are Pillow's."""
-    return grey_values(all_bits(_open_picture(file)))
+    return grey_values(all_bits(open_picture(file)))
 
 
-def _open_picture(file: BinaryIO) -> Image.Image:
+def open_picture(file: BinaryIO, masks: bool = False) -> Image.Image:
+    """A picture file, not yet decoded; `masks` may be GIF, too. Raises `UnreadableImageError`."""
     kind = kind_of_content(file.read(132))
     file.seek(0)
     if kind == "PNG":
         file = without_remarks(file)
     try:
         # Not by name: Pillow 13 maps uncompressed TIFFs that it opens by name, and garbles those with an orientation.
-        return Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP"))
+        return Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP", *["GIF"] * masks))
     except UnidentifiedImageError:
         known = "this is no PNG, JPEG, TIFF, DICOM, MetaImage, BMP or WebP file"
         reason = known if kind is None else f"this {kind} file is of a rare kind"

@@ -30,7 +30,8 @@ class Row:
         labels: A value per label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown. Of a
             segmentation whether each label has a pixel, in 0, 1 or NaN, which its builder finds out.
         metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
-        masks: Of a segmentation where its masks are, for [`Release.read_masks`]; picklable.
+        masks: Of a segmentation where its masks are, for [`Release.read_masks`]; picklable. A build that continues
+            looks whether the paths in a list have changed.
     """
 
     where: str

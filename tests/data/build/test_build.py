@@ -549,7 +549,7 @@ def test_processes_of_a_build_load_no_torch(tmp_path):
     """They would take seconds and half a gigabyte each; the name of the process tells the package."""
     code = (
         "import multiprocessing, sys; multiprocessing.current_process().name = 'ark-hf build'\n"
-        "import ark_hf.data.build.pictures, ark_hf.data.build.workers\n"
+        "import ark_hf.data.build.masks, ark_hf.data.build.workers, ark_hf.data.mask_files\n"
         "print([name for name in ('torch', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 """Segmentation datasets: masks follow their picture, unknown ones stay unknown, and what does not fit is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,32 @@ def test_overlapping_labels_may_share_pixels(tmp_path):
         release(task, "a", read_masks=lambda row: masks), tmp_path / "lesions", size=80, num_workers=1
     )
     assert report["splits"]["train"]["labels"]["nodule"]["positive"] == 1
+
+
+def test_a_label_that_no_image_has_is_refused(tmp_path):
+    nowhere = {"read_masks": lambda row: [square(0, 30), np.zeros((60, 80), dtype=bool)]}
+    with pytest.raises(ValueError, match="none of the 3 images has a pixel of 'heart'"):
+        build_dataset(release(**nowhere), tmp_path / "organs", num_workers=1)
+
+
+def test_the_spacing_of_pixels_grows_as_pictures_shrink_and_is_unknown_if_they_shrink_differently(tmp_path):
+    task = SegmentationTask("organs", ["lungs", "heart"], pixel_spacing=[0.2, 0.3])
+    sizes = {"b": 60}
+
+    def cut(array: np.ndarray, row: Row) -> np.ndarray:
+        return array[..., : sizes.get(row.masks), :]
+
+    differing = release(
+        task,
+        read_image=lambda row: cut(picture(row), row),
+        read_masks=lambda row: [mask if mask is None else cut(mask, row) for mask in MASKS[row.masks]],
+    )
+    for size, height, spacing in ((80, 60, [0.2, 0.3]), (40, 60, [0.4, 0.6]), (79, 59, None), (80, 59, [0.2, 0.3])):
+        sizes["b"] = height
+        build_dataset(differing, tmp_path / f"{size}-{height}", size=size, num_workers=1)
+        assert read_dataset_task(tmp_path / f"{size}-{height}").pixel_spacing == spacing
+    report = json.loads((tmp_path / "79-59" / "build_report.json").read_text())
+    assert "their pixels have no spacing in common" in report["remarks"][0]
 
 
 def test_a_segmentation_without_a_reader_of_masks_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -83,7 +83,8 @@ def build_dataset(
 
     Raises:
         ValueError: Rows or images cannot be used, or a patient, an image or a picture stands in two splits (the
-            message names the first ten and a file that lists all); the output exists; another build writes to it.
+            message names the first ten and a file that lists all); no image has a pixel of some label to be
+            segmented; the output exists; another build writes to it.
         OSError: The disk is full, or a process was killed.
     """
     if multiprocessing.current_process().name == PROCESS_NAME:
@@ -109,16 +110,20 @@ def build_dataset(
         doubts: list[Problem] = []
         hashes, statistics = [HASH_SCHEMA.empty_table()], [STATISTICS_SCHEMA.empty_table()]
         sizes: Counter[str] = Counter()
+        shrunk: set[tuple[float, ...]] = set()
         for shard in shards:
             record = builder.read_record(shard)
             sizes[shard.name.partition("-")[0]] += record.size
             problems += [Problem(shard.rows[number].where, reason) for number, reason in record.problems]
             doubts += [Problem(shard.rows[number].where, reason) for number, reason in record.doubts]
+            shrunk.update(map(tuple, record.shrunk))
             hashes.append(_collect(shard, record, kept))
             statistics.append(_statistics_table(shard, record, hashes[-1]))
         complaints.check_problems(problems)
         if not any(kept.values()) or not kept["train"] and any(row.split == "train" for row in rows):
             raise ValueError(f"{release.task.name}: no image {'of split train ' * any(kept.values())}can be read.")
+        _check_every_label(release.task, kept)
+        task, remarks = _with_spacing(release.task, shrunk)
         table = pa.concat_tables(hashes)
         duplicates = _describe_duplicates(table, kept)
         complaints.check_overlap("pictures", duplicates["equal"])
@@ -139,19 +144,45 @@ def build_dataset(
             "duplicates": duplicates,
             "patient_overlap": overlap,
             "expected": release.facts.get("expected", []),
-            "remarks": [*release.remarks, *_two_sexes(rows)],
+            "remarks": [*release.remarks, *_two_sexes(rows), *remarks],
             "facts": {name: fact for name, fact in release.facts.items() if name != "expected"},
         }
         dataset = work / "dataset"
         pq.write_table(table, dataset / HASH_FILE)
         pq.write_table(pa.concat_tables(statistics), dataset / STATISTICS_FILE)
         write_json(dataset / BUILD_REPORT, report)
-        write_text(dataset / "README.md", dataset_card(release.task, features, report))
+        write_text(dataset / "README.md", dataset_card(task, features, report))
         if output_dir.exists():
             output_dir.rmdir()
         dataset.rename(output_dir)
         complaints.file.unlink(missing_ok=True)
     return report
+
+
+def _check_every_label(task: ArkTask | SegmentationTask, kept: Mapping[str, list[Row]]) -> None:
+    """Raises `ValueError` if a label that is to be segmented has no pixel anywhere."""
+    if not isinstance(task, SegmentationTask):
+        return
+    values = [row.labels for rows in kept.values() for row in rows]
+    absent = [label for number, label in enumerate(task.labels) if all(each[number] != 1 for each in values)]  # type: ignore[index]
+    if absent:
+        raise ValueError(
+            f"{task.name}: none of the {len(values):,} images has a pixel of {', '.join(map(repr, absent))}; correct "
+            "the masks or what names them, or leave that label out."
+        )
+
+
+def _with_spacing(
+    task: ArkTask | SegmentationTask, shrunk: Collection[tuple[float, ...]]
+) -> tuple[ArkTask | SegmentationTask, list[str]]:
+    """The task with the spacing of the stored pixels, and what is to be told if they have none in common."""
+    if not isinstance(task, SegmentationTask) or task.pixel_spacing is None:
+        return task, []
+    if len(shrunk) > 1:
+        told = "Images of several sizes were shrunk, so that their pixels have no spacing in common: it is unknown."
+        return replace(task, pixel_spacing=None), [told]
+    (factors,) = shrunk
+    return replace(task, pixel_spacing=[mm * each for mm, each in zip(task.pixel_spacing, factors, strict=True)]), []
 
 
 def check_output(output_dir: Path, size: int) -> None:

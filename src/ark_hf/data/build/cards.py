@@ -89,7 +89,7 @@ def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: M
         label_note=facts.get("semantics", ""),
         splits=[_split_rows(name, summary) for name, summary in report["splits"].items()],
         disjointness=_disjointness(report),
-        provenance=_provenance(report),
+        provenance=_provenance(report, isinstance(task, SegmentationTask)),
         problems=_problems(report),
         citation=facts.get("citation", "").strip(),
     )
@@ -207,7 +207,7 @@ def _disjointness(report: Mapping[str, Any]) -> str:
     return "No patient stands in two splits; the builder checks it, and so does training."
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
+def _provenance(report: Mapping[str, Any], segmentation: bool) -> str:
     facts = report["facts"]
     drawn = f"Drawn by `ark_hf.data.sources.phantom` of ark-hf {package_version()}, "
     read = f"By `ark-hf data build` of ark-hf {package_version()}: images read at full depth, "
@@ -215,7 +215,8 @@ def _provenance(report: Mapping[str, Any]) -> str:
     splits = f" Splits: {' '.join(facts['splits'].split())}" if facts.get("splits") else ""
     chosen = ", ".join(f"{name} {value}" for name, value in (facts.get("options") or {}).items())
     options = f" Options: {chosen}." if chosen else ""
-    stored = "stored as lossless grey PNG in parquet files."
+    shrunk = "of a shrunken mask a pixel is in that was covered by more than half, " if segmentation else ""
+    stored = f"{shrunk}stored as lossless grey PNG in parquet files."
     return f"{drawn if facts.get('phantom') else read + size}{stored}{splits}{options}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import PIL.Image
+import scipy.sparse
 
 from ...files import printable
 from ...metrics.shortcut import image_statistics
@@ -17,6 +17,8 @@ from .shards import Stored
 
 if TYPE_CHECKING:  # a build's processes do without what these need
     from datasets import Features
+
+ROUNDING = 1e-4  # of a share: half of a pixel is not more than half of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class MaskStore:
         """Raises `UnreadableImageError`."""
         with collecting_doubts() as doubts:
             image = self.read_image(row)
-        masks = self.read_masks(row)
+            masks = self.read_masks(row)
         self._check(row, masks, image.shape[1:])
         plane = shrink(image, self.size)
         small = [None if mask is None else shrink_mask(mask, plane.shape) for mask in masks]
@@ -57,7 +59,8 @@ class MaskStore:
             "masks": [None if mask is None else encode_png(mask.astype(np.uint8) * 255) for mask in small],
         }
         present = [None if mask is None else bool(mask.any()) for mask in small]
-        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts, present)
+        shrunk = [before / after for before, after in zip(image.shape[1:], plane.shape, strict=True)]
+        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts, present, shrunk)
 
     def _check(self, row: Row, masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> None:
         path = printable(row.path)
@@ -87,5 +90,14 @@ def shrink_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """bool (H, W) to the shape of its shrunken picture: a pixel is in that is covered by more than half."""
     if mask.shape == shape:
         return mask
-    covered = PIL.Image.fromarray(mask.astype(np.float32)).resize(shape[::-1], PIL.Image.Resampling.BOX)
-    return np.asarray(covered) > 0.5
+    rows, columns = (_shares(*sides) for sides in zip(mask.shape, shape, strict=True))
+    return (columns @ (rows @ mask.astype(np.float32)).T).T > 0.5 + ROUNDING
+
+
+def _shares(before: int, after: int) -> scipy.sparse.csr_array:
+    """Of each of `after` pixels in a line, how much of it lies on each of the `before` that it is made of."""
+    scale = before / after
+    cuts = np.unique(np.concatenate([np.arange(before + 1), np.arange(after + 1) * scale]))
+    middles, lengths = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
+    new, old = np.minimum((middles / scale).astype(int), after - 1), np.minimum(middles.astype(int), before - 1)
+    return scipy.sparse.csr_array(((lengths / scale).astype(np.float32), (new, old)), shape=(after, before))

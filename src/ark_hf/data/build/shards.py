@@ -38,6 +38,7 @@ class Stored:
         statistics: What [`image_statistics`] gives for the picture; empty for what is none.
         doubts: Reasons of the reader to doubt it.
         present: Of a segmentation whether each label has a pixel, None unknown; empty for other tasks.
+        shrunk: Of a segmentation how many rows and columns of the picture became one.
     """
 
     columns: dict[str, Any]
@@ -45,6 +46,7 @@ class Stored:
     statistics: list[float] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     present: list[bool | None] = field(default_factory=list)
+    shrunk: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -53,10 +55,10 @@ class ShardRecord:
     What is known of a finished shard beside its rows.
 
     Args:
-        sources: Size and time of change of each row's file, None where there is none.
+        sources: Size and time of change of each row's file and of those of its masks, None where there is none.
         kept: Numbers in the shard of the rows that it holds, in order.
         problems: Numbers of the others, each with the reason.
-        hashes, statistics, present: Of each kept row, see [`Stored`].
+        hashes, statistics, present, shrunk: Of each kept row, see [`Stored`].
         doubts: Numbers of kept rows, each with a reason to doubt its picture.
         size: Bytes of the file; 0: there is none, for no row could be used.
     """
@@ -67,6 +69,7 @@ class ShardRecord:
     hashes: list[tuple[str, str]] = field(default_factory=list)
     statistics: list[list[float]] = field(default_factory=list)
     present: list[list[bool | None]] = field(default_factory=list)
+    shrunk: list[list[float]] = field(default_factory=list)
     doubts: list[tuple[int, str]] = field(default_factory=list)
     size: int = 0
 
@@ -103,6 +106,7 @@ class ShardBuilder:
                     record.hashes.append(stored.hashes)
                     record.statistics.append(stored.statistics)
                     record.present.append(stored.present)
+                    record.shrunk.append(stored.shrunk)
                     record.doubts += [(number, reason) for reason in stored.doubts]
                     yield {**stored.columns, **row.metadata}
                 count_image()
@@ -149,11 +153,12 @@ class ShardBuilder:
 
 
 def _source(row: Row) -> list[int] | None:
+    masks = row.masks if isinstance(row.masks, list) else []
     try:
-        state = os.stat(row.path)
+        states = [os.stat(path) for path in (row.path, *masks) if isinstance(path, Path)]
     except (OSError, ValueError):  # the latter of impossible names
         return None
-    return [state.st_size, state.st_mtime_ns]
+    return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
 
 
 def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """Any folder of radiographs as a release: with a table of labels, or with a folder for each class."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .labelled import (
     read_metadata,
 )
 from .raw_folder import RawFolder
-from .tables import Table
+from .tables import Record, Table
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 SPLIT_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
@@ -59,7 +60,7 @@ def read_generic(source: GenericSource) -> Release:
     Raises:
         ValueError: The table cannot be read or lacks columns, or the options do not fit together.
     """
-    table = source.csv or _find_table(source.folder)
+    table = source.csv or find_table(source.folder)
     if table is None and (source.labels or source.label_column is not None):
         table = source.folder / LABEL_TABLES[0]  # which is refused by its name
     release = _read_class_folders(source) if table is None else _read_labelled_table(source, table)
@@ -67,7 +68,7 @@ def read_generic(source: GenericSource) -> Release:
     return release
 
 
-def _find_table(folder: Path) -> Path | None:
+def find_table(folder: Path) -> Path | None:
     """The folder's table of labels. Raises `ValueError` if there are several."""
     found = [path for path in sorted(folder.glob("*")) if path.name.lower() in LABEL_TABLES]
     if len(found) > 1:
@@ -77,45 +78,72 @@ def _find_table(folder: Path) -> Path | None:
 
 def _read_labelled_table(source: GenericSource, path: Path) -> Release:
     source.check_label_options()
-    needed = [source.image_column, *(source.labels or [source.label_column or ""])]
-    header = Table(path, needed).header
-    given = source.split_column != "split"
-    split_column = source.split_column if given else find_column(header, "split", ("split",), "the split", str(path))
-    others = [name for name in header if normalise(name) in SPLIT_HEADERS]
-    if others and split_column is None:
-        raise ValueError(f"{path} has no column 'split', but {others}; pass --split_column if that is the split.")
-    columns = source.metadata_columns(header, str(path))
-    needed += [column for column in (split_column, *columns.values()) if column is not None]
-    table = Table(path, list(dict.fromkeys(needed)))
-
+    table = ImageTable(source, path, source.labels or [source.label_column or ""])
     names = None
     if source.label_column is not None:
         names = ClassNames(source, is_list=source.separator is not None)
-        names.learn(record[source.label_column] for _, record in table)
+        names.learn(record[source.label_column] for _, record in table.rows)
     labels = LabelReader(source.name, source, names)
     images = RawFolder(source.folder)
-    rows, problems = [], []
-    for line, record in table:
-        where = f"{path.name}, line {line}"
-        try:
-            split = "" if split_column is None else read_split(record[split_column])
-            image = plain_text(record[source.image_column])
-            if not image:
-                raise ValueError(f"{source.image_column} is blank: it must be a path from the folder")
-            found = images.find_image(image)
-            metadata = {"image_id": found.relative_to(source.folder).as_posix(), **read_metadata(record, columns)}
-            rows.append(Row(where, found, split, labels.read(record), metadata))
-        except ValueError as error:
-            problems.append(Problem(where, str(error)))
-    problems += [Problem(f"{path.name}, line {line}", reason) for line, reason in table.problems]
-    if not rows and not problems:
-        raise ValueError(f"{path} has no rows.")
-    remarks = [*metadata_remarks(columns), *(names.remarks if names else [])]
+    rows, problems = table.read(images, labels.read)
+    remarks = [*metadata_remarks(table.columns), *(names.remarks if names else [])]
     release = Release(labels.task, rows, problems, remarks=remarks)
-    release.left_out = _left_out(images, release)
-    if split_column is None:
+    release.left_out = left_out(images, release)
+    if table.split_column is None:
         derive_splits(release)
     return release
+
+
+class ImageTable:
+    """
+    A table with a row an image: where it is, its split and its metadata.
+
+    Args:
+        source: The folder of the images, and how the columns are called.
+        path: The table.
+        needed: Further columns that it must have.
+
+    Raises:
+        ValueError: It cannot be read or lacks columns, or it is not clear which column is which.
+    """
+
+    def __init__(self, source: GenericSource, path: Path, needed: Sequence[str]):
+        self.source = source
+        needed = [source.image_column, *needed]
+        header = Table(path, needed).header
+        given = source.split_column != "split"
+        self.split_column = (
+            source.split_column if given else find_column(header, "split", ("split",), "the split", str(path))
+        )
+        others = [name for name in header if normalise(name) in SPLIT_HEADERS]
+        if others and self.split_column is None:
+            raise ValueError(f"{path} has no column 'split', but {others}; pass --split_column if that is the split.")
+        self.columns = source.metadata_columns(header, str(path))
+        needed += [column for column in (self.split_column, *self.columns.values()) if column is not None]
+        self.rows = Table(path, list(dict.fromkeys(needed)))
+
+    def read(
+        self, images: RawFolder, read_labels: Callable[[Record], list[float] | int]
+    ) -> tuple[list[Row], list[Problem]]:
+        """Its rows, and those that cannot be used, of which `read_labels` may be the reason by a `ValueError`."""
+        rows, problems = [], []
+        path, root = self.rows.path, self.source.folder
+        for line, record in self.rows:
+            where = f"{path.name}, line {line}"
+            try:
+                split = "" if self.split_column is None else read_split(record[self.split_column])
+                image = plain_text(record[self.source.image_column])
+                if not image:
+                    raise ValueError(f"{self.source.image_column} is blank: it must be a path from the folder")
+                found = images.find_image(image)
+                metadata = {"image_id": found.relative_to(root).as_posix(), **read_metadata(record, self.columns)}
+                rows.append(Row(where, found, split, read_labels(record), metadata))
+            except ValueError as error:
+                problems.append(Problem(where, str(error)))
+        problems += [Problem(f"{path.name}, line {line}", reason) for line, reason in self.rows.problems]
+        if not rows and not problems:
+            raise ValueError(f"{path} has no rows.")
+        return rows, problems
 
 
 def read_split(text: str) -> str:
@@ -145,7 +173,7 @@ def derive_splits(release: Release) -> None:
         )
 
 
-def _left_out(folder: RawFolder, release: Release) -> dict[str, list[str]]:
+def left_out(folder: RawFolder, release: Release) -> dict[str, list[str]]:
     """The files that one may take for radiographs, and of which neither a row nor a problem tells, by the reason."""
     told = {printable(row.metadata["image_id"]) for row in release.rows}
     told |= {problem.where for problem in release.problems}
@@ -167,14 +195,8 @@ def _read_class_folders(source: GenericSource) -> Release:
             )
     folder = RawFolder(source.folder)
     paths = [Path(path) for path in folder.images()]
-    depth = 0
-    while len({path.parts[: depth + 1] for path in paths}) == 1 and len(paths[0].parts) > depth + 1:
-        depth += 1  # into the release's own folder
-    tops = {path.parts[depth] for path in paths if len(path.parts) > depth + 1}
-    split_folders = {top for top in tops if top.lower() in SPLIT_NAMES}
-    if split_folders and split_folders != tops:
-        raise ValueError(f"{source.folder} has folders of splits, {sorted(split_folders)}, beside {sorted(tops)}.")
-    level = depth + bool(split_folders)
+    depth, in_splits = split_folders(source.folder, paths)
+    level = depth + in_splits
     counts = Counter(path.parts[level] for path in paths if len(path.parts) > level + 1)
     for name in counts:
         if printable(name) != name:
@@ -199,11 +221,28 @@ def _read_class_folders(source: GenericSource) -> Release:
         if len(path.parts) <= level + 1:
             release.problems.append(Problem(where, "it lies in no folder of a class"))
             continue
-        split = SPLIT_NAMES[path.parts[depth].lower()] if split_folders else ""
+        split = SPLIT_NAMES[path.parts[depth].lower()] if in_splits else ""
         metadata = {"image_id": image, "patient_id": None}
         label = place[fold(path.parts[level])]
         release.rows.append(Row(where, source.folder / path, split, label, metadata))
-    release.left_out = _left_out(folder, release)
-    if not split_folders:
+    release.left_out = left_out(folder, release)
+    if not in_splits:
         derive_splits(release)
     return release
+
+
+def split_folders(root: Path, paths: Sequence[Path]) -> tuple[int, bool]:
+    """
+    How many folders all paths have in common, and whether the ones below these are the splits.
+
+    Raises:
+        ValueError: Some of them are.
+    """
+    depth = 0
+    while len({path.parts[: depth + 1] for path in paths}) == 1 and len(paths[0].parts) > depth + 1:
+        depth += 1  # into the release's own folder
+    tops = {path.parts[depth] for path in paths if len(path.parts) > depth + 1}
+    splits = {top for top in tops if top.lower() in SPLIT_NAMES}
+    if splits and splits != tops:
+        raise ValueError(f"{root} has folders of splits, {sorted(splits)}, beside {sorted(tops)}.")
+    return depth, bool(splits)

@@ -28,12 +28,14 @@ class RawFolder:
     Args:
         root: The folder.
         ignored: Names of folders whose images are left out, not so their tables.
+        mask_folders: The folders of masks, where they are known: these are left out then, each with what lies beside
+            it below a folder with "mask" in its name, and others are not for their names.
 
     Raises:
         ValueError: There is no such folder.
     """
 
-    def __init__(self, root: Path, ignored: frozenset[str] = frozenset()):
+    def __init__(self, root: Path, ignored: frozenset[str] = frozenset(), mask_folders: Sequence[Path] | None = None):
         self.root = root
         if not root.is_dir():
             raise ValueError(f"{root} is not a folder; --raw names the one that the release was unpacked into.")
@@ -43,21 +45,22 @@ class RawFolder:
         self._images: dict[str, list[str]] = {}
         self.masks: list[str] = []
         self.others: list[str] = []
+        known = None if mask_folders is None else tuple(_left_out_with(root, mask_folders))
         for folder, names in walk(root):
-            if "mask" in folder.lower():
+            if "mask" in folder.lower() if known is None else f"{folder}/".startswith(known):
                 paths = (f"{folder}/{name}" for name in names)
                 self.masks += [path for path in paths if is_image_file(root / path)]
                 continue
             parent, _, name = folder.rpartition("/")
-            self._parents_of.setdefault(_composed(name), []).append(_composed(parent))
+            self._parents_of.setdefault(composed(name), []).append(composed(parent))
             for name in names:
                 path = f"{folder}/{name}" if folder else name
                 is_image = is_image_file(root / path)
                 if is_image and ignored and not ignored.isdisjoint(folder.split("/")):
                     continue
                 if is_image:
-                    self._path_of.setdefault(_without_suffix(path), path)
-                    self._images.setdefault(_without_suffix(name), []).append(path)
+                    self._path_of.setdefault(without_suffix(path), path)
+                    self._images.setdefault(without_suffix(name), []).append(path)
                 else:
                     self.others += [] if is_other_file(root / path) else [path]
                     self._tables.setdefault(name.lower(), []).append(path)
@@ -125,12 +128,12 @@ class RawFolder:
                 yield path[: path.rindex(".")], anywhere
 
     def _by_name(self, name: str) -> list[str]:
-        paths = self._images.get(_without_suffix(name), [])
+        paths = self._images.get(without_suffix(name), [])
         exact = [path for path in paths if path.rpartition("/")[2] == name] if len(paths) > 1 else []
         return exact or paths
 
     def _at_path(self, path: str, anywhere: bool) -> list[str]:
-        path = _without_suffix(path)
+        path = without_suffix(path)
         if path in self._path_of:
             return [self._path_of[path]]
         parents = self._parents_of.get(path.partition("/")[0], []) if anywhere else []
@@ -197,10 +200,20 @@ class RawFolder:
         return []
 
 
-def _composed(name: str) -> str:
+def _left_out_with(root: Path, mask_folders: Sequence[Path]) -> Iterator[str]:
+    """How the paths begin, from the root, that are left out with these folders."""
+    for absolute in (os.path.abspath, os.path.realpath):
+        for folder in mask_folders:
+            parts = os.path.relpath(absolute(folder), absolute(root)).split(os.sep)
+            if parts[0] not in (os.curdir, os.pardir):
+                first = next((number for number, part in enumerate(parts) if "mask" in part.lower()), len(parts) - 1)
+                yield "/".join(parts[: first + 1]) + "/"
+
+
+def composed(name: str) -> str:
     """The name with each accent in one character with its letter: macOS and Windows write them differently."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _without_suffix(path: str) -> str:
-    return _composed(path.removesuffix(image_suffix(path)))
+def without_suffix(path: str) -> str:
+    return composed(path.removesuffix(image_suffix(path)))
