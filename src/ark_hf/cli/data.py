@@ -257,7 +257,7 @@ def build_release(entry: "CatalogEntry", argv: list[str]) -> int:
     ]
     args: Any
     args, _ = parse(
-        make_dataclass("Arguments", options, bases=(ReleaseArguments,)),
+        make_dataclass("Arguments", options, bases=(ReleaseArguments if entry.masks is None else BuildArguments,)),
         f"data build {entry.name}",
         argv,
         f"Builds a task dataset from {entry.title}. Files below --raw: {entry.layout} Splits: {entry.splits}",
@@ -265,7 +265,8 @@ def build_release(entry: "CatalogEntry", argv: list[str]) -> int:
     quiet()
     from ..data.sources.releases import read_release
 
-    lists = None if args.lists is None else Path(args.lists)
+    named = getattr(args, "lists", None)  # of labels, so that builders of masks take none
+    lists = None if named is None else Path(named)
     given = {name: getattr(args, name) for name in entry.options}
     return finish_build(args, read_release(entry.name, Path(args.raw), lists, given))
 

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from ark_hf.data.sources.catalog import CATALOG_FILE, read_catalog
+from ark_hf.data.sources.masked_releases import MASKED_RELEASES
 from ark_hf.data.sources.release_readers import READERS
+from ark_hf.data.sources.releases import released_task
 from ark_hf.labels import read_synonyms
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
@@ -22,6 +24,7 @@ def test_all_datasets_of_the_papers_are_there():
         *("chestxray14", "chexpert", "mimic_cxr", "vindr_cxr", "vindr_cxr_all", "vinbigdata", "rsna", "rsna_opacity"),
         *("shenzhen", "montgomery", "covidx", "chestdr", "tbx11k", "siim_acr", "node21", "kermany"),
         *("kermany_pneumonia", "padchest"),
+        *("jsrt", "montgomery_lungs", "vindr_ribcxr", "siim_acr_masks"),
     ]
 
 
@@ -33,10 +36,11 @@ def test_labels_are_those_of_the_released_heads_in_their_order(task):
 
 @ENTRIES
 def test_entry_is_complete(entry):
-    ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels)
-    assert entry.reader in READERS
+    assert released_task(entry).labels == entry.labels
+    assert entry.reader in (READERS if entry.masks is None else MASKED_RELEASES)
+    assert entry.masks in (None, "exclusive", "overlapping")
     assert set(entry.shares) <= {"validation", "test"} and sum(entry.shares.values()) < 0.5
-    assert re.fullmatch(r"@\w+\{\w+,\n(.|\n)*\n\}\n", entry.citation) and entry.citation.count("{") == (
+    assert re.fullmatch(r"(@\w+\{\w+,\n(.|\n)*\n\}\n)+", entry.citation) and entry.citation.count("{") == (
         entry.citation.count("}")
     )
     for text in ("title", "license", "access", "layout", "splits", "semantics"):
@@ -58,10 +62,12 @@ def test_expected_counts_have_a_source_and_known_names(entry):
 
 
 def test_variants_of_a_release_get_the_same_splits():
-    for name, other in {"vindr_cxr_all": "vindr_cxr", "rsna_opacity": "rsna", "kermany_pneumonia": "kermany"}.items():
+    variants = {"vindr_cxr_all": "vindr_cxr", "rsna_opacity": "rsna", "kermany_pneumonia": "kermany"}
+    variants |= {"montgomery_lungs": "montgomery", "siim_acr_masks": "siim_acr"}
+    for name, other in variants.items():
         assert (CATALOG[name].seed, CATALOG[name].shares) == (CATALOG[other].seed, CATALOG[other].shares)
-    others = [entry.seed for name, entry in CATALOG.items() if name not in ("vindr_cxr_all", "rsna_opacity")]
-    assert len(set(others)) == len(others) - 1, "datasets of their own have seeds of their own"
+    others = [entry.seed for name, entry in CATALOG.items() if name not in variants]
+    assert len(set(others)) == len(others), "datasets of their own have seeds of their own"
 
 
 @pytest.mark.parametrize(

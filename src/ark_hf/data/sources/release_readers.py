@@ -223,7 +223,7 @@ def _rsna_patients(raw: RawFolder) -> dict[str, str]:
 
 
 def nlm_tuberculosis(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
-    prefix = {"shenzhen": "CHNCXR", "montgomery": "MCUCXR"}[entry.name]
+    prefix = "CHNCXR" if entry.name == "shenzhen" else "MCUCXR"
     for path in raw.images():
         name = path.rpartition("/")[2]
         label = re.fullmatch(prefix + r"_\d+_([01])", name.removesuffix(image_suffix(name)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...cells import label_word
 from ...cells import read_age as read_known_age
@@ -25,6 +25,7 @@ class ReleasedImage:
         split: "train", "validation" or "test"; None: the builder decides, by the entry's shares.
         patient_id, study_id, sex, age, view: What is known of `OPTIONAL_COLUMNS`.
         path: Where the image lies in the folder, if the reader has looked.
+        masks: As in [`Row`].
     """
 
     where: str
@@ -37,6 +38,7 @@ class ReleasedImage:
     age: float | None = None
     view: str | None = None
     path: str | None = None
+    masks: Any = None
 
 
 ReleasedImages = Iterator[ReleasedImage | Problem]

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..images.image_files import image_suffix
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from .catalog import CatalogEntry, read_catalog
+from .masked_releases import MASKED_RELEASES
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder
 from .release_readers import READERS
@@ -43,11 +44,15 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
     entry = catalog[name]
     options = _checked_options(entry, options or {})
     folder = RawFolder(raw, frozenset(entry.ignored))
-    records = READERS[entry.reader](folder, entry, options)
+    masked = MASKED_RELEASES.get(entry.reader)
+    records = (masked.read if masked else READERS[entry.reader])(folder, entry, options)
     if lists is not None:
         records = _listed_records(entry, lists, records)
-    task = ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels)
-    release = Release(task, [], facts={fact: getattr(entry, fact) for fact in FACTS if getattr(entry, fact)})
+    release = Release(
+        released_task(entry), [], facts={fact: getattr(entry, fact) for fact in FACTS if getattr(entry, fact)}
+    )
+    if masked:
+        release.read_masks, release.read_image = masked.masks(folder, entry), masked.image
     for record in records:
         if isinstance(record, Problem):
             release.problems.append(record)
@@ -62,7 +67,8 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
         if options.get("splits") == "test":
             split = "test"
         metadata = {column: getattr(record, column) for column in OPTIONAL_COLUMNS}
-        release.rows.append(Row(record.where, path, split, record.labels, {"image_id": record.image, **metadata}))
+        metadata = {"image_id": record.image, **metadata}
+        release.rows.append(Row(record.where, path, split, record.labels, metadata, record.masks))
     if not release.rows and not release.problems:
         raise ValueError(f"{raw} holds no images of {name}. Its layout: {entry.layout}")
     release.facts["options"] = options
@@ -73,6 +79,14 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
             f"{split} {', '.join(file.name for file in files)}" for split, files in find_lists(lists).items() if files
         )
     return release
+
+
+def released_task(entry: CatalogEntry) -> ArkTask | SegmentationTask:
+    """The task of a dataset of the catalog."""
+    if entry.masks is None:
+        return ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels)
+    overlapping = entry.masks == "overlapping"
+    return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=entry.pixel_spacing)
 
 
 def _listed_records(entry: CatalogEntry, folder: Path, official: ReleasedImages) -> ReleasedImages:
