@@ -74,6 +74,7 @@ _EXPORTS = {
     "write_predictions": ".inference.prediction_files",
     "predict": ".inference.predictions",
     "ChestXrayClassificationPipeline": ".inference.pipeline",
+    "ChestXraySegmentationPipeline": ".inference.segmentation_pipeline",
     "heat_maps": ".inference.heatmaps",
     "overlay": ".inference.overlays",
     "mask_overlay": ".inference.overlays",
@@ -182,6 +183,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.prediction_files import write_predictions as write_predictions
     from .inference.predictions import predict as predict
     from .inference.segmentation import segment_files as segment_files
+    from .inference.segmentation_pipeline import ChestXraySegmentationPipeline as ChestXraySegmentationPipeline
     from .inference.zeroshot import match_dataset as match_dataset
     from .inference.zeroshot import match_label as match_label
     from .inference.zeroshot import zero_shot_scores as zero_shot_scores

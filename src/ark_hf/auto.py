@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .inference.pipeline import ChestXrayClassificationPipeline
+from .inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
@@ -28,6 +29,12 @@ PIPELINE_REGISTRY.register_pipeline(
     "chest-xray-classification",
     pipeline_class=ChestXrayClassificationPipeline,
     pt_model=AutoModelForImageClassification,
+    type="image",
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "chest-xray-segmentation",
+    pipeline_class=ChestXraySegmentationPipeline,
+    pt_model=AutoModelForSemanticSegmentation,
     type="image",
 )
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from ark_hf import ArkImageProcessor, SegmentationTask, label_masks, mask_overlay, read_radiograph, segment_files
+from ark_hf.inference.measurements import heart_and_lungs, measure
 from ark_hf.inference.overlays import label_colour
-from ark_hf.inference.segmentation import heart_and_lungs, measure
 from tests.data.images.test_dicom import make_dicom, save
 from tests.inference.segmenters import ORGANS, OVERLAPPING, SIZE, tiny_segmenter
 

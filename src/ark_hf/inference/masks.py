@@ -6,7 +6,23 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..models.ark.configuration_ark import SegmentationTask
+from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
+from .task_labels import label_names
+
+SEGMENTER = "ArkForSemanticSegmentation"
+
+
+def check_segments(config: ArkConfig, name_or_path: str) -> None:
+    """Raises `ValueError` if a model is no segmenter, or one without a named task, whose classes nobody knows."""
+    if SEGMENTER not in (config.architectures or [SEGMENTER]):
+        raise ValueError(f"{name_or_path!r} is no segmenter; fine-tuning it on a dataset with masks makes one of it.")
+    if config.segmentation is None:
+        labels = label_names(config)[1:] or ["lungs"]
+        raise ValueError(
+            f"{name_or_path!r} is a segmenter without a named task. Name it, with your own names of the classes after "
+            "the background, and save it again: `ArkForSemanticSegmentation.from_pretrained(..., "
+            f"segmentation=SegmentationTask('organs', {labels}))`."
+        )
 
 
 def label_masks(logits: torch.Tensor, task: SegmentationTask, size: tuple[int, int]) -> np.ndarray:

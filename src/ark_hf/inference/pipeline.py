@@ -1,22 +1,18 @@
 """The pipeline "chest-xray-classification": transformers' image classification, for radiographs and several tasks."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import ImageClassificationPipeline
-from transformers.pipelines.pt_utils import KeyDataset
 
-from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
-from ..data.inputs import input_name, read_input
 from .heatmaps import ExplainedPass
 from .overlays import check_whole_picture
+from .radiograph_pipeline import RadiographPipeline
 from .task_labels import TaskLabel, labels_by_task
 
 
-class ChestXrayClassificationPipeline(ImageClassificationPipeline):
+class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPipeline):
     """
     Radiographs to the probabilities of every task, with the model's operating points and reasons to doubt a picture.
 
@@ -73,27 +69,7 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
             UnreadableImageError: The only radiograph cannot be read.
             ValueError: There is no such task, or an option is out of range.
         """
-        if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
-            files = image_files_in(Path(inputs))
-            if not files:
-                raise UnreadableImageError(f"{inputs}: this is a folder without files in {', '.join(IMAGE_SUFFIXES)}")
-            inputs = [str(path) for path in files]
-        elif hasattr(inputs, "cast_column"):
-            inputs = _image_column(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray)):
-            inputs = list(inputs)  # a tuple, or a column of a dataset
-        if isinstance(inputs, list) and not inputs:
-            return []
         return super().__call__(inputs, **kwargs)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """
-        Saves model and image processor.
-
-        The pipeline's own code, which transformers would copy beside them, needs this package and stays in it.
-        """
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.image_processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(
         self, tasks: Sequence[str] | None = None, top_k: int | None = None, heatmaps: bool | None = None
@@ -114,26 +90,6 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
                 check_whole_picture(self.image_processor)
             chosen["heatmaps"] = heatmaps
         return {}, chosen, {name: value for name, value in chosen.items() if name != "heatmaps"}
-
-    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # This is where several inputs go through, and one that cannot be read must not stop the others.
-        preprocess_params = {**preprocess_params, "go_on": True}
-        return super().get_iterator(
-            inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
-        )
-
-    def preprocess(self, image: Any, go_on: bool = False) -> dict[str, Any]:
-        about: dict[str, Any]
-        try:
-            read = read_input(image)
-            pixels, about = read.pixels, {"image": read.name, "warnings": read.warnings}
-        except UnreadableImageError as refusal:
-            if not go_on:
-                raise
-            # Something has to take its place in the batch, and is forgotten afterwards.
-            pixels, about = np.zeros((1, 1, 1), np.uint8), {"image": input_name(image), "error": str(refusal)}
-        pixel_values = self.image_processor(images=pixels, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixel_values.to(self.dtype), "about": about}
 
     def _forward(
         self,
@@ -187,18 +143,3 @@ class ChestXrayClassificationPipeline(ImageClassificationPipeline):
             for name, labels in labels_by_task(self.model.config).items()
             if tasks is None or name in tasks
         }
-
-
-def _image_column(rows: Any) -> Any:
-    """The pictures of a dataset as they are stored, because `datasets` decodes neither DICOM nor all depths."""
-    from datasets import Image
-
-    if "image" not in (rows.column_names or ["image"]):
-        raise ValueError(
-            f"The dataset needs a column `image`; it has {rows.column_names}. Choose a split, or rename one."
-        )
-    if isinstance((rows.features or {}).get("image"), Image):
-        rows = rows.cast_column("image", Image(decode=False))
-    if not hasattr(rows, "__len__"):
-        return (row["image"] for row in rows)
-    return KeyDataset(rows.select_columns("image"), "image")

@@ -26,6 +26,7 @@ from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..names import check_name
 from .heatmaps import ExplainedPass
+from .masks import check_segments
 
 # What transformers raises for files that are absent, damaged, or hold JSON of another kind
 LOADING_ERRORS = (
@@ -76,25 +77,14 @@ def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcesso
         if is_of_the_hub(error):
             reason = f"it is no folder here, and on the Hub {explain(error)}"
         raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {reason}") from None
+    if kind is ArkForSemanticSegmentation:
+        check_segments(model.config, name_or_path)
     missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
     if missing and all(name.startswith("classifier.") for name in missing):
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
     if missing:
         raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
-    if kind is ArkForSemanticSegmentation:
-        check_is_named(model.config, name_or_path)
     return model.eval().to(process_state().device), processor
-
-
-def check_is_named(config: ArkConfig, name_or_path: str) -> None:
-    """Raises `ValueError` if a segmenter has no named task: nothing then says what its classes are."""
-    if config.segmentation is None:
-        labels = [name for _, name in sorted(config.id2label.items())][1:] or ["lungs"]
-        raise ValueError(
-            f"{name_or_path!r} is a segmenter without a named task. Name it, with your own names of the classes after "
-            "the background, and save it again: `ArkForSemanticSegmentation.from_pretrained(..., "
-            f"segmentation=SegmentationTask('organs', {labels}))`."
-        )
 
 
 def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:

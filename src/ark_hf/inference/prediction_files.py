@@ -11,7 +11,7 @@ import numpy as np
 
 from ..files import printable, replacing
 from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
-from .segmentation import Measurements, heart_and_lungs
+from .measurements import Measurements, heart_and_lungs
 from .task_labels import DEFAULT_THRESHOLD, labels_by_task
 
 SUFFIXES = (".csv", ".jsonl")

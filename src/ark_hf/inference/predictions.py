@@ -17,6 +17,7 @@ from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
+from .measurements import Measurements
 from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
 from .predict import load_ark, move_model, predict_files, process_state, with_crops
 from .prediction_files import (
@@ -30,7 +31,7 @@ from .prediction_files import (
     wide_row,
     write_rows,
 )
-from .segmentation import Measurements, segment_files
+from .segmentation import segment_files
 from .task_labels import task_label_names
 
 Format = Literal["wide", "long"]
