@@ -26,11 +26,14 @@ from ark_hf.data.inputs import read_input
 from ark_hf.inference.overlays import overlay
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
 from ark_hf.inference.predict import load_ark
+from ark_hf.inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.pages.html import escape
 from tests.conftest import REPOSITORY
+from tests.data.images.test_dicom import make_dicom, save
+from tests.inference.segmenters import ORGANS, SIZE, tiny_segmenter
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow_ci  # a server for each process, and gradio takes seconds to import
@@ -122,11 +125,11 @@ def send(page, name: str, data: bytes) -> str:
     return json.loads(text)
 
 
-def read_directly(page, data: bytes) -> str:
+def read_directly(page, data: bytes, name: str = "chest.png") -> str:
     import gradio
 
     (html,) = [block for block in page.blocks.values() if isinstance(block, gradio.HTML)]
-    return html.read({"name": "chest.png", "data": base64.b64encode(data).decode()})
+    return html.read({"name": name, "data": base64.b64encode(data).decode()})
 
 
 class Answer(HTMLParser):
@@ -255,6 +258,52 @@ def test_a_model_without_operating_points_or_heat_maps(serve, tmp_path):
     assert "classifier" in answer
 
 
+# Segmenters
+
+
+@pytest.fixture(scope="module")
+def organs() -> ChestXraySegmentationPipeline:
+    return ChestXraySegmentationPipeline(model=tiny_segmenter(ORGANS), image_processor=ArkImageProcessor(size=SIZE))
+
+
+def test_the_answer_of_a_segmenter_shows_each_mask_and_area(serve, organs, tmp_path):
+    page = serve.build_page(organs, "organs")
+    path = save(make_dicom(np.asarray(Image.open(io.BytesIO(CHEST))), 8, PixelSpacing=[4, 4]), tmp_path / "chest.dcm")
+    for name, data in (("chest.png", CHEST), ("chest.dcm", path.read_bytes())):
+        html = read_directly(page, data, name)
+        answer, found = Answer(html), organs({"bytes": data, "path": name})
+        assert [each.strip() for each in answer.names] == ["All masks", *ORGANS.labels]
+        masks = list(found["masks"].values())
+        assert all(each["pixels"] for each in masks)
+        areas = [
+            f"{each['mm2'] / 100:,.1f} cm²" if name == "chest.dcm" else f"{each['pixels']:,} pixels" for each in masks
+        ]
+        for shown, area, each in zip(answer.scores[1:], areas, masks, strict=True):
+            assert " ".join(shown.split()) == f"{area} mean probability {100 * each['score']:.1f} %"
+        assert answer.styles["i"] == [f"width: {100 * each['mask'].mean():.2f}%" for each in masks]
+        assert f"Cardiothoracic ratio {found['cardiothoracic_ratio']:.2f}" in html
+        assert ("does not say how large its pixels are" in html) == (name == "chest.png")
+        assert [each["alt"] for each in answer.images] == ["The radiograph", "All masks"]
+        assert "checked" in answer.choices[0] and len({each["data-picture"] for each in answer.choices}) == 3
+    assert "This file cannot be read" in read_directly(page, b"no picture")
+    assert "Reasons for doubt" in read_directly(page, PHOTO)
+
+
+def test_the_answer_of_a_segmenter_that_finds_nothing(serve, organs):
+    nothing = {"mask": np.zeros((80, 100), bool), "score": None, "pixels": 0, "mm2": None}
+    masks = dict.fromkeys(ORGANS.labels, nothing)
+    result = {"image": None, "warnings": [], "masks": masks, "cardiothoracic_ratio": None}
+
+    class Nothing(ChestXraySegmentationPipeline):
+        def __call__(self, inputs):
+            return result
+
+    page = serve.build_page(Nothing(model=organs.model, image_processor=organs.image_processor), "organs")
+    html = read_directly(page, CHEST)
+    assert html.count("<b>not found</b>") == 2 and "No cardiothoracic ratio" in html and "2 labels, 0 found" in html
+    assert len(Answer(html).choices) == 1
+
+
 class Watch:
     """Files that this process opens for writing, and hosts that it turns to, while it is on."""
 
@@ -297,7 +346,7 @@ def test_nothing_is_written_logged_or_sent(serve, page, capfd, monkeypatch):
         WATCH.written.clear()
         read = send(page, "JANE_DOE.png", CHEST)
         unreadable = send(page, "JANE_DOE.dcm", b"JANE_DOE" * 1000)
-        monkeypatch.setattr(serve, "_result", fail)
+        monkeypatch.setattr("ark_hf.serving.probabilities_answer._result", fail)
         failed = send(page, "JANE_DOE.png", CHEST)
         assert WATCH.written == [] and set(WATCH.hosts) == {"127.0.0.1"}
     assert "ark-columns" in read and "ark-error" in unreadable and "This file cannot be evaluated" in failed

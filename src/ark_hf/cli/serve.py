@@ -25,7 +25,8 @@ def serve(argv: list[str]) -> int:
         "serve",
         argv,
         "A page on this machine that reads a radiograph (PNG, JPEG, TIFF, BMP, WebP, DICOM): probabilities, operating "
-        "points, reasons for doubt and heat maps. It keeps nothing and asks no other host. Research use only.",
+        "points, reasons for doubt and heat maps; of a segmenter masks and areas. It keeps nothing and asks no other "
+        "host. Research use only.",
         model={"help": "Folder or Hub id of an ark-cxr."},
     )
     check_names(given.model)

@@ -88,7 +88,7 @@ def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Seq
     for number, mask in masks.items():
         if mask.shape != shape:
             raise ValueError(f"A mask of {mask.shape} is not of the picture's size, {shape} (height, width).")
-        small = np.asarray(Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)) > 127
+        small = shrunken_mask(mask, (width, height))
         colour = np.array(label_colour(number), np.float32) / 255
         shown += np.float32(TINT) * small[..., None] * (colour - shown)
         borders.append((small & ~_inner(small, max(1, round(BORDER * max(height, width)))), colour))
@@ -96,6 +96,11 @@ def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Seq
         shown[border] = colour
     picture = Image.fromarray(np.rint(255 * shown).astype(np.uint8))
     return _with_legend(picture, {names[number]: label_colour(number) for number in masks}) if names else picture
+
+
+def shrunken_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """bool (height, width) for a `size` of (width, height): a pixel is in that is covered by more than half."""
+    return np.asarray(Image.fromarray(mask).convert("L").resize(size, Image.Resampling.BOX)) > 127
 
 
 def _inner(mask: np.ndarray, distance: int) -> np.ndarray:

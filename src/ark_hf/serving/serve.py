@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.predict import load_ark
+from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 
 
 def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -24,7 +26,9 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
     from .page import build_page, start_page  # needs gradio
 
     network, processor = load_ark(model)
-    pipe = ChestXrayClassificationPipeline(model=network, image_processor=processor)
+    segments = isinstance(network, ArkForSemanticSegmentation)
+    kind = ChestXraySegmentationPipeline if segments else ChestXrayClassificationPipeline
+    pipe = kind(model=network, image_processor=processor)
     folder = Path(model)
     page = build_page(pipe, folder.resolve().name if folder.exists() else model)
     address = start_page(page, host, port)
