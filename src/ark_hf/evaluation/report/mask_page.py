@@ -20,7 +20,7 @@ from ...pages.html import document, escape, html_figures, html_table, look_at
 from ...provenance import package_version
 from ..mask_scoring import ScoredMasks
 from .mask_gallery import ShownMasks, mask_gallery
-from .mask_report import MaskReport
+from .mask_report import MaskComparison, MaskReport
 from .stored import VERSION
 from .tables import TextTable
 from .text import NOTICE, how_it_was_made
@@ -62,11 +62,12 @@ def mask_text(reports: Sequence[MaskReport]) -> str:
     lines = []
     for report in reports:
         lines += [
-            *_table_lines(report, tables(report)[0]),
+            *_table_lines(_title(report), _score_table(report)),
             *[f"- {sentence}" for sentence in things_to_look_at(report)],
         ]
         if report.comparison is not None:
-            lines += ["", *_table_lines(report, _comparison_table(report))]
+            table = _comparison_table(report.task["name"], report.comparison)
+            lines += ["", *_table_lines(table.title, table)]
         lines.append("")
     return "\n".join([*lines, HOW]) + "\n"
 
@@ -94,7 +95,7 @@ def tables(report: MaskReport) -> list[TextTable]:
     """All tables of a report."""
     found = [_score_table(report)]
     if report.comparison is not None:
-        found.append(_comparison_table(report))
+        found.append(_comparison_table(report.task["name"], report.comparison))
     if report.gain is not None:
         found.append(_paired_table("Against the mean-mask prior", "prior", "model", report.gain))
     for attribute, groups in report.subgroups.items():
@@ -114,12 +115,9 @@ def _score_table(report: MaskReport) -> TextTable:
     return TextTable("Overlap", header, rows)
 
 
-def _comparison_table(report: MaskReport) -> TextTable:
-    assert report.comparison is not None
-    comparison = report.comparison
-    return _paired_table(
-        f"{comparison.model} against {comparison.other}", comparison.other, comparison.model, comparison.results
-    )
+def _comparison_table(task: str, comparison: MaskComparison) -> TextTable:
+    title = f"{task}: {comparison.model} against {comparison.other}"
+    return _paired_table(title, comparison.other, comparison.model, comparison.results)
 
 
 def _paired_table(title: str, other: str, model: str, results: Sequence[PairedOverlap]) -> TextTable:
@@ -142,9 +140,9 @@ def _title(report: MaskReport) -> str:
     return f"{report.task['name']} on {report.dataset}, {report.split}: {report.num_images:,} images{patients}"
 
 
-def _table_lines(report: MaskReport, table: TextTable) -> list[str]:
+def _table_lines(title: str, table: TextTable) -> list[str]:
     note = [table.note, ""] if table.note else []
-    return [f"## {_title(report)}", "", *markdown_table(table.header, table.rows), "", *note]
+    return [f"## {title}", "", *markdown_table(table.header, table.rows), "", *note]
 
 
 def _markdown(reports: Sequence[MaskReport], facts: Mapping[str, Any]) -> str:
