@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ...metrics.auroc import label_table
 from ...metrics.prevalence import co_occurrence, prevalence
 from ...metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
-from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..build.duplicates import HASH_FILE, find_duplicates, read_hashes
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT
@@ -27,6 +27,7 @@ QUANTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "
 # An image is read together with the parquet row group around it, so the sample keeps to this many of them a split.
 MAX_GROUPS = 100
 THUMBNAILS, THUMBNAIL_SIDE = 4, 176
+TINT, TINT_COLOUR = 90, (255, 140, 0)  # of masks, how opaque of 255
 SHOWN_DUPLICATES = 20
 
 
@@ -107,7 +108,7 @@ def describe_dataset(folder: Path, num_images: int = 1000) -> tuple[dict[str, An
         },
         "overlap": overlap,
         "co_occurrence": None
-        if task.problem_type == "single_label_classification" or len(task.labels) == 1
+        if len(task.labels) == 1 or isinstance(task, ArkTask) and task.problem_type == "single_label_classification"
         else {"both": both.tolist(), "known": known.tolist()},
         "shortcut": _shortcut(task, splits, samples, patients),
     }
@@ -170,7 +171,9 @@ def _read_build_report(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_split(task: ArkTask, split: Split, patients: np.ndarray | None, sample: Sample) -> dict[str, Any]:
+def _describe_split(
+    task: ArkTask | SegmentationTask, split: Split, patients: np.ndarray | None, sample: Sample
+) -> dict[str, Any]:
     ages = np.array([np.nan if age is None else age for age in split.metadata["age"]], dtype=float)
     decades = Counter(int(age // 10) for age in ages[np.isfinite(ages) & (ages >= 0)])
     statistics = np.array(sample.statistics).reshape(-1, len(SHORTCUT_STATISTICS))
@@ -182,6 +185,7 @@ def _describe_split(task: ArkTask, split: Split, patients: np.ndarray | None, sa
         "prevalence": {
             label: prevalence(split.labels[:, number], patients) for number, label in enumerate(task.labels)
         },
+        "areas": None if split.areas is None else _describe_areas(task, split.areas),
         "ages_by_decade": {f"{10 * decade}": decades[decade] for decade in sorted(decades)},
         "images_looked_at": len(statistics),
         "unreadable_rows": sample.unreadable,
@@ -194,21 +198,32 @@ def _describe_split(task: ArkTask, split: Split, patients: np.ndarray | None, sa
     }
 
 
+def _describe_areas(task: ArkTask | SegmentationTask, areas: np.ndarray) -> dict[str, dict[str, float]]:
+    """Quantiles of the share of an image that each label covers where it is; without those that are nowhere."""
+    found = {label: column[column > 0] for label, column in zip(task.labels, areas.T, strict=True)}
+    return {
+        label: dict(zip(QUANTILES, np.percentile(values, list(QUANTILES.values())).tolist(), strict=True))
+        for label, values in found.items()
+        if len(values)
+    }
+
+
 # Images
 
 
 def _look_at_images(
-    name: str, task: ArkTask, splits: list[Split], num_images: int
+    name: str, task: ArkTask | SegmentationTask, splits: list[Split], num_images: int
 ) -> tuple[dict[str, Sample], list[Thumbnail]]:
     drawn = {split.name: _draw_rows(split, num_images) for split in splits}
     shown = _draw_thumbnails(task, splits, drawn)
     samples, thumbnails = {}, []
+    order = {label: number for number, label in enumerate(task.labels)}
     total = sum(len(set(drawn[split.name]) | set(shown[split.name])) for split in splits)
     with tqdm(total=total, desc=f"looking at {name}", unit="image") as progress:
         for split in splits:
             sample = samples[split.name] = Sample()
             in_sample = set(drawn[split.name])
-            for row, image in read_images(split, sorted(in_sample | set(shown[split.name]))):
+            for row, image, masks in read_images(split, sorted(in_sample | set(shown[split.name])), task):
                 progress.update()
                 if image is None:
                     sample.unreadable.append(row)
@@ -217,8 +232,8 @@ def _look_at_images(
                     sample.rows.append(row)
                     sample.statistics.append(image_statistics(image))
                 for label in shown[split.name].get(row, ()):
-                    thumbnails.append(Thumbnail(label, split.name, row, small_jpeg(image)))
-    order = {label: number for number, label in enumerate(task.labels)}
+                    outlined = masks[order[label]] if masks else None
+                    thumbnails.append(Thumbnail(label, split.name, row, small_jpeg(image, outlined)))
     return samples, sorted(thumbnails, key=lambda each: order[each.label])
 
 
@@ -231,7 +246,7 @@ def _draw_rows(split: Split, num_images: int) -> list[int]:
 
 
 def _draw_thumbnails(
-    task: ArkTask, splits: list[Split], drawn: dict[str, list[int]]
+    task: ArkTask | SegmentationTask, splits: list[Split], drawn: dict[str, list[int]]
 ) -> dict[str, dict[int, list[str]]]:
     """Labels to show of rows, by split: from the drawn rows if they have enough positives, to read no more files."""
     shown: dict[str, dict[int, list[str]]] = {split.name: {} for split in splits}
@@ -251,17 +266,20 @@ def _draw_thumbnails(
     return shown
 
 
-def small_jpeg(pixels: np.ndarray) -> bytes:
-    """A picture (rows, columns) for a page."""
+def small_jpeg(pixels: np.ndarray, mask: np.ndarray | None = None) -> bytes:
+    """A picture (rows, columns) for a page, with a tint where a mask of the same size is."""
     small = Image.fromarray((pixels / full_scale(pixels) * 255).astype(np.uint8))
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    if mask is not None:
+        strength = Image.fromarray((mask * TINT).astype(np.uint8)).resize(small.size, Image.Resampling.BOX)
+        small = Image.composite(Image.new("RGB", small.size, TINT_COLOUR), small.convert("RGB"), strength)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
 def _shortcut(
-    task: ArkTask, splits: list[Split], samples: dict[str, Sample], patients: dict[str, np.ndarray]
+    task: ArkTask | SegmentationTask, splits: list[Split], samples: dict[str, Sample], patients: dict[str, np.ndarray]
 ) -> dict[str, Any] | None:
     """How well the statistics of the sampled images predict each label, fitted on train; None without two splits."""
     by_name = {split.name: split for split in splits if samples[split.name].rows}

@@ -147,7 +147,7 @@ def _dataset(
     key: str, name: str, dataset: Mapping[str, Any], duplicates: Mapping[str, Any], thumbnails: Sequence[Thumbnail]
 ) -> str:
     task, splits = dataset["task"], dataset["splits"]
-    labels, kind = task["labels"], task["problem_type"].replace("_classification", "").replace("_", "-")
+    labels, kind = task["labels"], _kind(task)
     parts = [
         f"<h2>{escape(name)}</h2>",
         f"<p>Task {escape(task['name'])}, {kind}, {len(labels)} labels.</p>",
@@ -158,6 +158,8 @@ def _dataset(
     parts += ["<h3>Splits</h3>", _split_table(splits)]
     figures = html_figures(_label_figures(key, labels, splits))
     parts += ["<h3>Labels</h3>", side_by_side(_label_table(labels, splits), figures)]
+    if any(numbers["areas"] for numbers in splits.values()):
+        parts += ["<h3>Masks</h3>", _area_table(labels, splits)]
     if dataset["co_occurrence"]:
         parts += ["<h3>Labels that stand together</h3>", _co_occurrence(key, labels, dataset["co_occurrence"])]
     if demographics := _demographics(key, splits):
@@ -166,6 +168,26 @@ def _dataset(
     parts += ["<h3>Shortcuts</h3>", _shortcut(key, labels, dataset["shortcut"])]
     parts += ["<h3>Contact sheet</h3>", _contact_sheet(labels, thumbnails)]
     return "\n".join(parts)
+
+
+def _kind(task: Mapping[str, Any]) -> str:
+    if "problem_type" in task:
+        return task["problem_type"].replace("_classification", "").replace("_", "-")
+    return f"segmentation, {'overlapping' if task['overlapping'] else 'exclusive'}"
+
+
+def _area_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:
+    rows = [
+        [label, split, *(f"{100 * value:.2f}" for value in numbers["areas"][label].values())]
+        for label in labels
+        for split, numbers in splits.items()
+        if label in numbers["areas"]
+    ]
+    header = ["label", "split", "smallest", "5 %", "25 %", "median", "75 %", "95 %", "largest"]
+    note = (
+        "How much of an image the label covers, in %, of the images that have a pixel of it, which are its positives."
+    )
+    return f'{html_table(header, rows)}<p class="note">{note}</p>'
 
 
 def _split_table(splits: Mapping[str, Any]) -> str:
