@@ -14,6 +14,7 @@ from PIL.ExifTags import Base
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
 from ark_hf.data.build.masks import MaskStore
+from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.mask_files import MaskFiles, read_label_map, read_mask
 from ark_hf.data.rows import Row, read_image_file
 from ark_hf.data.sources.generic_masks import MaskedSource, read_masked
@@ -278,6 +279,23 @@ def test_files_that_are_no_masks_are_refused_by_name_and_reason(tmp_path, name):
     if name not in ("smooth.png", "no_outside.png", "lossy.jpg"):
         with pytest.raises(ValueError, match=message):
             read_label_map(folder / name, {1: "lungs", 255: "heart"})
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_damaged_masks_are_refused_or_read_and_nothing_else_happens(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    name = data.draw(st.sampled_from(sorted(GOOD)))
+    GOOD[name](path.with_suffix(Path(name).suffix))
+    content = bytearray(path.with_suffix(Path(name).suffix).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    for read in (read_mask, lambda path: read_label_map(path, {1: "lungs"})["lungs"]):
+        try:
+            assert read(path).dtype == bool
+        except UnreadableImageError as refusal:
+            assert str(refusal).startswith(f"{path}: ")
 
 
 def test_a_mask_of_another_size_is_refused_and_one_that_covers_all_is_doubted(tmp_path):
