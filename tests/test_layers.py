@@ -26,7 +26,7 @@ inference
 evaluation
 evaluation/report
 evaluation/probing
-evaluation/evaluate.py
+evaluation/evaluate.py evaluation/evaluate_masks.py
 training
 training/ark
 training/finetune

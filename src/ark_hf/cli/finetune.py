@@ -22,7 +22,10 @@ class FinetuneCommand(FinetuningArguments):
     )
     dataset: str = field(
         kw_only=True,
-        metadata={"help": "Folder or Hub id of a task dataset, of labels or masks, or with --label_columns of any image dataset."},
+        metadata={
+            "help": "Folder or Hub id of a task dataset, of labels or masks, or with --label_columns of any image "
+            "dataset."
+        },
     )
     protocol: Literal["sex"] | None = field(
         default=None,
