@@ -4,12 +4,14 @@ Predict with an exported model; numpy, pillow and onnxruntime are all it needs, 
     ark-hf export ark-cxr --out ark-cxr-onnx
     python examples/predict_onnx.py ark-cxr-onnx/model.onnx chest.png other.jpg > predictions.csv
 
-It reads PNG and JPEG files of 8 or 16 bits as `ark-hf predict` does; for DICOM use that one.
+Of a segmenter the table has the area of each label, and its mask is written to the folder `masks`. It reads PNG and
+JPEG files of 8 or 16 bits as `ark-hf predict` does; for DICOM use that one.
 """
 
 import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -59,22 +61,67 @@ def load(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, str]]:
     except Exception as error:  # onnxruntime's errors share no class
         sys.exit(f"{path}: cannot be loaded as an ONNX model ({type(error).__name__}).")
     metadata = session.get_modelmeta().custom_metadata_map
-    if not {"tasks", "preprocessing"} <= set(metadata):
+    if "preprocessing" not in metadata or not {"tasks", "segmentation"} & set(metadata):
         sys.exit(f"{path}: was not written by `ark-hf export`; it does not say how to use it.")
     return session, metadata
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: python predict_onnx.py MODEL.onnx PICTURE [PICTURE ...]")
-    session, metadata = load(sys.argv[1])
-    tasks, settings = json.loads(metadata["tasks"]), json.loads(metadata["preprocessing"])
+def enlarge(planes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(n, h, w) to (n, height, width), bilinear, pixels seen as squares."""
+    for axis, length in ((1, height), (2, width)):
+        old = planes.shape[axis]
+        place = ((np.arange(length) + 0.5) * old / length - 0.5).clip(0, old - 1)
+        low = place.astype(int)
+        high = np.minimum(low + 1, old - 1)
+        part = (place - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
+        planes = planes.take(low, axis) * (1 - part) + planes.take(high, axis) * part
+    return planes
+
+
+def masks_of(logits: np.ndarray, task: dict) -> np.ndarray:
+    """bool (labels, height, width) of the enlarged logits."""
+    if not task.get("overlapping"):
+        return logits.argmax(axis=0) == np.arange(1, len(logits))[:, None, None]  # class 0 is the background
+    thresholds = np.array([task.get("thresholds", {}).get(label, 0.5) for label in task["labels"]])
+    with np.errstate(divide="ignore"):
+        return logits >= np.log(thresholds / (1 - thresholds))[:, None, None]
+
+
+def write_masks(session: onnxruntime.InferenceSession, task: dict, settings: dict, paths: list[str]) -> None:
+    table = csv.writer(sys.stdout)
+    table.writerow(["image", "task", "label", "pixels", "mask"])
+    folder = Path("masks")
+    folder.mkdir(exist_ok=True)
+    for row, path in enumerate(paths, start=1):
+        grey = read_grey(path)
+        (logits,) = session.run(["logits"], {"pixel_values": prepare(grey, settings)})
+        masks = masks_of(enlarge(logits[0], *grey.shape), task)
+        for number, (label, mask) in enumerate(zip(task["labels"], masks, strict=True)):
+            file = folder / f"{row:05d}_{number:03d}.png"
+            Image.fromarray(mask).save(file)
+            table.writerow([path, task["name"], label, mask.sum(), file])
+
+
+def write_probabilities(
+    session: onnxruntime.InferenceSession, tasks: list[dict], settings: dict, paths: list[str]
+) -> None:
     table = csv.writer(sys.stdout)
     table.writerow(["image", "task", "label", "probability", "threshold", "positive"])
-    for path in sys.argv[2:]:
+    for path in paths:
         (probabilities,) = session.run(["probabilities"], {"pixel_values": prepare(read_grey(path), settings)})
         names = [(task, label) for task in tasks for label in task["labels"]]
         for (task, label), probability in zip(names, probabilities[0].tolist(), strict=True):
             threshold = task.get("thresholds", {}).get(label)
             called = "" if threshold is None else "yes" if probability >= threshold else "no"
             table.writerow([path, task["name"], label, f"{probability:.6f}", threshold, called])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python predict_onnx.py MODEL.onnx PICTURE [PICTURE ...]")
+    session, metadata = load(sys.argv[1])
+    settings, paths = json.loads(metadata["preprocessing"]), sys.argv[2:]
+    if "segmentation" in metadata:
+        write_masks(session, json.loads(metadata["segmentation"]), settings, paths)
+    else:
+        write_probabilities(session, json.loads(metadata["tasks"]), settings, paths)

@@ -19,12 +19,16 @@ from ..files import check_new_folder, replace_folder
 from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..provenance import shown_name
+from .masks import check_segments
+from .overlays import check_whole_picture
 from .task_labels import UNNAMED_TASK, label_names
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUTS = "pixel_values", ("logits", "probabilities", "embeddings")
+SEGMENTER_OUTPUTS = ("logits",)
 OPSETS = range(18, 24)
 TESTED_BATCH_SIZES = (1, 3)  # the export sees two pictures: only others show that the batch size stayed free
 # Kernels of float32 that sum in another order differ by some 1e-6; one that computes something else, by far more
@@ -44,7 +48,7 @@ PREPARATION_SETTINGS = (
 
 
 def export_onnx(
-    model: ArkForImageClassification,
+    model: ArkForImageClassification | ArkForSemanticSegmentation,
     processor: ArkImageProcessor,
     output_dir: Path,
     opset: int = 20,
@@ -55,16 +59,21 @@ def export_onnx(
     whole or not at all. Before it is put in place, the file is checked and run by onnxruntime on random pictures.
 
     The file takes `pixel_values`, float32 (batch, 3, image_size, image_size) as the image processor gives them, for
-    any batch size, and gives float32
+    any batch size, and gives float32, of a classifier
 
     - `logits`, (batch, num_labels), as the model gives them without a task: of several heads per-label log-odds;
     - `probabilities`, (batch, num_labels) in [0, 1]: those of the stock pipeline, so that no reader of the file needs
       to know which labels share a softmax;
     - `embeddings`, (batch, projector_dim), for search and probes.
 
+    and of a segmenter `logits` alone, (batch, classes, height, width), at their own resolution, which is below that of
+    the input: whoever reads them enlarges them to the picture (bilinear), and then takes the largest class, or of
+    overlapping labels those whose sigmoid reaches the threshold.
+
     Its `metadata_props` hold, as JSON, `tasks` (the heads in the order of the outputs, as in `config.json`: labels,
-    problem type, thresholds; an ordinary classifier is one task `classifier`) and `preprocessing` (the settings of the
-    image processor by their names in transformers); and as plain text `source`, `weights_sha256`, `backbone` and
+    problem type, thresholds; an ordinary classifier is one task `classifier`), or of a segmenter `segmentation` (its
+    task) and `classes` (names of the logits), and `preprocessing` (the settings of the image processor by their names
+    in transformers); and as plain text `source`, `weights_sha256`, `backbone` and
     `notice`. Weights beyond what one ONNX file can hold (2 GB) go to `model.onnx.data` beside it.
 
     Args:
@@ -82,19 +91,24 @@ def export_onnx(
 
     Raises:
         ValueError: One of `PACKAGES` is not installed, the opset is none of those, `output_dir` exists and is not
-            empty, the model is a regression, the image processor does something else, PyTorch cannot export the model,
-            or the file does not compute what the model does.
+            empty, the model is a regression or a segmenter without a named task, the image processor does something
+            else, PyTorch cannot export the model, or the file does not compute what the model does.
     """
     check_can_export(output_dir, opset)
     config = model.config
     if config.problem_type == "regression":
         raise ValueError("The model is a regression, which has no probabilities; only classifiers can be exported.")
-    model.drop_stale_thresholds()
+    if isinstance(model, ArkForSemanticSegmentation):
+        check_segments(config, model.name_or_path or type(model).__name__)
+        check_whole_picture(processor, "Masks")
+    else:
+        model.drop_stale_thresholds()
     metadata = _metadata(model, processor)
     if weights_sha256 is not None:
         metadata["weights_sha256"] = weights_sha256
     pictures = _random_pictures(processor, config, max(TESTED_BATCH_SIZES))
-    module = _ExportedModel(copy.deepcopy(model).to("cpu", torch.float32)).eval()
+    kind = _ExportedSegmenter if isinstance(model, ArkForSemanticSegmentation) else _ExportedModel
+    module = kind(copy.deepcopy(model).to("cpu", torch.float32)).eval()
     program = _export(module, pictures, opset)
     program.model.metadata_props.update(metadata)
     differences = {}
@@ -121,8 +135,23 @@ def check_can_export(output_dir: Path, opset: int) -> None:
     check_new_folder(output_dir)
 
 
+class _ExportedSegmenter(nn.Module):
+    """The output of a segmenter's file."""
+
+    outputs = SEGMENTER_OUTPUTS
+
+    def __init__(self, model: ArkForSemanticSegmentation):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.model(pixel_values).logits,)
+
+
 class _ExportedModel(nn.Module):
-    """The outputs of the file, from one pass."""
+    """The outputs of a classifier's file, from one pass."""
+
+    outputs = OUTPUTS
 
     def __init__(self, model: ArkForImageClassification):
         super().__init__()
@@ -139,23 +168,28 @@ def _is_multi_label(config: ArkConfig) -> bool:
     return config.problem_type == "multi_label_classification" or config.num_labels == 1
 
 
-def _metadata(model: ArkForImageClassification, processor: ArkImageProcessor) -> dict[str, str]:
+def _metadata(model: Any, processor: ArkImageProcessor) -> dict[str, str]:
     for name, needed in PREPARATION.items():
         value = getattr(processor, name)
         if value != needed:
             raise ValueError(f"The image processor has {name}={value!r}; to export the model it must be {needed!r}.")
-    config = model.config
-    kind = "multi_label_classification" if _is_multi_label(config) else "single_label_classification"
-    ordinary = {"name": UNNAMED_TASK, "labels": label_names(config), "problem_type": kind}
-    tasks = [ordinary] if config.tasks is None else [task.to_dict() for task in config.tasks]
-    settings = processor.to_dict()
+    config, settings = model.config, processor.to_dict()
     return {
-        "tasks": json.dumps(tasks),
+        **_described_outputs(config),
         "preprocessing": json.dumps({name: settings.get(name) for name in PREPARATION_SETTINGS}),
         "source": shown_name(model.name_or_path) if model.name_or_path else "",
         "backbone": config.backbone,
         "notice": "Research use only. Not a medical device. The weights are under the licence of the source.",
     }
+
+
+def _described_outputs(config: ArkConfig) -> dict[str, str]:
+    if config.segmentation is not None:
+        task = config.segmentation
+        return {"segmentation": json.dumps(task.to_dict()), "classes": json.dumps(task.classes)}
+    kind = "multi_label_classification" if _is_multi_label(config) else "single_label_classification"
+    ordinary = {"name": UNNAMED_TASK, "labels": label_names(config), "problem_type": kind}
+    return {"tasks": json.dumps([ordinary] if config.tasks is None else [task.to_dict() for task in config.tasks])}
 
 
 def _random_pictures(processor: ArkImageProcessor, config: ArkConfig, count: int) -> torch.Tensor:
@@ -173,7 +207,7 @@ def _random_pictures(processor: ArkImageProcessor, config: ArkConfig, count: int
     return pictures
 
 
-def _export(module: _ExportedModel, pictures: torch.Tensor, opset: int) -> Any:
+def _export(module: "_ExportedModel | _ExportedSegmenter", pictures: torch.Tensor, opset: int) -> Any:
     """PyTorch's `ONNXProgram`."""
     from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -186,7 +220,7 @@ def _export(module: _ExportedModel, pictures: torch.Tensor, opset: int) -> Any:
                 verbose=False,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=OUTPUTS,
+                output_names=module.outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
     except torch.onnx.OnnxExporterError as error:
@@ -212,22 +246,24 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _differences(path: Path, module: _ExportedModel, pictures: torch.Tensor) -> dict[str, float]:
+def _differences(
+    path: Path, module: "_ExportedModel | _ExportedSegmenter", pictures: torch.Tensor
+) -> dict[str, float]:
     """See [`export_onnx`]; raises `ValueError` if they are too large, or the file cannot be run."""
     import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    largest = dict.fromkeys(OUTPUTS, 0.0)
+    largest = dict.fromkeys(module.outputs, 0.0)
     try:
         onnx.checker.check_model(str(path))
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for count in TESTED_BATCH_SIZES:
-            found: Sequence[Any] = session.run(OUTPUTS, {INPUT: pictures[:count].numpy()})
+            found: Sequence[Any] = session.run(module.outputs, {INPUT: pictures[:count].numpy()})
             with torch.no_grad():
                 expected = module(pictures[:count])
-            for name, theirs, ours in zip(OUTPUTS, found, expected, strict=True):
+            for name, theirs, ours in zip(module.outputs, found, expected, strict=True):
                 scale = max(1.0, float(ours.abs().max()))
                 difference = float(np.abs(theirs - ours.numpy()).max()) / scale
                 largest[name] = float(np.maximum(largest[name], difference))  # NaN stays

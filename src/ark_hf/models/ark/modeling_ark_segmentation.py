@@ -163,7 +163,7 @@ class ArkForSemanticSegmentation(ArkPreTrainedModel):
         cutoffs = None
         if task is not None and task.overlapping:
             given = [(task.thresholds or {}).get(label, 0.5) for label in task.labels]
-            cutoffs = torch.tensor(given, device=logits.device).logit().expand(len(logits), -1)
+            cutoffs = torch.tensor(given, device=logits.device).logit().expand(logits.shape[0], -1)
         return ArkSemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels),
             logits=logits,
