@@ -81,7 +81,9 @@ def no_figures():
         patch.setattr(
             "ark_hf.evaluation.report.page.task_figures", lambda key, report: {"AUROC": f'<svg id="{key}"></svg>'}
         )
-        patch.setattr("ark_hf.hub.model_card.auroc_picture", lambda report: b"\0" + report.task.encode())
+        patch.setattr("ark_hf.evaluation.report.mask_page._figure", lambda name, report: f'<svg id="{name}"></svg>')
+        patch.setattr("ark_hf.hub.label_results.auroc_picture", lambda report: b"\0" + report.task.encode())
+        patch.setattr("ark_hf.hub.mask_results.dice_picture", lambda report: b"\0" + report.task["name"].encode())
         for module in ("ark.pretrainer", "finetune.run"):
             patch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)
         yield

@@ -32,7 +32,9 @@ from ark_hf.inference.predict import load_ark
 from ark_hf.provenance import read_provenance
 from tests.conftest import COUNTS
 from tests.hub.conftest import sent_objects
+from tests.hub.mask_reports import write_report_of
 from tests.hub_stand_in import OWNER, STRANGER
+from tests.inference.segmenters import ORGANS, save_segmenter
 from tests.training.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -527,10 +529,14 @@ def test_wrong_folders(run, sites, capsys):
     assert "--report is for models" in capsys.readouterr().err
 
 
-def test_a_segmenter_is_refused_as_such(tmp_path, capsys):
-    task = ark_hf.SegmentationTask("organs", ["lungs"])
-    config = ark_hf.ArkConfig(backbone="test_resnet", image_size=64, projector_dim=8, segmentation=task)
-    ark_hf.ArkForSemanticSegmentation(config).save_pretrained(tmp_path)
-    ark_hf.ArkImageProcessor(size=64).save_pretrained(tmp_path)
-    assert main(["push", str(tmp_path), "someone/organs", "--dry_run"]) == 2
-    assert "is a segmenter" in capsys.readouterr().err
+@pytest.mark.slow_ci
+def test_a_segmenter_goes_with_its_card_and_report(hub, tmp_path):
+    save_segmenter(tmp_path / "organs", ORGANS)
+    write_report_of(tmp_path / "organs", tmp_path / "report", ORGANS)
+    push_model(tmp_path / "organs", "someone/organs", tmp_path / "report")
+    there = {name for name in HfApi().list_repo_files("someone/organs") if name not in MODEL_FILES}
+    reported = {f"report/report.{ending}" for ending in ("json", "md", "html")}
+    assert there == {".gitattributes", "README.md", "figures/dice-1-organs.png", *reported}
+    assert ModelCard.load("someone/organs").data.pipeline_tag == "image-segmentation"
+    pipe = pipeline("chest-xray-segmentation", model="someone/organs")
+    assert list(pipe(np.zeros((40, 50), np.uint8))["masks"]) == ORGANS.labels

@@ -13,8 +13,8 @@ OVERLAPPING = SegmentationTask("chest", ["left lung", "right lung", "heart", "ri
 
 def tiny_segmenter(task: SegmentationTask | None, **config) -> ArkForSemanticSegmentation:
     torch.manual_seed(0)
-    config = {"backbone": "test_resnet", "image_size": SIZE, "projector_dim": None, "segmentation": task, **config}
-    model = ArkForSemanticSegmentation(ArkConfig(**config)).eval()
+    small = {"backbone": "test_resnet", "image_size": SIZE, "projector_dim": None, "decoder_channels": 16}
+    model = ArkForSemanticSegmentation(ArkConfig(**{**small, "segmentation": task, **config})).eval()
     with torch.no_grad():
         model.segmentation_head.weight.mul_(20)
     return model

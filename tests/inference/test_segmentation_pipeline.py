@@ -83,6 +83,7 @@ def test_a_model_by_name_and_one_radiograph(files, tmp_path):
         pipe(files[0], top_k=3)
 
 
+@pytest.mark.slow_ci
 def test_what_is_no_segmenter_or_has_no_names_is_refused(tmp_path):
     unnamed = save_segmenter(tmp_path / "unnamed", None, num_labels=3)
     with pytest.raises(ValueError, match="is a segmenter without a named task. Name it"):

@@ -1,39 +1,37 @@
 """The card of a model, filled from its own files and the report of its test, and what goes to the Hub beside it."""
 
-import html
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..data.leaks import shared_lines
-from ..evaluation.report.figures import auroc_picture
 from ..evaluation.report.gallery import without_pictures
-from ..evaluation.report.page import things_to_look_at
 from ..evaluation.report.stored import read_report
-from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
-from ..evaluation.report.task_report import TaskReport
-from ..evaluation.report.text import matched_labels, table_lines
+from ..evaluation.report.tables import TextTable
+from ..inference.masks import SEGMENTER
 from ..inference.task_labels import UNNAMED_TASK, label_names
 from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..pages.formats import format_defined, format_interval, format_number, markdown_cell
+from ..pages.formats import format_defined, format_interval, format_number
 from ..provenance import read_provenance, weights_sha256
+from . import label_results, mask_results
+from .card_parts import cell, table_text
 from .push import CARD_FILE
 
+AUTO_CLASSES = {
+    "ArkForImageClassification": "AutoModelForImageClassification",
+    SEGMENTER: "AutoModelForSemanticSegmentation",
+}
 EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
 REPORT_PAGE = "report.html"
 REPORT_FILES = ("report.json", "report.md", REPORT_PAGE)
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PROSE = TEMPLATE.with_suffix(".yaml")
 UNKNOWN = "unknown"  # where the weights come from
-SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def model_card_files(
@@ -58,20 +56,20 @@ def model_card_files(
     Raises:
         ValueError: The report is of other weights, or a file cannot be read.
     """
-    facts, reports = ({}, []) if report is None else read_report(report)
+    kind = _results(ArkConfig.from_pretrained(folder))
+    facts, reports = ({}, []) if report is None else read_report(report, kind.REPORT_KIND)
     if report is not None:
         _check_same_weights(folder, facts, report)
-    figures = {f"figures/auroc-{number}-{each.task}.png": each for number, each in enumerate(reports, start=1)}
-    shown = dict(zip(figures, reports, strict=True))
-    card = model_card(folder, place, shown, license_id, facts.get("crops", "whole"))
+    figures = kind.figures(reports)
+    card = model_card(folder, place, figures, license_id, facts.get("crops", "whole"))
     files = {CARD_FILE: str(card).encode()}
-    files |= {name: auroc_picture(each) for name, each in figures.items()}
+    files |= {name: kind.picture(each) for name, each in figures.items()}
     if report is not None:
         files |= {f"report/{name}": (report / name).read_bytes() for name in REPORT_FILES if (report / name).is_file()}
         page = f"report/{REPORT_PAGE}"
         if page in files:  # pictures of patients stay here
             files[page] = without_pictures(files[page].decode()).encode()
-    entries = eval_result_entries(reports)
+    entries = [entry for each in reports for entry in kind.entries(each)]
     if entries:
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
         files[EVAL_RESULTS_FILE] = text.encode()
@@ -81,7 +79,7 @@ def model_card_files(
 def model_card(
     folder: Path,
     place: str,
-    reports: Mapping[str, TaskReport] | None = None,
+    reports: Mapping[str, Any] | None = None,
     license_id: str | None = None,
     crops: str = "whole",
 ) -> ModelCard:
@@ -89,27 +87,33 @@ def model_card(
     The card alone; see [`model_card_files`].
 
     Args:
-        reports: The test results, each by the path of its figure.
+        reports: The test results, a [`TaskReport`] or of a segmenter a [`MaskReport`] each, by the path of its figure.
         crops: What of the images the reports are about, see [`with_crops`].
     """
     config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
-    prose, history = _prose(), _history(origin)
+    prose, history, kind = _prose(), _history(origin), _results(config)
     licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
-    classifies = "ArkForImageClassification" in (config.architectures or [])
+    auto_class = AUTO_CLASSES.get((config.architectures or [""])[0], "AutoModel")
+    segmentation = config.segmentation if kind is mask_results else None
     return ModelCard.from_template(
-        _header(place, config, classifies, history, list(reports.values()), license_id or licence),
+        _header(place, config, auto_class, history, list(reports.values()), license_id or licence),
         template_path=str(TEMPLATE),
         name=place.rpartition("/")[2],
         place=place,
         prose=prose,
         origin=prose["origins"][origin["kind"]] if origin else "",
-        auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
+        auto_class=auto_class,
         view=_view(folder),
-        labels=_label_rows(config) if classifies else [],
-        operating_points=[task.name for task in config.tasks or [] if task.thresholds],
+        labels=[] if auto_class == "AutoModel" else _label_rows(config),
+        segmentation=segmentation,
+        limits=prose["limits"] if segmentation is None else prose["limits_of_masks"],
+        operating_points=_operating_points(config),
         untested=_untested(config, list(reports.values())),
-        reports=[_report_section(figure, report) for figure, report in reports.items()],
-        overview=_overview(list(reports.values())),
+        reports=[kind.section(figure, report) for figure, report in reports.items()],
+        overview=kind.overview(list(reports.values())),
+        how_measured=kind.HOW,
+        about_figures=kind.FIGURE,
+        about_report=kind.WHOLE,
         crops=crops,
         history=[_training_section(each) for each in history],
         phantom=bool(history) and all(_is_of_phantoms(each) for each in history),
@@ -118,22 +122,16 @@ def model_card(
     )
 
 
-def eval_result_entries(reports: Sequence[TaskReport]) -> list[EvalResultEntry]:
-    """The mean AUROC on each dataset of the Hub, for its leaderboard; datasets on this machine have none."""
-    entries = []
-    for report in reports:
-        dataset, _, revision = report.dataset.partition("@")
-        if dataset.count("/") == 1 and not math.isnan(report.mean.auroc):
-            entries.append(
-                EvalResultEntry(
-                    dataset_id=dataset,
-                    task_id=report.task,
-                    value=round(report.mean.auroc, 4),
-                    dataset_revision=revision if SHA1.fullmatch(revision) else None,
-                    notes=f"mean AUROC of {report.mean.num_defined} labels, split {report.split}",
-                )
-            )
-    return entries
+def _results(config: ArkConfig) -> Any:
+    """The module that knows the results of such a model."""
+    return mask_results if SEGMENTER in (config.architectures or []) else label_results
+
+
+def _operating_points(config: ArkConfig) -> list[str]:
+    if config.segmentation is not None:
+        thresholds = config.segmentation.thresholds or {}
+        return [f"{cell(label)} {threshold:g}" for label, threshold in thresholds.items()]
+    return [task.name for task in config.tasks or [] if task.thresholds]
 
 
 def _check_same_weights(folder: Path, facts: Mapping[str, Any], report: Path) -> None:
@@ -159,25 +157,25 @@ def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 def _header(
     place: str,
     config: ArkConfig,
-    classifies: bool,
+    auto_class: str,
     history: Sequence[Mapping[str, Any]],
-    reports: Sequence[TaskReport],
+    reports: Sequence[Any],
     licence: str | Mapping[str, str],
 ) -> ModelCardData:
     trained_on = [
         data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
     ]
-    start = history[0].get("start", "") if history else ""
+    start, kind = history[0].get("start", "") if history else "", _results(config)
     header = ModelCardData(
         license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
-        pipeline_tag="image-classification" if classifies else "image-feature-extraction",
+        pipeline_tag="image-feature-extraction" if auto_class == "AutoModel" else kind.TAG,
         tags=_prose()["tags"],
         base_model=start if start.count("/") == 1 else None,
         datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
-        metrics=["roc_auc"] if reports else None,
+        metrics=[kind.METRIC] if reports else None,
         model_name=place.rpartition("/")[2],
-        eval_results=_model_index(reports) or None,
+        eval_results=[result for report in reports for result in kind.results(report)] or None,
     )
     if not isinstance(licence, str):
         header["license_name"] = licence["license_name"]
@@ -205,77 +203,29 @@ def _view(folder: Path) -> str:
     return f"the whole radiograph, resized to {size['height']} x {size['width']} pixels"
 
 
-def _model_index(reports: Sequence[TaskReport]) -> list[EvalResult]:
-    """The mean test AUROC of each task and that of each label, where they are defined."""
-    results = []
-    for report in reports:
-        values = {"mean AUROC": report.mean.auroc} | {f"AUROC, {each.label}": each.auroc for each in report.labels}
-        results += [
-            EvalResult(
-                task_type="image-classification",
-                task_name=report.task,
-                dataset_type=report.dataset.partition("@")[0],
-                dataset_name=report.dataset,
-                dataset_split=report.split,
-                metric_type="roc_auc",
-                metric_name=name,
-                metric_value=round(value, 4),
-            )
-            for name, value in values.items()
-            if not math.isnan(value)
-        ]
-    return results
-
-
-def _untested(config: ArkConfig, reports: Sequence[TaskReport]) -> list[str]:
+def _untested(config: ArkConfig, reports: Sequence[Any]) -> list[str]:
+    if config.tasks is None:
+        return []
     tested = {report.task for report in reports if report.matches is None}
-    return [task.name for task in config.tasks or [] if reports and task.name not in tested]
+    return [task.name for task in config.tasks if reports and task.name not in tested]
 
 
 def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
+    if config.segmentation is not None:
+        task = config.segmentation
+        kind = "masks that may overlap" if task.overlapping else "masks that exclude each other"
+        return [{"name": task.name, "kind": kind, "labels": cell(", ".join(task.labels))}]
     if config.tasks is None:
         names = label_names(config)
-        return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": _cell(", ".join(names))}]
+        return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": cell(", ".join(names))}]
     return [
-        {"name": task.name, "kind": _kind(task.problem_type), "labels": _cell(", ".join(task.labels))}
+        {"name": task.name, "kind": _kind(task.problem_type), "labels": cell(", ".join(task.labels))}
         for task in config.tasks
     ]
 
 
 def _kind(problem_type: str | None) -> str:
     return "several labels an image" if problem_type == "multi_label_classification" else "one class an image"
-
-
-def _report_section(figure: str, report: TaskReport) -> dict[str, Any]:
-    patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
-    zero_shot = "" if report.matches is None else ", zero-shot"
-    return {
-        "title": f"{report.task}{zero_shot}: {_cell(report.dataset)}, {report.split}, {report.num_images:,} images"
-        f"{patients}",
-        "look_at": [_escape(each) for each in things_to_look_at(report)],
-        "figure": figure,
-        "tables": [{"title": table.title, "text": _table(table)} for table in task_tables(report) if not table.folded],
-        "matched_labels": _escape("\n".join(matched_labels(report)).strip()),
-    }
-
-
-def _overview(reports: Sequence[TaskReport]) -> str:
-    header = ["task", "dataset", "split", "images", "labels", "mean AUROC", "95 % interval", "shortcut baseline",
-              "95 % interval"]  # fmt: skip
-    rows = [
-        [
-            f"`{report.task}`",
-            report.dataset,
-            report.split,
-            f"{report.num_images:,}",
-            f"{report.mean.num_defined} of {report.mean.num_labels}",
-            *auroc_cells(report.mean),
-            *auroc_cells(report.baseline_mean),
-        ]
-        for report in reports
-    ]
-    note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
-    return _table(TextTable("", header, rows, note))
 
 
 def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,9 +236,9 @@ def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
         "start": _start(origin.get("start")),
         "training": _training(origin),
         "data": [_data_row(each) for each in data],
-        "shared": [_cell(line) for line in shared_lines(origin)],
+        "shared": [cell(line) for line in shared_lines(origin)],
         "label_counts": [
-            [f"`{each['task']}`", _cell(label), *(f"{count:,}" for count in counts.values())]
+            [f"`{each['task']}`", cell(label), *(f"{count:,}" for count in counts.values())]
             for each in data
             if _is_trained_on(each)
             for label, counts in each["splits"]["train"]["labels"].items()
@@ -308,8 +258,11 @@ def _start(name: str | None) -> str:
 
 
 def _training(origin: Mapping[str, Any]) -> str:
-    mean = (origin.get("validation") or {}).get("mean_auroc")
-    validated = f" Mean validation AUROC: {format_number(mean)}." if mean is not None else ""
+    validation = origin.get("validation") or {}
+    means = {"AUROC": validation.get("mean_auroc"), "Dice": validation.get("mean_dice")}
+    validated = "".join(
+        f" Mean validation {name}: {format_number(mean)}." for name, mean in means.items() if mean is not None
+    )
     if origin.get("kind") == "pretraining":
         return f"Weights of the end of cycle {origin['cycle']}.{validated}"
     if origin.get("kind") == "federated":
@@ -331,9 +284,9 @@ def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
     licence = "see below" if data.get("license") == "other" and data.get("access") else data.get("license")
     return {
         "task": data["task"],
-        "title": f"[{_cell(title)}]({link})" if link else _cell(title),
-        "license": "drawn phantoms" if data.get("phantom") else _cell(licence or "not stated"),
-        "access": _cell(data.get("access", "")),
+        "title": f"[{cell(title)}]({link})" if link else cell(title),
+        "license": "drawn phantoms" if data.get("phantom") else cell(licence or "not stated"),
+        "access": cell(data.get("access", "")),
         "train": f"{train['rows']:,}" if train else "not trained on",
         "patients": "unknown" if patients is None else f"{patients:,}",
         "validation": f"{validation['rows']:,}" if validation else "none",
@@ -370,26 +323,10 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
     ]
     rows.append(["mean (t interval over seeds)", *cells])
     table = TextTable("", ["seed", "validation mean AUROC", "test mean AUROC"], rows)
-    return _table(table)
+    return table_text(table)
 
 
 def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """Ark's papers, then those of the training data."""
     of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
     return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
-
-
-def _table(table: TextTable) -> str:
-    """As Markdown, in which names from labels and datasets stay text."""
-    rows = [[_escape(cell) for cell in row] for row in table.rows]
-    header = [_escape(cell) for cell in table.header]
-    return "\n".join(table_lines(replace(table, header=header, rows=rows, note=_escape(table.note))))
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=False)
-
-
-def _cell(text: Any) -> str:
-    """In one line, and with nothing that would end a table's cell or start a tag."""
-    return markdown_cell(_escape(str(text)))

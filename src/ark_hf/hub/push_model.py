@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ..inference.masks import SEGMENTER
 from ..inference.predict import load_ark
 from ..models.ark import configuration_ark
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from ..models.ark.modeling_ark import ArkModel
 from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
 from .model_card import model_card_files
 from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
@@ -40,7 +41,7 @@ EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 ALLOWED = {*NEEDED, PROVENANCE_FILE, CALIBRATION_FILE, CARD_FILE, WEIGHTS_INDEX}
-GENERATED = re.compile(r"figures/auroc-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
+GENERATED = re.compile(r"figures/(auroc|dice)-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
 REFUSED = {
     "images": (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".gz"),
@@ -221,10 +222,8 @@ def _check_weights(folder: Path, names: set[str]) -> None:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder / name} is no safetensors file: {error}.") from None
     architectures = ArkConfig.from_pretrained(folder).architectures or []
-    if "ArkForSemanticSegmentation" in architectures:
-        raise ValueError(f"{folder} is a segmenter, for which there is no card yet; nothing is pushed.")
     classifies = "ArkForImageClassification" in architectures
-    model, _ = load_ark(str(folder), ArkForImageClassification if classifies else ArkModel)
+    model, _ = load_ark(str(folder), None if classifies or SEGMENTER in architectures else ArkModel)
     beside = sorted(stored - set(model.state_dict()))
     if beside:
         raise ValueError(

@@ -14,18 +14,18 @@ import pyarrow.csv
 from ...data.open_dataset import TaskDataset
 from ...files import replacing, write_json, write_text
 from ...metrics.overlap import OverlapResult, PairedOverlap
-from ...pages.figures import BLUE, ORANGE, interval_plot
+from ...pages.figures import BLUE, ORANGE, draw_intervals, interval_plot, style, to_png
 from ...pages.formats import format_defined, format_interval, format_number, markdown_table
 from ...pages.html import document, escape, html_figures, html_table, look_at
 from ...provenance import package_version
 from ..mask_scoring import ScoredMasks
 from .mask_gallery import ShownMasks, mask_gallery
 from .mask_report import MaskComparison, MaskReport
-from .stored import VERSION
+from .stored import MASK_KIND, VERSION
 from .tables import TextTable
 from .text import NOTICE, how_it_was_made
 
-MASK_KIND = "segmentation"
+PRIOR = "mean-mask prior"
 HOW = (
     "Dice, IoU and distances are of each image at its stored size, then means over images, then over labels. Where "
     "neither mask has a pixel all are undefined and left out; where one alone has, Dice and IoU are 0 and the "
@@ -170,12 +170,22 @@ def _page(reports: Sequence[MaskReport], galleries: Sequence[Sequence[ShownMasks
     return document(title, parts)
 
 
+def dice_picture(report: MaskReport) -> bytes:
+    """The page's figure as a PNG on white, for where pages may not style one."""
+    colours = {"model": "#2f6fb7", PRIOR: "#c2691a"}
+    with style():
+        axes = draw_intervals([each.label for each in report.dice], _series(report), colours, "Dice", 0.0)
+        return to_png(axes.figure)
+
+
 def _figure(name: str, report: MaskReport) -> str:
+    colours = {"model": BLUE, PRIOR: ORANGE}
+    return interval_plot(name, [each.label for each in report.dice], _series(report), colours, "Dice", 0.0)
+
+
+def _series(report: MaskReport) -> dict[str, list[tuple[float, float, float]]]:
     series = {"model": [_values(each) for each in report.dice]}
-    if report.prior_dice is not None:
-        series["mean-mask prior"] = [_values(each) for each in report.prior_dice]
-    colours = {"model": BLUE, "mean-mask prior": ORANGE}
-    return interval_plot(name, [each.label for each in report.dice], series, colours, "Dice", 0.0)
+    return series if report.prior_dice is None else series | {PRIOR: [_values(each) for each in report.prior_dice]}
 
 
 def _values(result: OverlapResult) -> tuple[float, float, float]:

@@ -8,20 +8,22 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from .mask_report import MaskReport
 from .task_report import TaskReport
 
 # What `report.json` says of itself. A new field has a default, which it has in the reports that lack it. The version
 # rises only when what read the one before would read the new one wrongly.
-KIND, VERSION = "evaluation", 1
+KIND, MASK_KIND, VERSION = "evaluation", "segmentation", 1
 
 
-def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
+def read_report(path: Path, kind: str = KIND) -> tuple[dict[str, Any], list[Any]]:
     """
     Args:
-        path: A `report.json` of [`write_report`], or its folder.
+        path: A `report.json` of [`write_report`] or [`write_mask_report`], or its folder.
+        kind: Which of the two, `KIND` or `MASK_KIND`.
 
     Returns:
-        What stands at its top (`model`, `weights_sha256`, ...), and a report a task.
+        What stands at its top (`model`, `weights_sha256`, ...), and a [`TaskReport`] or [`MaskReport`] a task.
 
     Raises:
         ValueError: There is no such file, or it is something else, or of a later version of ark-hf.
@@ -29,12 +31,13 @@ def read_report(path: Path) -> tuple[dict[str, Any], list[TaskReport]]:
     file = path / "report.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = values.get("kind", KIND), values.get("version", 0)  # the first reports have neither
-        if kind != KIND:
-            raise ValueError(f"{file} is a report of the kind {kind!r}, not {KIND!r}; `ark-hf evaluate` writes that.")
+        found, version = values.get("kind", KIND), values.get("version", 0)  # the first reports have neither
+        if found != kind:
+            raise ValueError(f"{file} is a report of the kind {found!r}, not {kind!r}; `ark-hf evaluate` writes that.")
         if version > VERSION:
             raise ValueError(f"{file} is of a later version of ark-hf: update ark-hf, or evaluate again.")
-        reports = [_restore(TaskReport, task) for task in values.pop("tasks")]
+        each = TaskReport if kind == KIND else MaskReport
+        reports = [_restore(each, task) for task in values.pop("tasks")]
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist; `ark-hf evaluate ... --out FOLDER` writes it.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,79 @@
+"""What cards of all models share: results as the Hub has them, and names that stay text in Markdown."""
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry
+
+from ..evaluation.report.tables import TextTable
+from ..evaluation.report.text import table_lines
+from ..pages.formats import markdown_cell
+
+SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+def defined_results(
+    kind: str, task: str, dataset: str, split: str, metric: str, values: Mapping[str, float]
+) -> list[EvalResult]:
+    """
+    For the card's header, of the values by name that are defined.
+
+    Args:
+        kind: The Hub's name of what the model does, such as "image-classification".
+        metric: The Hub's name of what the values are.
+    """
+    return [
+        EvalResult(
+            task_type=kind,
+            task_name=task,
+            dataset_type=dataset.partition("@")[0],
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in values.items()
+        if not math.isnan(value)
+    ]
+
+
+def leaderboard_entries(task: str, dataset: str, value: float, notes: str) -> list[EvalResultEntry]:
+    """The one entry in a dataset's leaderboard; none for datasets on this machine, and undefined values."""
+    name, _, revision = dataset.partition("@")
+    if name.count("/") != 1 or math.isnan(value):
+        return []
+    return [
+        EvalResultEntry(
+            dataset_id=name,
+            task_id=task,
+            value=round(value, 4),
+            dataset_revision=revision if SHA1.fullmatch(revision) else None,
+            notes=notes,
+        )
+    ]
+
+
+def table_text(table: TextTable) -> str:
+    """As Markdown, in which names from labels and datasets stay text."""
+    rows = [[escaped(cell) for cell in row] for row in table.rows]
+    header = [escaped(cell) for cell in table.header]
+    return "\n".join(table_lines(replace(table, header=header, rows=rows, note=escaped(table.note))))
+
+
+def shown_tables(tables: Sequence[TextTable]) -> list[dict[str, str]]:
+    """For the template."""
+    return [{"title": table.title, "text": table_text(table)} for table in tables]
+
+
+def escaped(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def cell(text: Any) -> str:
+    """In one line, and with nothing that would end a table's cell or start a tag."""
+    return markdown_cell(escaped(str(text)))

@@ -1,0 +1,75 @@
+"""The results of a classifier in its card."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry
+
+from ..evaluation.report.figures import auroc_picture
+from ..evaluation.report.page import things_to_look_at
+from ..evaluation.report.stored import KIND
+from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
+from ..evaluation.report.task_report import TaskReport
+from ..evaluation.report.text import matched_labels
+from .card_parts import cell, defined_results, escaped, leaderboard_entries, shown_tables, table_text
+
+REPORT_KIND, METRIC, TAG = KIND, "roc_auc", "image-classification"
+FIGURE = "AUROC of each label with its interval, beside the shortcut baseline"
+HOW = "Mean AUROC with 95 % intervals, resampled by patient where patients are known."
+WHOLE = "with curves and each label's subgroups"
+
+
+def figures(reports: Sequence[TaskReport]) -> dict[str, TaskReport]:
+    """Each report by the path of its figure."""
+    return {f"figures/auroc-{number}-{each.task}.png": each for number, each in enumerate(reports, start=1)}
+
+
+def picture(report: TaskReport) -> bytes:
+    """The figure."""
+    return auroc_picture(report)
+
+
+def entries(report: TaskReport) -> list[EvalResultEntry]:
+    """The mean AUROC, for the leaderboard of the dataset."""
+    notes = f"mean AUROC of {report.mean.num_defined} labels, split {report.split}"
+    return leaderboard_entries(report.task, report.dataset, report.mean.auroc, notes)
+
+
+def results(report: TaskReport) -> list[EvalResult]:
+    """The mean test AUROC and that of each label."""
+    values = {"mean AUROC": report.mean.auroc} | {f"AUROC, {each.label}": each.auroc for each in report.labels}
+    return defined_results(TAG, report.task, report.dataset, report.split, METRIC, values)
+
+
+def section(figure: str, report: TaskReport) -> dict[str, Any]:
+    """What the template tells of one report, whose figure has this path."""
+    patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
+    zero_shot = "" if report.matches is None else ", zero-shot"
+    return {
+        "title": f"{report.task}{zero_shot}: {cell(report.dataset)}, {report.split}, {report.num_images:,} images"
+        f"{patients}",
+        "look_at": [escaped(each) for each in things_to_look_at(report)],
+        "figure": figure,
+        "tables": shown_tables([table for table in task_tables(report) if not table.folded]),
+        "matched_labels": escaped("\n".join(matched_labels(report)).strip()),
+    }
+
+
+def overview(reports: Sequence[TaskReport]) -> str:
+    """One row a report."""
+    header = ["task", "dataset", "split", "images", "labels", "mean AUROC", "95 % interval", "shortcut baseline",
+              "95 % interval"]  # fmt: skip
+    rows = [
+        [
+            f"`{report.task}`",
+            report.dataset,
+            report.split,
+            f"{report.num_images:,}",
+            f"{report.mean.num_defined} of {report.mean.num_labels}",
+            *auroc_cells(report.mean),
+            *auroc_cells(report.baseline_mean),
+        ]
+        for report in reports
+    ]
+    note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
+    return table_text(TextTable("", header, rows, note))
