@@ -65,7 +65,7 @@ def test_memory_does_not_grow_while_50000_images_are_built_streamed_and_trained_
     assert list(parts) == ["build", "train, loaded", "train, streamed"]
 
 
-@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory", "gpu"])
+@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory", "gpu", "segmentation"])
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
