@@ -8,7 +8,8 @@ imported; the package imports its decoders alone.
 
 Speed: both take turns in one process, and each figure is the median of the turns, in CPU time, which work beside it on
 the machine changes less than the time that passes. Memory: each in a process of its own, which imports the same; what
-counts is its peak above what it had before the model was made.
+counts is its peak above what it had before the model was made. There glibc gives blocks that are freed back to the
+system at once: else the peak is a tenth more or less from run to run.
 
 Distance: `hausdorff_distance(percentile=95)` of a mask of 1024 x 1024 pixels, a tenth of them flipped, from the mask
 without flips, beside the two Euclidean distance transforms that the definition asks for.
@@ -157,7 +158,8 @@ def memory_of(encoder: str, work: str, way: str, args: argparse.Namespace) -> fl
     command = [sys.executable, __file__, "--memory_of", encoder, work, way]
     for name in ("image_size", "batch_size", "threads"):
         command += [f"--{name}", str(getattr(args, name))]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
 
 
 def peak_megabytes(encoder: str, work: str, way: str, args: argparse.Namespace) -> float:

@@ -67,3 +67,13 @@ def test_with_accelerate(sites, teacher, tmp_path, monkeypatch, capsys):
     losses = [float(loss) for loss in re.findall(r"loss (\d\.\d+)", capsys.readouterr().out)]
     assert len(losses) == 20 and np.mean(losses[-3:]) < 0.95 * losses[0]
     assert training_auroc(tmp_path, site) > 0.8
+
+
+def test_outlines_are_learned_from_drawn_masks(teacher, tmp_path, monkeypatch, capsys):
+    run("segment.py", [teacher, str(tmp_path)], monkeypatch)
+    shown = capsys.readouterr().out
+    rows = re.findall(r"^(\w+) +([\d.]+) \([\d.]+ to [\d.]+\) +([\d.]+)$", shown, re.MULTILINE)
+    assert [label for label, *_ in rows] == ["lungs", "heart", "mean", "lungs", "heart", "Effusion", "Nodule", "mean"]
+    assert all(float(dice) > float(prior) for label, dice, prior in rows if label in ("lungs", "mean"))
+    pages = re.findall(r"worst: (.*)$", shown, re.MULTILINE)
+    assert len(pages) == 2 and all("data:image/png" in Path(page).read_text() for page in pages)
