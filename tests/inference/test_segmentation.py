@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ark_hf import ArkImageProcessor, SegmentationTask, label_masks, mask_overlay, read_radiograph, segment_files
+from ark_hf import (
+    ArkImageProcessor,
+    SegmentationTask,
+    heat_maps,
+    label_masks,
+    mask_overlay,
+    read_radiograph,
+    segment_files,
+)
 from ark_hf.inference.measurements import heart_and_lungs, measure
 from ark_hf.inference.overlays import label_colour
 from tests.data.images.test_dicom import make_dicom, save
@@ -92,6 +100,11 @@ def test_crops_are_refused():
     processor = ArkImageProcessor(size=SIZE, do_center_crop=True, crop_size=SIZE)
     with pytest.raises(ValueError, match="Masks are of whole pictures"):
         next(segment_files(tiny_segmenter(ORGANS), processor, ["x.png"]))
+
+
+def test_heat_maps_are_refused():
+    with pytest.raises(ValueError, match="Heat maps are of classifiers; a segmenter's masks say where"):
+        heat_maps(tiny_segmenter(ORGANS), torch.zeros(1, 3, SIZE, SIZE), [0])
 
 
 def test_an_overlay_shows_each_mask_in_its_colour_and_a_legend():

@@ -33,7 +33,7 @@ from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.pages.html import escape
 from tests.conftest import REPOSITORY
 from tests.data.images.test_dicom import make_dicom, save
-from tests.inference.segmenters import ORGANS, SIZE, tiny_segmenter
+from tests.inference.segmenters import ORGANS, SIZE, save_segmenter, tiny_segmenter
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow_ci  # a server for each process, and gradio takes seconds to import
@@ -434,7 +434,7 @@ def test_the_verb_serves_this_machine_alone_and_says_where(model, monkeypatch, c
         page.close(verbose=False)
 
 
-def test_the_space_is_the_same_page(serve, model, page, monkeypatch):
+def test_the_space_is_the_same_page(serve, model, page, tmp_path, monkeypatch):
     card = SpaceCard.load(SPACE / "README.md")
     assert card.data.sdk == "gradio" and card.data.sdk_version.split(".")[0] == version("gradio").split(".")[0]
     assert (SPACE / card.data.app_file).name == "app.py" and card.data.license == "apache-2.0"
@@ -445,8 +445,12 @@ def test_the_space_is_the_same_page(serve, model, page, monkeypatch):
     # On no index yet, so the name alone would install whatever somebody else puts there
     requirement = (SPACE / "requirements.txt").read_text().strip()
     parsed = Requirement(requirement)
-    assert (parsed.name, parsed.extras) == ("ark-hf", {"demo", "dicom"}) and parsed.url.startswith("git+https://")
+    assert (parsed.name, parsed.extras) == ("ark-hf", {"demo", "dicom", "segmentation"}) and parsed.url.startswith(
+        "git+https://"
+    )
     assert card.text.count("pip install") == card.text.count(f'pip install "{requirement}"') == 1
     monkeypatch.setenv("MODEL", model)
     app = runpy.run_path(str(SPACE / "app.py"))
     assert read_directly(app["page"], CHEST) == send(page, "chest.png", CHEST)
+    monkeypatch.setenv("MODEL", save_segmenter(tmp_path, ORGANS))
+    assert "All masks" in read_directly(runpy.run_path(str(SPACE / "app.py"))["page"], CHEST)

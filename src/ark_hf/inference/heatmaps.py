@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 
 SUPPORTED = "Heat maps know Swin, ConvNeXt, ResNet, EfficientNet and ViT, and timm encoders that are built like them"
 MAPS_AT_ONCE = 64  # each takes two arrays of the last spatial layer's size
@@ -37,10 +38,12 @@ class ExplainedPass:
             logits of a model with one head.
 
     Raises:
-        ValueError: The backbone's layout is not known.
+        ValueError: The backbone's layout is not known, or the model is a segmenter.
     """
 
     def __init__(self, model: ArkForImageClassification, pixel_values: torch.Tensor):
+        if isinstance(model, ArkForSemanticSegmentation):
+            raise ValueError("Heat maps are of classifiers; a segmenter's masks say where it sees what.")
         self._encoder = model.base_model.encoder
         layer = last_spatial_layer(self._encoder)
         activations = []
