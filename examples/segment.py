@@ -24,7 +24,8 @@ if __name__ == "__main__":
         args = FinetuningArguments(
             output_dir=str(folder / name),
             decoder_channels=64,
-            epochs=14,
+            epochs=12,
+            eval_steps=40,
             batch_size=16,
             learning_rate=4e-3,
             min_crop_scale=0.7,
