@@ -1,11 +1,13 @@
 """
 What a federation gains over each site alone, and what it loses against all images in one place, on drawn sites.
 
-Three phantom sites have one label space, with patients and scanners of their own; a fourth has another. A scenario
-says which take part, with how many training images. By the same settings, for as many cycles, each seed trains the
-federation, each site alone, and all sites in one place, which is Ark itself. On a site's test images are scored the
-master with the site's own head, and of the others the student or the teacher: that which is better on the
-validation splits, over all sites and seeds of the scenario.
+Three phantom sites have one label space, with patients and scanners of their own. Of two others, whose patients are
+children, one has another label space: two of the same findings by other names, and a third that nobody else labels;
+the other asks another question, which of three classes it is. A scenario says which take part, with how many training
+images. By the same settings, for as many cycles, each seed trains the federation, each site alone, and all sites in
+one place, which is Ark itself. On a site's test images are scored the master with the site's own head, and of the
+others the student or the teacher: that which is better on the validation splits, over all sites and seeds of the
+scenario.
 
 A difference is one of mean AUROCs over a site's labels, averaged over the seeds, with the 95 % interval of a paired
 bootstrap: all models are scored on the same resampled test patients. Beside it stands the AUROC of a logistic
@@ -37,29 +39,23 @@ import torch
 import ark_hf
 
 LABELS = ("Effusion", "Cardiomegaly", "Nodule")
+CHILDREN: dict[str, Any] = {"ages": (1, 17), "ap_share": 0.8, "aspect": 1.15, "blur": 0.5, "noise": 0.03}
 SITES = {
     site.name: site
     for site in (
         ark_hf.PhantomSite("north", LABELS, unknown=0.04),
         ark_hf.PhantomSite("east", LABELS, ages=(40, 95), ap_share=0.6, noise=0.025, wires=0.6),
         ark_hf.PhantomSite("west", LABELS, aspect=0.9, contrast=0.75, blur=1.2),
-        ark_hf.PhantomSite(
-            "south",
-            ("normal", "bacterial", "viral"),
-            "single_label_classification",
-            ages=(1, 17),
-            ap_share=0.8,
-            aspect=1.15,
-            blur=0.5,
-            noise=0.03,
-        ),
+        ark_hf.PhantomSite("coast", ("Pleural Effusion", "Enlarged Heart", "Pneumothorax"), **CHILDREN),
+        ark_hf.PhantomSite("south", ("normal", "bacterial", "viral"), "single_label_classification", **CHILDREN),
     )
 }
 # By scenario: the sites, and the training images of each
 SCENARIOS = {
     "equal sites": {"north": 100, "east": 100, "west": 100},
     "unequal sites": {"north": 200, "east": 100, "west": 40},
-    "another label space": {"north": 100, "east": 100, "south": 100},
+    "another label space": {"north": 100, "east": 100, "coast": 100},
+    "another question": {"north": 100, "east": 100, "south": 100},
 }
 HELD_OUT = {"validation": 30, "test": 400}
 PIXELS = 80
@@ -255,22 +251,22 @@ def print_table(scenarios: dict[str, Any]) -> None:
             aurocs = [f"{each['auroc'][way]:.3f}" for way in ways]
             cells = [name, str(each.get("images", "")), *aurocs, shown(each["gain"]), shown(each["loss"])]
             print(f"| {' | '.join(cells)} |")
-    for goal, met in goals(scenarios).items():
-        print(f"\n{goal}: {'met' if met else 'missed'}", end="")
-    print()
+    for scenario, found in scenarios.items():
+        print(f"\n{scenario}:")
+        for goal, met in goals(found).items():
+            print(f"- {goal}: {'met' if met else 'missed'}")
 
 
 def shown(found: dict[str, Any]) -> str:
     return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
-def goals(scenarios: dict[str, Any]) -> dict[str, bool]:
-    sites = [site for found in scenarios.values() for site in found["sites"].values()]
+def goals(found: dict[str, Any]) -> dict[str, bool]:
+    """What a scenario is to show, and whether it does."""
+    sites = list(found["sites"].values())
     return {
         f"gain of each site, lower bound above {LEAST_GAIN}": all(site["gain"]["low"] > LEAST_GAIN for site in sites),
-        "gain in the mean over the sites above 0": all(
-            found["mean"]["gain"]["mean"] > 0 for found in scenarios.values()
-        ),
+        "gain in the mean over the sites above 0": found["mean"]["gain"]["mean"] > 0,
         f"loss of each site, upper bound at most {GREATEST_LOSS}": all(
             site["loss"]["high"] <= GREATEST_LOSS for site in sites
         ),
@@ -280,7 +276,7 @@ def goals(scenarios: dict[str, Any]) -> dict[str, bool]:
 def draw(scenarios: dict[str, Any], path: Path) -> None:
     """Gain and loss of each site with their intervals, a panel a scenario; dotted: the bounds to keep."""
     kinds = {"gain": ("master - alone", "C0", LEAST_GAIN), "loss": ("pooled - master", "C1", GREATEST_LOSS)}
-    drawn, panels = plt.subplots(1, len(scenarios), figsize=(9, 3), sharex=True, layout="constrained")
+    drawn, panels = plt.subplots(1, len(scenarios), figsize=(11, 3), sharex=True, layout="constrained")
     for axes, (scenario, found) in zip(panels, scenarios.items(), strict=True):
         rows = {f"{name}, {each['images']}": each for name, each in found["sites"].items()} | {"mean": found["mean"]}
         heights = np.arange(len(rows))[::-1]

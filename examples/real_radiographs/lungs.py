@@ -27,7 +27,7 @@ import ark_hf
 STEPS = {None: 400, 25: 150, 10: 150}  # by the number of training images, None: all
 TRAINING: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
-    "image_size": 160,
+    "image_size": 224,
     "decoder_type": "fpn",
     "decoder_channels": 64,
     "drop_path_rate": 0.0,
