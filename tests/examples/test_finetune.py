@@ -69,6 +69,7 @@ def test_with_accelerate(sites, teacher, tmp_path, monkeypatch, capsys):
     assert training_auroc(tmp_path, site) > 0.8
 
 
+@pytest.mark.slow
 def test_outlines_are_learned_from_drawn_masks(teacher, tmp_path, monkeypatch, capsys):
     run("segment.py", [teacher, str(tmp_path)], monkeypatch)
     shown = capsys.readouterr().out
