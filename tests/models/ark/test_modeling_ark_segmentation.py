@@ -134,6 +134,22 @@ def test_labels_that_do_not_fit_are_refused(labels):
         segmentation_loss(torch.zeros(2, 2, 4, 4), labels)
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (3, torch.long, "with 3 classes are 0 to 2, 255 unknown; got 3"),
+        (-1, torch.long, "got -1"),
+        (1.5, torch.float, "with 3 classes lie in .0, 1., NaN unknown; got 1.5"),
+        (255.0, torch.float, "got 255.0"),
+    ],
+)
+def test_values_that_name_no_class_are_refused(value, dtype, message):
+    labels = torch.zeros((1, 3, 8, 8) if dtype is torch.float else (1, 8, 8), dtype=dtype)
+    labels[..., 2, 2] = value
+    with pytest.raises(ValueError, match=message):
+        segmentation_loss(torch.zeros(1, 3, 4, 4), labels)
+
+
 def test_labels_of_the_other_kind_are_refused():
     with pytest.raises(ValueError, match="'organs' are integers"):
         segmenter()(torch.zeros(2, 3, 32, 32), labels=torch.zeros(2, 3, 32, 32))

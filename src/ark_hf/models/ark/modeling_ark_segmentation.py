@@ -61,7 +61,8 @@ def segmentation_loss(
         Scalar, zero with a graph if nothing is known.
 
     Raises:
-        ValueError: The labels do not fit the logits.
+        ValueError: The labels do not fit the logits; of values this is found out on the CPU alone, where it costs no
+            waiting.
     """
     batch, classes = logits.shape[:2]
     overlapping = labels.is_floating_point()
@@ -72,6 +73,8 @@ def segmentation_loss(
             f"if they overlap floats of shape ({batch}, {classes}, height, width); got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_values(labels, classes)
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     if overlapping:
         known = ~torch.isnan(labels)
@@ -87,6 +90,17 @@ def segmentation_loss(
         classes_of_labels = torch.arange(1, classes, device=labels.device)[:, None, None]
         targets = (labels[:, None] == classes_of_labels).float()
     return cross_entropy * entropy + dice * _dice_loss(probabilities, targets, known)
+
+
+def _check_values(labels: torch.Tensor, classes: int) -> None:
+    if labels.is_floating_point():
+        outside, allowed = (labels < 0) | (labels > 1), "lie in [0, 1], NaN unknown"
+    else:
+        outside = (labels < 0) | (labels >= classes) & (labels != UNKNOWN)
+        allowed = f"are 0 to {classes - 1}, {UNKNOWN} unknown"
+    wrong = labels[outside]
+    if len(wrong):
+        raise ValueError(f"Labels of a segmentation with {classes} classes {allowed}; got {wrong[0].item()}.")
 
 
 def _dice_loss(probabilities: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
