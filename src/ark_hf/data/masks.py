@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..models.ark.configuration_ark import SegmentationTask
 from .loading import DrawnSamples, RowSamples, open_stored, stack_pictures
-from .views import Sampling, draw_view, student_view
+from .views import Sampling, draw_view, seen_through
 
 UNKNOWN = 255  # of pixels in targets; 0 and 1, or the number of a class, are what is known
 BLACK_WHITE = ({0}, {1}, {255}, {0, 1}, {0, 255})  # values that the pixels of a mask may have
@@ -153,10 +153,10 @@ class MaskTrainingSamples(DrawnSamples):
         samples = []
         for number, row, picture in zip(numbers, rows, pictures, strict=True):
             view = draw_view(self.resize, self.min_crop_scale, self.generator(number, row))
-            shown, _ = student_view(picture, view, self.resize, self.size)
+            sampling = Sampling(view.geometry, self.resize, self.size)
+            shown, _ = seen_through(sampling, view.intensities, picture)
             planes = mask_planes(read_masks(row["masks"], self.task), self.task)
-            target = Sampling(view.geometry, self.resize, self.size).of_mask(planes)
-            samples.append({"picture": shown, "target": target})
+            samples.append({"picture": shown, "target": sampling.of_mask(planes)})
         return samples
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:

@@ -133,8 +133,8 @@ class TaskDataset:
             for name in ("image_id", "patient_id"):
                 digest.update(repr(self.column(split, name)).encode())
             if isinstance(self.task, SegmentationTask):
-                for chunk in self._arrow_column(split, "masks").chunks:
-                    digest.update(repr(chunk.to_pylist()).encode())
+                for masks in self._arrow_column(split, "masks"):  # one by one: all as Python objects take gigabytes
+                    digest.update(repr(masks.as_py()).encode())
         pictures = Path(self.source, IMAGE_HASHES)
         if pictures.is_file():
             digest.update(pictures.read_bytes())

@@ -171,8 +171,15 @@ def student_view(image: torch.Tensor, view: View, resize: int, size: int) -> tup
         The student's view and the same view before the change of intensities (the MICCAI teacher's), both (1, size,
         size) of the image's dtype and range.
     """
-    crop = Sampling(view.geometry, resize, size).of_picture(image)
-    changed = view.intensities.change(crop, 255 if image.dtype == torch.uint8 else 1)
+    return seen_through(Sampling(view.geometry, resize, size), view.intensities, image)
+
+
+def seen_through(
+    sampling: Sampling, intensities: Intensities, image: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`student_view`], of a geometry that is sampled already, as where masks take the same."""
+    crop = sampling.of_picture(image)
+    changed = intensities.change(crop, 255 if image.dtype == torch.uint8 else 1)
     before = _as_stored(crop, image.dtype)
     return (before if changed is crop else _as_stored(changed, image.dtype)), before
 

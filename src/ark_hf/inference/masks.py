@@ -40,8 +40,7 @@ def label_masks(logits: torch.Tensor, task: SegmentationTask, size: tuple[int, i
     """
     masks = np.empty((len(task.labels), *size), dtype=bool)
     if task.overlapping:
-        for mask, plane, label in zip(masks, _enlarged(logits, size), task.labels, strict=True):
-            cutoff = torch.tensor((task.thresholds or {}).get(label, 0.5)).logit().item()
+        for mask, plane, cutoff in zip(masks, _enlarged(logits, size), task.cutoffs, strict=True):
             mask[:] = (plane >= cutoff).cpu().numpy()
         return masks
     planes = _enlarged(logits, size)

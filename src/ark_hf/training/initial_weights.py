@@ -60,13 +60,14 @@ def build_segmenter(
     """
     The segmenter that training starts from, and a processor that shows it the whole picture.
 
-    Its encoder is what `args.init` asks for; a segmenter of the same labels and decoder goes on as a whole.
+    Its encoder is what `args.init` asks for; a segmenter of the same labels goes on as a whole, with its own decoder.
 
     Args:
         new_decoder: Start with a fresh decoder there, too.
 
     Raises:
-        ValueError: As of [`build_student`], or the encoder's features do not suit the decoder.
+        ValueError: As of [`build_student`], the encoder's features do not suit the decoder, or a segmenter that goes
+            on has another decoder than is asked for.
         ImportError: The decoders' library is not installed.
     """
     torch.manual_seed(args.seed)
@@ -79,22 +80,36 @@ def build_segmenter(
         _load_encoder(model, args.init)
     else:
         base, processor = load_ark(args.init, ArkModel)
-        had = base.config.segmentation
+        goes_on = not new_decoder and continues(base.config.segmentation, task)
+        if goes_on:
+            _check_decoder(
+                {"decoder_type": decoder_type, "decoder_channels": decoder_channels}, base.config, args.init
+            )
+            decoder_type, decoder_channels = base.config.decoder_type, base.config.decoder_channels
         values = {name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")}
+        values |= {"decoder_type": decoder_type, "decoder_channels": decoder_channels}
         if args.drop_path_rate is not None:
             values["drop_path_rate"] = args.drop_path_rate
-        config = ArkConfig(**values, segmentation=task, decoder_type=decoder_type, decoder_channels=decoder_channels)
-        model = ArkForSemanticSegmentation(config)
+        model = ArkForSemanticSegmentation(ArkConfig(**values, segmentation=task))
         check_architecture(args, model.config, f"init: {args.init!r}")
         model.ark.load_state_dict(base.state_dict())
-        if not new_decoder and continues(had, task):
+        if goes_on:
             whole, _ = load_ark(args.init, ArkForSemanticSegmentation)
-            decoders = [(each.config.decoder_type, each.config.decoder_channels) for each in (model, whole)]
-            if decoders[0] == decoders[1]:
-                model.load_state_dict(whole.state_dict())
+            model.load_state_dict(whole.state_dict())
         if args.image_size is not None and args.image_size != model.config.image_size:
             model.set_image_size(args.image_size)
     return model, _whole_picture(model.config, processor, task.modality)
+
+
+def _check_decoder(asked: dict[str, Any], config: ArkConfig, init: str) -> None:
+    """Raises `ValueError` if a setting that is told apart from its default is not that of the segmenter."""
+    usual = ArkConfig()
+    for name, value in asked.items():
+        if value not in (getattr(config, name), getattr(usual, name)):
+            raise ValueError(
+                f"init: {init!r} has {name} {getattr(config, name)!r}, not {value!r}, and keeps it: leave {name} out, "
+                "or set new_head for a fresh decoder."
+            )
 
 
 def continues(had: SegmentationTask | None, task: SegmentationTask) -> bool:

@@ -1,6 +1,7 @@
 """Fine-tuning on masks: what it starts from, learns by, keeps, resumes and refuses."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ark_hf.inference.predict import load_ark
 from ark_hf.metrics.overlap import dice
 from ark_hf.provenance import read_provenance
 from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.data import choose_training_rows, load_finetuning_data
+from ark_hf.training.finetune.data import check_mask_options, choose_training_rows, load_finetuning_data
 from ark_hf.training.finetune.layerwise import parameter_groups
 from ark_hf.training.finetune.run import finetune, initial_model
 from ark_hf.training.finetune.segmentation import MaskCounts, MaskLoss, MeanDice
@@ -115,6 +116,20 @@ def test_the_encoder_of_what_it_starts_from_is_kept_bitwise(kind, tmp_path, orga
         assert goes_on == (name in theirs and torch.equal(mine[name], theirs[name]))
 
 
+def test_a_segmenter_goes_on_with_the_decoder_that_it_has(tmp_path, organs):
+    config = ArkConfig(**SHAPE, segmentation=organs.task, decoder_type="fpn", decoder_channels=64)
+    start = ArkForSemanticSegmentation(config)
+    start.save_pretrained(tmp_path)
+    ArkImageProcessor(size=32).save_pretrained(tmp_path)
+    model, _ = initial_model(str(tmp_path), organs.task, arguments("x", decoder_channels=256), 0)
+    assert (model.config.decoder_type, model.config.decoder_channels) == ("fpn", 64)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in start.state_dict().items())
+    with pytest.raises(ValueError, match="has decoder_channels 64, not 32, and keeps it: .* or set new_head"):
+        initial_model(str(tmp_path), organs.task, arguments("x"), 0)
+    fresh, _ = initial_model(str(tmp_path), organs.task, arguments("x", new_head=True), 0)
+    assert (fresh.config.decoder_type, fresh.config.decoder_channels) == ("upernet", 32)
+
+
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_the_metric_of_training_is_the_mean_of_the_images_dice(overlapping):
     task = SegmentationTask("organs", ["a", "b"], overlapping, {"a": 0.7} if overlapping else None)
@@ -193,6 +208,13 @@ def test_a_number_of_images_is_drawn_by_the_seed(organs):
     assert set(chosen[0]) != set(chosen[2])
     with pytest.raises(ValueError, match="10 images are asked for, but there are only 9"):
         choose_training_rows(organs, arguments("x", images=10), 0)
+
+
+def test_a_process_needs_two_images_for_upernet(monkeypatch):
+    monkeypatch.setattr("ark_hf.training.finetune.data.PartialState", lambda: SimpleNamespace(num_processes=4))
+    with pytest.raises(ValueError, match="at least 2 for each process and accumulation step"):
+        check_mask_options(arguments("x", batch_size=4))
+    check_mask_options(arguments("x", batch_size=8))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def draw_errors(
     columns = _output_columns(model.config, report, scored)
     stored: Any = data.splits[scored.split]
     planes = {
-        row: grey_plane(opened, _AS_STORED).numpy() for row, opened in zip(rows, open_rows(stored, rows), strict=True)
+        row: grey_plane(opened, AS_STORED).numpy() for row, opened in zip(rows, open_rows(stored, rows), strict=True)
     }
     maps = _heat_maps(model, processor, [(planes[row], columns[column]) for column, _, row in errors])
     drawn = []
@@ -145,7 +145,7 @@ def _image(jpeg: bytes, name: str) -> str:
     return f'<img alt="{escape(name)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
-_AS_STORED = ArkImageProcessor(do_resize=False, do_normalize=False)
+AS_STORED = ArkImageProcessor(do_resize=False, do_normalize=False)
 
 
 def _jpeg(plane: np.ndarray, heat_map: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ import PIL.Image
 from ...data.loading import grey_plane, open_rows
 from ...data.masks import MaskInferenceSamples
 from ...data.open_dataset import TaskDataset
+from ...inference.overlays import shrunken_mask
 from ...metrics.overlap import border
 from ...metrics.resampling import row_means
 from ...models.ark.image_processing_ark import ArkImageProcessor
@@ -19,7 +20,7 @@ from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ...pages.formats import format_defined
 from ...pages.html import escape
 from ..mask_scoring import ScoredMasks, predict_masks
-from .gallery import BEGIN, END
+from .gallery import AS_STORED, BEGIN, END
 
 OF_A_KIND = 3
 SIDE = 384  # in pixels, the longer side of a picture
@@ -66,7 +67,7 @@ def draw_masks(
             continue
         found_masks = predict_masks(model, samples, np.array(rows), len(rows))
         for (row, found, truth), opened in zip(found_masks, open_rows(stored, rows), strict=True):
-            plane = grey_plane(opened, _AS_STORED)[0].numpy()
+            plane = grey_plane(opened, AS_STORED)[0].numpy()
             known = [mask for mask in truth if mask is not None]
             picture = draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
             shown.append(ShownMasks(kind, row, float(means[row]), _png(picture)))
@@ -80,8 +81,7 @@ def draw_outlines(plane: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int
     picture.thumbnail((SIDE, SIDE))
     pixels = np.repeat(np.asarray(picture)[..., None], 3, axis=2)
     for mask, colour in masks:
-        small = PIL.Image.fromarray(mask).resize(picture.size, PIL.Image.Resampling.NEAREST)
-        pixels[border(np.asarray(small))] = colour
+        pixels[border(shrunken_mask(mask, picture.size))] = colour
     return PIL.Image.fromarray(pixels)
 
 
@@ -102,9 +102,6 @@ def _cell(each: ShownMasks) -> str:
     words = f"row {each.row}: Dice {format_defined(each.dice)}"
     picture = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
     return f"<span>{picture}<small>{escape(words)}</small></span>"
-
-
-_AS_STORED = ArkImageProcessor(do_resize=False, do_normalize=False)
 
 
 def _png(picture: PIL.Image.Image) -> bytes:

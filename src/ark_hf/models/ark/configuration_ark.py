@@ -1,5 +1,6 @@
 """Configuration of Ark: one encoder, one projector and one named head per dataset (task)."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
@@ -153,6 +154,13 @@ class SegmentationTask(_StoredTask):
     def classes(self) -> list[str]:
         """Names of the logits' channels: the labels, after `background` if they exclude each other."""
         return self.labels if self.overlapping else [BACKGROUND, *self.labels]
+
+    @property
+    def cutoffs(self) -> list[float]:
+        """Of overlapping labels the logit of each from which a pixel belongs to it: its threshold's log-odds."""
+        thresholds = [(self.thresholds or {}).get(label, 0.5) for label in self.labels]
+        ends = {0.0: -math.inf, 1.0: math.inf}
+        return [ends[each] if each in ends else math.log(each / (1 - each)) for each in thresholds]
 
 
 def _checked_fields(cls: type, values: Any) -> dict[str, Any]:

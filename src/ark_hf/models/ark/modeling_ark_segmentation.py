@@ -176,8 +176,7 @@ class ArkForSemanticSegmentation(ArkPreTrainedModel):
             raise ValueError(f"Labels of task {task.name!r} are {kind}; got {labels.dtype}.")
         cutoffs = None
         if task is not None and task.overlapping:
-            given = [(task.thresholds or {}).get(label, 0.5) for label in task.labels]
-            cutoffs = torch.tensor(given, device=logits.device).logit().expand(logits.shape[0], -1)
+            cutoffs = torch.tensor(task.cutoffs, device=logits.device).expand(logits.shape[0], -1)
         return ArkSemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels),
             logits=logits,

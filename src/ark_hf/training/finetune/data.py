@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate import PartialState
+
 from ...data.leaks import mark_shared_images, mark_trained_before
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.subsets import drawn_rows, fraction_rows, rows_per_class
@@ -49,10 +51,11 @@ def check_mask_options(args: FinetuningArguments) -> None:
             raise ValueError(f"{name} is for datasets of labels, and has no meaning for masks: leave it out.")
     if args.loss == "focal":
         raise ValueError("loss: focal is for datasets of labels; masks take cross_entropy (with Dice) or dice.")
-    if args.decoder_type == "upernet" and args.batch_size // args.gradient_accumulation_steps < 2:
+    parts = args.gradient_accumulation_steps * PartialState().num_processes
+    if args.decoder_type == "upernet" and args.batch_size // parts < 2:
         raise ValueError(
             "Batches of one image give the batch norm of UPerNet's pooled branch no statistics: use a batch_size of "
-            "at least 2 for each accumulation step, or decoder_type: fpn."
+            "at least 2 for each process and accumulation step, or decoder_type: fpn."
         )
 
 

@@ -71,8 +71,7 @@ class MaskCounts:
             return logits.new_full((len(logits), len(self.task.labels), 2), torch.inf, dtype=torch.float64)
         logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
         if self.task.overlapping:
-            thresholds = [(self.task.thresholds or {}).get(label, 0.5) for label in self.task.labels]
-            cutoffs = torch.tensor(thresholds, device=logits.device).logit()
+            cutoffs = torch.tensor(self.task.cutoffs, device=logits.device)
             known = ~torch.isnan(labels)
             found, truth = logits >= cutoffs[:, None, None], labels == 1
         else:
