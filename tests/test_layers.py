@@ -29,6 +29,8 @@ evaluation/probing
 evaluation/evaluate.py evaluation/evaluate_masks.py
 training
 training/ark
+training/peac
+training/recipe.py training/pretrain.py
 training/finetune
 hub
 federated
@@ -90,7 +92,7 @@ def test_files_that_travel_to_the_hub_import_only_each_other(name):
 @pytest.mark.parametrize(
     "path, line",
     [
-        ("data/views.py", "from ..training.ark.ema import update_teacher"),
+        ("data/views.py", "from ..training.ema import update_teacher"),
         ("metrics/auroc.py", "def f():\n    from ..models.ark import modeling_ark"),
         ("data/images/dicom.py", "from ..task_dataset import read_task"),
         ("data/rows.py", "from ark_hf.data.build.shards import Shard"),

@@ -14,7 +14,8 @@ from ark_hf.models.ark.convert_ark_checkpoint import convert_state_dict
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments
-from ark_hf.training.ark.schedules import consistency_coefficient, cosine_schedule, lr_by_val_loss
+from ark_hf.training.ark.schedules import consistency_coefficient, lr_by_val_loss
+from ark_hf.training.schedules import cosine_schedule
 
 from ...models.ark.golden import golden_config, load_original, read_case, rule_state_dict
 

@@ -24,11 +24,11 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
 from ..curves import Curve, write_curves
+from ..ema import update_teacher
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
-from .ema import update_teacher
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
 from .quirks import bce_everywhere, teacher_train_until_test, zero_idle_grads

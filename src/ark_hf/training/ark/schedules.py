@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..run import RunState
+from ..schedules import cosine_schedule, warmup_length
 from .recipe import PretrainingArguments
 
 # The releases' defaults of --epochs, --warmup-lr and --min-lr, which the published commands leave alone
@@ -57,23 +58,6 @@ class Schedules:
 def _validation_loss(state: RunState) -> float:
     """The student's mean loss after the last cycle; 0 in the first."""
     return state.history[-1]["validation"]["student"]["mean_loss"] if state.cycle else 0.0
-
-
-def cosine_schedule(
-    start: float, end: float, index: int, length: int, warmup: int = 0, warmup_start: float = 0.0
-) -> float:
-    """
-    Value number `index` (from 0) of `length` values: the first `warmup` rise in a line from `warmup_start` to `start`,
-    the others follow a cosine from `start` to `end`, which is never reached.
-    """
-    if index < warmup:
-        return warmup_start + (start - warmup_start) * index / max(warmup - 1, 1)
-    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (index - warmup) / (length - warmup)))
-
-
-def warmup_length(warmup_steps: float, length: int) -> int:
-    """Length of the warm-up: `warmup_steps`, or below 1 that share of the `length` of the schedule."""
-    return round(warmup_steps * length) if warmup_steps < 1 else int(warmup_steps)
 
 
 def consistency_coefficient(momentum: float, initial_momentum: float, maximum: float) -> float:
