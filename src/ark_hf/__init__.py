@@ -96,10 +96,13 @@ _EXPORTS = {
     "PretrainingArguments": ".training.ark.recipe",
     "TaskSpec": ".training.ark.recipe",
     "parse_tasks": ".training.ark.recipe",
-    "read_recipe": ".training.ark.recipe",
+    "read_recipe": ".training.recipe",
     "load_tasks": ".training.ark.tasks",
     "CyclicPretrainer": ".training.ark.pretrainer",
-    "pretrain": ".training.ark.pretrain",
+    "PeacArguments": ".training.peac.arguments",
+    "PeacPretrainer": ".training.peac.pretrainer",
+    "load_images": ".training.peac.tasks",
+    "pretrain": ".training.pretrain",
     "FederatedArguments": ".federated.recipe",
     "SiteSpec": ".federated.recipe",
     "federate": ".federated.simulation",
@@ -216,16 +219,19 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .serving.page import build_page as build_page
     from .serving.page import start_page as start_page
     from .serving.serve import serve as serve
-    from .training.ark.pretrain import pretrain as pretrain
     from .training.ark.pretrainer import CyclicPretrainer as CyclicPretrainer
     from .training.ark.recipe import PretrainingArguments as PretrainingArguments
     from .training.ark.recipe import TaskSpec as TaskSpec
     from .training.ark.recipe import parse_tasks as parse_tasks
-    from .training.ark.recipe import read_recipe as read_recipe
     from .training.ark.tasks import load_tasks as load_tasks
     from .training.finetune.arguments import FinetuningArguments as FinetuningArguments
     from .training.finetune.run import finetune as finetune
     from .training.finetune.sex_protocol import sex_protocol as sex_protocol
+    from .training.peac.arguments import PeacArguments as PeacArguments
+    from .training.peac.pretrainer import PeacPretrainer as PeacPretrainer
+    from .training.peac.tasks import load_images as load_images
+    from .training.pretrain import pretrain as pretrain
+    from .training.recipe import read_recipe as read_recipe
 
     __version__: str
 

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from ark_hf import FinetuningArguments, PretrainingArguments, TaskSpec, finetune, parse_tasks, pretrain
 from ark_hf.cli.finetune import FinetuneCommand
 from ark_hf.training.ark.pretrainer import history_curves
-from ark_hf.training.ark.recipe import read_recipe
 from ark_hf.training.finetune import trainer as finetuning
 from ark_hf.training.finetune.data import load_finetuning_data
+from ark_hf.training.recipe import read_recipe
 from ark_hf.training.settings import read_settings
 
 from .ark.test_pretrainer import ListTracker

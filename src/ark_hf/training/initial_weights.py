@@ -1,7 +1,7 @@
 """The student before its first step: fresh, from encoder weights, or continued from an ark-cxr."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,35 @@ def build_student(
     student = ArkForImageClassification(ArkConfig(**_architecture(args), tasks=tasks))
     _load_encoder(student, args.init)
     return student, None
+
+
+def build_encoder(args: StartArguments, image_size: int) -> tuple[ArkModel, ArkImageProcessor | None]:
+    """
+    The encoder that self-supervision starts from, without projector, and its processor if it has one.
+
+    Args:
+        image_size: Where neither `args` nor an ark-cxr says it.
+
+    Raises:
+        ValueError: As of [`build_student`].
+    """
+    torch.manual_seed(args.seed)
+    if not names_ark(args.init):
+        model = ArkModel(ArkConfig(**_architecture(replace(args, image_size=args.image_size or image_size))))
+        _load_encoder(model, args.init)
+        return model, None
+    base, processor = load_ark(args.init, ArkModel)
+    values = {name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")}
+    values |= {"projector_dim": None, "projector_type": "linear"}
+    if args.drop_path_rate is not None:
+        values["drop_path_rate"] = args.drop_path_rate
+    model = ArkModel(ArkConfig(**values))
+    check_architecture(args, model.config, f"init: {args.init!r}")
+    model.encoder.load_state_dict(base.encoder.state_dict())
+    if args.image_size is not None and args.image_size != model.config.image_size:
+        model.set_image_size(args.image_size)
+        processor.size = {"height": args.image_size, "width": args.image_size}
+    return model, processor
 
 
 def build_segmenter(
@@ -136,12 +165,12 @@ def _architecture(args: StartArguments) -> dict[str, Any]:
     }
 
 
-def _load_encoder(model: ArkForImageClassification | ArkForSemanticSegmentation, init: str) -> None:
+def _load_encoder(model: ArkForImageClassification | ArkForSemanticSegmentation | ArkModel, init: str) -> None:
     """Gives the encoder the weights that `init` names, "none", "imagenet" or a file."""
     if init == "imagenet":
-        _load_imagenet_weights(model.ark.encoder, model.config)
+        _load_imagenet_weights(model.base_model.encoder, model.config)
     elif init != "none":
-        load_encoder_weights(model.ark.encoder, init)
+        load_encoder_weights(model.base_model.encoder, init)
 
 
 def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | None) -> ArkImageProcessor:

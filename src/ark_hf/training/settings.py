@@ -116,6 +116,13 @@ def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
     """
+    values = read_mapping(path)
+    reject_unknown_keys(values, allowed, str(path))
+    return values
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What a YAML or JSON file maps to what; `ValueError` if it is missing or no mapping."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -124,7 +131,6 @@ def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must map settings to values, such as `seed: 10`.")
-    reject_unknown_keys(values, allowed, str(path))
     return dict(values)
 
 

@@ -12,13 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ark_hf.training.ark.recipe import (
-    QUIRKS,
-    PretrainingArguments,
-    TaskSpec,
-    parse_tasks,
-    read_recipe,
-)
+from ark_hf.training.ark.recipe import QUIRKS, PretrainingArguments, TaskSpec, parse_tasks
+from ark_hf.training.recipe import read_recipe
 from ark_hf.training.settings import Uncertain
 
 CHOICES = {

@@ -12,7 +12,6 @@ from ..settings import (
     check_projector,
     coerce_fields,
     nearest,
-    read_settings,
     reject_unknown_keys,
 )
 
@@ -70,6 +69,10 @@ class PretrainingArguments:
     """Settings of cyclic pretraining. The defaults are those of the Ark paper (MICCAI 2023) with the view of Ark+."""
 
     output_dir: str = field(metadata=_help("Run folder. Running again with the same folder resumes the run."))
+    method: Literal["ark"] = field(
+        default="ark",
+        metadata=_help("What trains: ark (cycles over labelled tasks) or peac (self-supervised, labels are ignored)."),
+    )
     data_root: str = field(default=".", metadata=_help("Folder that relative dataset paths start from."))
     streaming: bool = field(
         default=False,
@@ -224,16 +227,6 @@ class PretrainingArguments:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """
-    The fields of a YAML or JSON recipe, `tasks` among them.
-
-    Raises:
-        ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
-    """
-    return read_settings(path, [each.name for each in fields(PretrainingArguments)] + ["tasks"])
 
 
 def parse_tasks(entries: Any, where: str) -> list[TaskSpec]:

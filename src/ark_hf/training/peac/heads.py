@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from ...models.ark.configuration_ark import ArkConfig
 from ...models.ark.modeling_ark import ArkModel
 from ...weights import UnreadableWeightsError, check_tensors, read_weights_file
 
@@ -98,6 +99,10 @@ class PeacModel(nn.Module):
         super().__init__()
         self.ark, self.heads = ark, heads
 
+    @property
+    def config(self) -> ArkConfig:
+        return self.ark.config
+
     def forward(self, first: torch.Tensor, second: torch.Tensor, permutation: torch.Tensor) -> PeacOutput:
         """
         Args:
@@ -119,8 +124,11 @@ class PeacModel(nn.Module):
     def _tokens(
         self, first: torch.Tensor, second: torch.Tensor, permutation: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        moved = permute_cells(first, permutation, self.heads.cell)
-        return self.ark(torch.cat([moved, second])).last_hidden_state.chunk(2)
+        return self.ark(torch.cat([self.permuted(first, permutation), second])).last_hidden_state.chunk(2)
+
+    def permuted(self, first: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+        """First crops as the encoder sees them, see [`permute_cells`]."""
+        return permute_cells(first, permutation, self.heads.cell)
 
 
 def permute_cells(pictures: torch.Tensor, permutation: torch.Tensor, cell: int) -> torch.Tensor:

@@ -71,6 +71,8 @@ class Objective:
         batch: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         first, second = (self._matched(batch, f"{name}_matches") for name in ("first", "second"))
+        if not first.any():  # then the projector of cells has no gradient at all, and momentum does not move it
+            return student.first.cells.new_zeros((), dtype=torch.float32)
         ours = [student.first.cells.float(), student.second.cells.float()]
         theirs = [each.cells.float() for each in teacher]
         if self.release_validation:

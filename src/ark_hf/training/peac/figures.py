@@ -1,0 +1,62 @@
+"""Figures of a run of PEAC in its folder: the losses, and pictures that the student restored."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...files import replacing
+from ...models.ark.image_processing_ark import ArkImageProcessor
+from ...pages.figures import style, to_png
+from ..curves import CURVES_FILE
+from .objective import TERMS
+
+RESTORED_FILE = "restored.png"
+COLUMNS = ("what the student sees", "what it restores", "what was there")
+
+
+def write_losses(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Writes `curves.png`: each term of the loss and their weighted sum by epoch, in training and validation."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(6, 1.7 * (len(TERMS) + 1)), layout="constrained")
+        panels = figure.subplots(len(TERMS) + 1, sharex=True)
+        epochs = [entry["epoch"] for entry in history]
+        for axes, term in zip(panels, ("total", *TERMS), strict=True):
+            for number, part in enumerate(("train", "validation")):
+                values = [entry[part][term] for entry in history]
+                axes.plot(epochs, values, marker="o", ms=2.5, lw=1.2, color=f"C{number}", label=part)
+            axes.set_ylabel(term)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        panels[0].legend()
+        panels[-1].set_xlabel("epoch")
+        with replacing(folder / CURVES_FILE) as new:
+            new.write_bytes(to_png(figure))
+
+
+def write_restored(
+    folder: Path, seen: torch.Tensor, restored: torch.Tensor, there: torch.Tensor, processor: ArkImageProcessor
+) -> None:
+    """
+    Writes `restored.png`, a picture a row.
+
+    Args:
+        seen, restored, there: Normalised pictures (n, channels, H, W), see `COLUMNS`.
+        processor: What normalised them.
+    """
+    from matplotlib.figure import Figure
+
+    mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
+    with style():
+        figure = Figure(figsize=(6, 2 * len(seen)), layout="constrained")
+        panels = figure.subplots(len(seen), 3, squeeze=False)
+        for row, *pictures in zip(panels, seen, restored, there, strict=True):
+            for axes, picture in zip(row, pictures, strict=True):
+                grey = (picture.float().cpu() * std + mean).mean(dim=0).clamp(0, 1)
+                axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
+                axes.set_axis_off()
+        for axes, title in zip(figure.axes, COLUMNS, strict=False):
+            axes.set_title(title)
+        with replacing(folder / RESTORED_FILE) as new:
+            new.write_bytes(to_png(figure))
