@@ -44,6 +44,8 @@ _EXPORTS = {
     "dataset_statistics": ".data.image_statistics",
     "TaskDataset": ".data.open_dataset",
     "open_dataset": ".data.open_dataset",
+    "open_images": ".data.open_dataset",
+    "Unlabelled": ".data.unlabelled",
     "load_task_dataset": ".data.task_dataset",
     "read_task": ".data.task_dataset",
     "resolve_labels": ".data.task_dataset",
@@ -130,6 +132,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.loading import InferenceSamples as InferenceSamples
     from .data.open_dataset import TaskDataset as TaskDataset
     from .data.open_dataset import open_dataset as open_dataset
+    from .data.open_dataset import open_images as open_images
     from .data.radiograph import read_radiograph as read_radiograph
     from .data.report.numbers import describe_datasets as describe_datasets
     from .data.report.page import write_data_report as write_data_report
@@ -153,6 +156,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.task_dataset import load_task_dataset as load_task_dataset
     from .data.task_dataset import read_task as read_task
     from .data.task_dataset import resolve_labels as resolve_labels
+    from .data.unlabelled import Unlabelled as Unlabelled
     from .demonstration import demo as demo
     from .demonstration import train_demo as train_demo
     from .evaluation.arguments import EvaluationArguments as EvaluationArguments

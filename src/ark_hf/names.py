@@ -31,6 +31,11 @@ def check_name(name: str | Path, kind: str, base: str | Path = ".") -> None:
         raise ValueError(f"{str(name)!r} is {NEITHER[kind]}: {what_is_there(name, base)}")
 
 
+def key_of(name: str) -> str:
+    """What a task may be called after a folder or a Hub dataset: covid_19 of "COVID-19" or "someone/covid-19"."""
+    return re.sub(r"[^a-z0-9]+", "_", Path(name.partition("@")[0]).name.lower()).strip("_")
+
+
 def may_be_on_hub(name: str | Path, base: str | Path = ".") -> bool:
     """
     Whether it may be an id, `someone/name`, and not a path: neither what is here, nor what would lie in a folder here,

@@ -488,13 +488,13 @@ def test_a_dataset_that_vanishes_while_it_is_loaded_takes_nothing_else_along(fin
     for file in (keepsake, other):
         file.parent.mkdir(parents=True)
         file.touch()
-    folder, forget = tmp_path / name, task_dataset._forget_earlier_states
+    folder, forget = tmp_path / name, task_dataset.forget_earlier_states
     shutil.copytree(findings, folder)
 
     def vanish_first(*args):
         shutil.rmtree(folder)
         forget(*args)
 
-    monkeypatch.setattr(task_dataset, "_forget_earlier_states", vanish_first)
+    monkeypatch.setattr(task_dataset, "forget_earlier_states", vanish_first)
     assert len(load_task_dataset(folder, "train")) == 3
     assert keepsake.exists() and other.exists() and not folder.exists()

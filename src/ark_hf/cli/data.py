@@ -1,6 +1,5 @@
 """The verb `data`: builds task datasets from releases on disk, and reports on them."""
 
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..names import what_is_there
+from ..names import key_of, what_is_there
 from .arguments import check_at_least, check_names, choose, parse, quiet
 
 if TYPE_CHECKING:
@@ -194,12 +193,11 @@ class ReportArguments:
 
 
 def _task_name(folder: str) -> str:
-    """A task's name made of a folder's: covid_19 of "covid-19". Raises `ValueError` if none can be."""
+    """A task's name made of a folder's. Raises `ValueError` if none can be."""
     from ..models.ark.configuration_ark import ArkTask
 
-    name = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
     try:
-        return ArkTask(name, ["any"]).name
+        return ArkTask(key_of(folder), ["any"]).name
     except ValueError:
         raise ValueError(
             f"The task would be called as the folder is, {folder!r}, and no task can be: give another with --name."

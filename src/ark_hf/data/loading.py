@@ -16,11 +16,12 @@ from datasets import Dataset, Image, List
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ..models.ark.configuration_ark import ArkTask, SegmentationTask
+from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from .radiograph import grey_values, open_radiograph
 from .streaming import StreamedRows, read_ahead
 from .task_dataset import resolve_labels
+from .unlabelled import AnyTask
 from .views import draw_view, sample_generator, student_view
 
 ORDER_STREAM = 2**32 - 1  # stands where a sample's number does, so that the order shares no sample's draws
@@ -139,11 +140,11 @@ class RowSamples(TorchDataset):
 
     Args:
         rows: Loaded rows, which are asked for by number, or a stream, which hands them over.
-        task: The task.
+        task: The task, whose name is a part of the seed of all that is drawn.
         processor: Makes the pictures of the right size.
     """
 
-    def __init__(self, rows: Dataset | StreamedRows, task: ArkTask | SegmentationTask, processor: ArkImageProcessor):
+    def __init__(self, rows: Dataset | StreamedRows, task: AnyTask, processor: ArkImageProcessor):
         self.rows, self.task, self.processor = rows, task, processor
         if isinstance(rows, Dataset):
             encoded: dict[str, Any] = {"image": Image(decode=False), "masks": List(Image(decode=False))}
@@ -196,7 +197,7 @@ class DrawnSamples(RowSamples):
         seed, cycle: What is drawn is a function of them.
     """
 
-    def __init__(self, rows, task: ArkTask | SegmentationTask, processor, seed: int, cycle: int):
+    def __init__(self, rows, task: AnyTask, processor, seed: int, cycle: int):
         super().__init__(rows, task, processor)
         self.seed, self.cycle = seed, cycle
 

@@ -14,11 +14,24 @@ from datasets import ClassLabel, Dataset
 from ..cells import is_blank, stored_value
 from ..metrics.auroc import one_vs_rest
 from ..models.ark.configuration_ark import ArkTask, SegmentationTask
+from ..names import key_of
 from ..provenance import shown_name
 from .masks import read_presence
 from .streaming import StreamedRows
 from .summary import split_facts, training_data_facts
-from .task_dataset import SMOOTHED, SPLITS, load_task_splits, named_class, read_dataset_task, split_names
+from .task_dataset import (
+    CARD_KEY,
+    KIND_KEY,
+    SMOOTHED,
+    SPLITS,
+    load_task_splits,
+    named_class,
+    read_any_task,
+    read_card,
+    read_dataset_task,
+    split_names,
+)
+from .unlabelled import Unlabelled
 
 IMAGE_HASHES = "image_hashes.parquet"
 
@@ -30,14 +43,15 @@ class TaskDataset:
 
     Args:
         source: Folder or Hub id.
-        task: What the labels or masks mean.
+        task: What the labels or masks mean; of images whose labels do not count an [`Unlabelled`], whose name stands
+            in its place.
         splits: Rows by name, in the order of `SPLITS`; not all are always there.
         uncertain: What an uncertain label (-1) counts as in training, see [`resolve_labels`].
         facts: What the card of a model that is trained on it tells of it, see [`training_data_facts`].
     """
 
     source: str
-    task: Any  # an ArkTask or a SegmentationTask, which the jobs know that ask for one
+    task: Any  # AnyTask, and the jobs know which kind they ask for
     splits: dict[str, Dataset | StreamedRows]
     uncertain: str = "ignore"
     facts: dict[str, Any] = field(default_factory=dict)
@@ -73,12 +87,14 @@ class TaskDataset:
         """
         The labels as they are stored: float32 (rows, labels) in 0, 1, -1 (uncertain), NaN (unknown), or int64 (rows,)
         class indices, -1 unknown, of a single-label task. Of a segmentation whether each label has a pixel in the
-        image, for which all masks are read and checked.
+        image, for which all masks are read and checked. Of unlabelled images (rows, 0).
 
         Raises:
             ValueError: A row's labels or masks do not fit the task; the message names the first.
         """
         where = f"{self.source}, split {split!r}"
+        if isinstance(self.task, Unlabelled):
+            return np.empty((len(self.splits[split]), 0), dtype=np.float32)
         if isinstance(self.task, SegmentationTask):
             return self._once(split, "masks", lambda: read_presence(self.splits[split], self.task, where))
         return self._once(split, "labels", lambda: read_labels(self._arrow_column(split, "labels"), self.task, where))
@@ -183,25 +199,83 @@ def open_dataset(
         raise ValueError(f"{source}: a dataset that is read through named columns needs a `name` for its task.")
     if columns is None and task is None:
         task = read_dataset_task(source)
-    if splits is None:
-        there = split_names(source)
-        splits = [split for split in SPLITS if split in there]
-    rows: dict[str, Dataset | StreamedRows] = {}
-    if streaming:
-        rows |= {split: StreamedRows(source, split, columns=columns) for split in splits}
-    else:
-        rows |= load_task_splits(source, splits, columns)
+    rows = _load(source, splits, columns, streaming, images_only=False)
     if task is None:
         task = _task_of_columns(str(name), columns or {}, next(iter(rows.values())))
     elif name is not None:
         task = replace(task, name=name)
-    opened = TaskDataset(str(source), task, rows, uncertain)
-    for split in rows:
+    return _checked(TaskDataset(str(source), task, rows, uncertain))
+
+
+def open_images(
+    source: str | Path,
+    splits: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    streaming: bool = False,
+    name: str | None = None,
+) -> TaskDataset:
+    """
+    Opens the images of any dataset for training without labels: of a task dataset whose labels or masks are not read,
+    of one without labels, or of a Hub dataset whose card tells of no task.
+
+    Args:
+        source: Folder or Hub id; an id may name a revision, "someone/nih14@v1".
+        splits: Those to open; all that there are of train, validation and test unless set.
+        columns: `{"image": COLUMN}` where the images' column is not called "image".
+        streaming: As for [`open_dataset`].
+        name: What the images are called together; unless set as the task in the card, or else as the dataset.
+
+    Returns:
+        The dataset with an [`Unlabelled`] for its task. Its splits have images, `image_id` and metadata alone.
+
+    Raises:
+        ValueError: The dataset cannot be read, a split or the column of images is missing, a split is empty, or a
+            patient or an image stands in two of the splits.
+    """
+    task = _images_task(source, name)
+    rows = _load(source, splits, columns, streaming, images_only=True)
+    return _checked(TaskDataset(str(source), task, rows))
+
+
+def _images_task(source: str | Path, name: str | None) -> Unlabelled:
+    try:
+        card = read_card(source).data.to_dict()
+    except ValueError:  # a foreign dataset may have no card; that there is none of this name shows when it is loaded
+        card = {}
+    if CARD_KEY in card or KIND_KEY in card:
+        task = read_any_task(source)
+        return Unlabelled(name or task.name, task.modality)
+    try:
+        return Unlabelled(name or key_of(shown_name(source)))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error} Give a `name`.") from None
+
+
+def _load(
+    source: str | Path,
+    splits: Sequence[str] | None,
+    columns: Mapping[str, Any] | None,
+    streaming: bool,
+    images_only: bool,
+) -> dict[str, Dataset | StreamedRows]:
+    if splits is None:
+        there = split_names(source)
+        splits = [split for split in SPLITS if split in there]
+        if not splits:
+            raise ValueError(f"{source} has none of the splits {SPLITS}, only {there}: name its splits so.")
+    if streaming:
+        return {split: StreamedRows(source, split, columns, images_only) for split in splits}
+    return {**load_task_splits(source, splits, columns, images_only)}
+
+
+def _checked(opened: TaskDataset) -> TaskDataset:
+    """With its facts, once labels are read and splits are known to be disjoint; raises `ValueError` otherwise."""
+    for split in opened.splits:
         opened.stored_labels(split)
     check_disjoint(opened)
-    opened.facts = training_data_facts(source, task)
+    opened.facts = training_data_facts(opened.source, opened.task)
     opened.facts["splits"] = {
-        split: split_facts(task, opened.stored_labels(split), opened.patients(split)) for split in rows
+        split: split_facts(opened.task, opened.stored_labels(split), opened.patients(split)) for split in opened.splits
     }
     return opened
 

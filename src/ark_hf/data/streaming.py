@@ -18,6 +18,7 @@ from datasets.table import InMemoryTable
 
 from ..hub_errors import explain
 from .task_dataset import check_columns, check_has_image_and_labels, gather_labels, parquet_files
+from .unlabelled import METADATA_COLUMNS, image_column
 
 WINDOW = 2000  # rows over which a pass is shuffled, and that wait in memory at most
 WINDOW_BYTES = 2**28  # fewer if they would take more than this
@@ -26,7 +27,7 @@ READERS = 16  # files read at once for their footers and small columns
 AT_ONCE = 2**24  # bytes: row groups of a file are read together up to this, and one that is larger in pieces
 PIECE = 2**22
 
-SMALL_COLUMNS = ("labels", "image_id", "patient_id", "study_id", "sex", "age", "view")
+SMALL_COLUMNS = ("labels", *METADATA_COLUMNS)
 
 T = TypeVar("T")
 
@@ -52,13 +53,21 @@ class StreamedRows:
         name_or_path: Folder or Hub id of a task dataset.
         split: "train", "validation" or "test".
         columns: For foreign datasets, as for [`load_task_dataset`].
+        images_only: Whether labels and masks are never read, and may be lacking; `columns` are as for
+            [`image_column`] then.
 
     Raises:
         ValueError: The dataset cannot be reached or is not in parquet files, the split or a column is missing, or the
             split is empty.
     """
 
-    def __init__(self, name_or_path: str | Path, split: str, columns: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        split: str,
+        columns: Mapping[str, Any] | None = None,
+        images_only: bool = False,
+    ):
         self.where = f"split {split!r} of {str(name_or_path)!r}"
         self.files = parquet_files(name_or_path, split)
         with ThreadPoolExecutor(READERS) as pool:
@@ -71,12 +80,17 @@ class StreamedRows:
         schema = self.footers[self.files[0]].schema.to_arrow_schema()
         self.features, stored = Features.from_arrow_schema(schema), schema.names
         self.stored = {name: [name] for name in stored}  # by column of a row those of the files that it is made of
+        self.gathered = columns is not None and not images_only
+        if images_only:
+            column = image_column(columns, schema, split, name_or_path)
+            self.stored = {name: [name] for name in METADATA_COLUMNS if name in stored and name != column}
+            self.stored["image"] = [column]
+            return
         if columns is not None:
             check_columns(columns, stored, name_or_path)
             for name in (columns["image"], *columns["labels"]):
                 self.stored.pop(name, None)
             self.stored |= {"image": [columns["image"]], "labels": columns["labels"]}
-        self.gathered = columns is not None
         check_has_image_and_labels(self.column_names, split, name_or_path)
 
     def __len__(self) -> int:
@@ -113,7 +127,8 @@ class StreamedRows:
         """
         The rows of each batch of row numbers, as pairs of number and row; runs without any are not read.
 
-        A row has `labels`, `image` (`{"bytes": ..., "path": ...}`, not decoded) and `image_id` if the dataset has it.
+        A row has `image` (`{"bytes": ..., "path": ...}`, not decoded), and `labels` and `image_id` if the split has
+        them.
         The memory needed is for one run (or a piece of a large row group) and the rows read before their turn.
 
         Args:
@@ -183,9 +198,10 @@ class StreamedRows:
         with self._reading(file, ValueError) as handle:
             parquet = pyarrow.parquet.ParquetFile(handle, metadata=self.footers[file], pre_buffer=True)
             table = parquet.read([stored for name in names for stored in self.stored[name]], use_threads=False)
-        labels = pyarrow.array(self._values(table, "labels")) if self.gathered else table.column("labels")
-        columns = [labels if name == "labels" else table.column(name) for name in names]
-        return pyarrow.table(columns, names)
+        columns = {name: table.column(name) for name in names if name != "labels" or not self.gathered}
+        if self.gathered:
+            columns["labels"] = pyarrow.array(self._values(table, "labels"))
+        return pyarrow.table([columns[name] for name in names], names)
 
     def _read_run(self, run: Run) -> Iterator[pyarrow.RecordBatch]:
         columns = [stored for name in ("image", "labels", "image_id") for stored in self.stored.get(name, [])]

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..cells import is_blank
-from ..models.ark.configuration_ark import ArkTask, SegmentationTask
+from ..models.ark.configuration_ark import ArkTask
 from ..provenance import shown_name
 from .task_dataset import read_build_facts, read_card
+from .unlabelled import AnyTask
 
 SOURCE_FACTS = ("title", "homepage", "license", "access", "citation", "phantom")
 
 
-def training_data_facts(name_or_path: str | Path, task: ArkTask | SegmentationTask) -> dict[str, Any]:
+def training_data_facts(name_or_path: str | Path, task: AnyTask) -> dict[str, Any]:
     """
     What a model's card tells of a dataset that it was trained on, ready for JSON and free of paths.
 
@@ -33,22 +34,18 @@ def training_data_facts(name_or_path: str | Path, task: ArkTask | SegmentationTa
     return {"task": task.name, "dataset": shown_name(name_or_path), **facts}
 
 
-def split_facts(
-    task: ArkTask | SegmentationTask, labels: np.ndarray, patients: Sequence[Any] | None
-) -> dict[str, Any]:
+def split_facts(task: AnyTask, labels: np.ndarray, patients: Sequence[Any] | None) -> dict[str, Any]:
     """`rows`, `patients` (None if unknown) and `labels` of a split, as in [`split_summary`]."""
     known = {patient for patient in patients or () if not is_blank(patient)}
     return {"rows": len(labels), "patients": len(known) or None, "labels": _count_labels(task, labels)}
 
 
-def split_summary(
-    task: ArkTask | SegmentationTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]
-) -> dict:
+def split_summary(task: AnyTask, labels: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]]) -> dict:
     """
     Counts of one split, ready for JSON.
 
     Args:
-        task: The task that the labels belong to.
+        task: The task that the labels belong to; of an [`Unlabelled`] there are none, and rows count alone.
         labels: Stored labels of every row: (rows, labels) in 0, 1, -1 (uncertain), NaN or None (unknown); for
             single-label tasks (rows,) class indices, -1 or None unknown.
         metadata: The columns that are known of `patient_id`, `sex`, `view`, `age`, each with a value or None a row.
@@ -78,7 +75,9 @@ def split_summary(
     }
 
 
-def _count_labels(task: ArkTask | SegmentationTask, labels: Sequence[Any] | np.ndarray) -> dict[str, dict[str, int]]:
+def _count_labels(task: AnyTask, labels: Sequence[Any] | np.ndarray) -> dict[str, dict[str, int]]:
+    if not task.labels:
+        return {}
     if isinstance(task, ArkTask) and task.problem_type == "single_label_classification":
         indices = np.array([-1 if index is None else index for index in labels], dtype=int)
         values = np.where(indices[:, None] < 0, np.nan, indices[:, None] == np.arange(len(task.labels)))

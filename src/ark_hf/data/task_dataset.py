@@ -1,13 +1,10 @@
 """Task datasets: a Hub dataset, or the same layout on disk, whose card holds the `ArkTask` that its labels mean."""
 
-import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -19,7 +16,6 @@ from datasets import (
     IterableDataset,
     List,
     Value,
-    config,
     get_dataset_split_names,
     load_dataset,
     load_dataset_builder,
@@ -31,11 +27,13 @@ from huggingface_hub import DatasetCard, hf_hub_download
 from ..cells import LABEL_VALUES, label_word
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
-from ..names import check_name
+from .copies import cache_dir, forget_earlier_states, split_revision
+from .unlabelled import AnyTask, Unlabelled, select_images
 
 SPLITS = ("train", "validation", "test")
 CARD_KEY = "ark_task"
-KIND_KEY, KINDS = "ark_kind", ("classification", "segmentation")  # a card without it is of the first
+KIND_KEY, KINDS = "ark_kind", ("classification", "segmentation", "unlabelled")  # a card without it is of the first
+NAME_KEY = "ark_name"  # of images without labels, whose card has no task
 MODALITY_KEY = "ark_modality"
 BUILD_REPORT = "build_report.json"
 OTHER_KINDS = {"masks": "segmentation masks", "mask": "segmentation masks", "volume": "volumes"}  # by column
@@ -57,19 +55,44 @@ def read_task(name_or_path: str | Path) -> ArkTask:
 
 def read_dataset_task(name_or_path: str | Path) -> ArkTask | SegmentationTask:
     """
+    The task that the dataset's card describes, see [`read_any_task`].
+
+    Raises:
+        ValueError: As there, or the dataset has no labels.
+    """
+    task = read_any_task(name_or_path)
+    if isinstance(task, Unlabelled):
+        raise ValueError(
+            f"{str(name_or_path)!r} holds images without labels, and labels are wanted here: it serves `ark-hf "
+            "pretrain` with `method: peac` and `ark-hf embed`. If there are labels, build it without --unlabelled."
+        )
+    return task
+
+
+def read_any_task(name_or_path: str | Path) -> AnyTask:
+    """
     The task that the dataset's card describes under `ark_task`, with the kind and the modality that stand beside it.
 
     Args:
         name_or_path: Folder or Hub id of a task dataset; an id may name a revision, "someone/nih14@v1".
 
     Raises:
-        ValueError: There is no such dataset, it has no card, or its card holds no task.
+        ValueError: There is no such dataset, it has no card, or its card holds no task, nor says that there are no
+            labels.
     """
     card = read_card(name_or_path).data.to_dict()
     kind = card.get(KIND_KEY, KINDS[0])
     if kind not in KINDS:
         raise ValueError(f"The card of {name_or_path}: {KIND_KEY} {kind!r} is unknown; use one of {KINDS}.")
     values = card.get(CARD_KEY)
+    modality = card.get(MODALITY_KEY, DEFAULT_MODALITY)
+    if kind == "unlabelled":
+        if values is not None:
+            raise ValueError(f"The card of {name_or_path}: `{CARD_KEY}` is of labels; `{KIND_KEY}: {kind}` has none.")
+        if NAME_KEY not in card:
+            raise ValueError(f"The card of {name_or_path} has no `{NAME_KEY}` beside `{KIND_KEY}: {kind}`; add it.")
+        check_modality(modality, f"The card of {name_or_path}: {MODALITY_KEY}")
+        return Unlabelled(card[NAME_KEY], modality)
     if values is None:
         raise ValueError(
             f"The card of {name_or_path} has no `{CARD_KEY}` entry; build the dataset with `ark-hf data`, or give "
@@ -80,17 +103,19 @@ def read_dataset_task(name_or_path: str | Path) -> ArkTask | SegmentationTask:
         raise ValueError(
             f"The card of {name_or_path}: write `{MODALITY_KEY}: {task.modality}` beside `{CARD_KEY}`, not within it."
         )
-    modality = card.get(MODALITY_KEY, DEFAULT_MODALITY)
     check_modality(modality, f"The card of {name_or_path}: {MODALITY_KEY}")
     return replace(task, modality=modality)
 
 
-def card_entries(task: ArkTask | SegmentationTask) -> dict[str, Any]:
-    """What [`read_dataset_task`] reads, as a card has it."""
+def card_entries(task: AnyTask) -> dict[str, Any]:
+    """What [`read_any_task`] reads, as a card has it."""
     values = task.to_dict()
     modality = values.pop("modality", None)
-    kind = {KIND_KEY: "segmentation"} if isinstance(task, SegmentationTask) else {}
-    return {CARD_KEY: values} | kind | ({} if modality is None else {MODALITY_KEY: modality})
+    if isinstance(task, Unlabelled):
+        entries: dict[str, Any] = {KIND_KEY: "unlabelled", NAME_KEY: task.name}
+    else:
+        entries = {CARD_KEY: values} | ({KIND_KEY: "segmentation"} if isinstance(task, SegmentationTask) else {})
+    return entries | ({} if modality is None else {MODALITY_KEY: modality})
 
 
 def _other_kind(name_or_path: str | Path, what: str) -> str:
@@ -105,7 +130,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
             f"{name_or_path} is not a task dataset: it has no card README.md. Build one with `ark-hf data`."
         )
     if not card_file.is_file():
-        name, revision = _split_revision(name_or_path)
+        name, revision = split_revision(name_or_path)
         try:
             card_file = Path(hf_hub_download(name, "README.md", repo_type="dataset", revision=revision))
         except HUB_ERRORS as error:
@@ -138,59 +163,17 @@ def dataset_file(name_or_path: str | Path, name: str) -> Path | None:
         path = Path(name_or_path, name)
         return path if path.is_file() else None
     try:
-        repository, revision = _split_revision(name_or_path)
+        repository, revision = split_revision(name_or_path)
         return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
     except HUB_ERRORS:
         return None
 
 
-def _split_revision(name_or_path: str | Path) -> tuple[str, str | None]:
-    """`someone/nih14@v1` of the Hub to its id and the revision; a folder has none. Raises `ValueError` for neither."""
-    if Path(name_or_path).exists():
-        return str(name_or_path), None
-    name, _, revision = str(name_or_path).partition("@")
-    check_name(name, "dataset")
-    return name, revision or None
-
-
-def _cache_dir(name_or_path: str | Path) -> str | None:
-    """
-    A cache of its own for every state of a local folder, and for every revision of a Hub dataset that is named.
-
-    `datasets` tells local folders apart by their last name alone: without this, a rebuilt dataset, or another of the
-    same name, would silently give the rows of the first. Offline, it takes any revision for the one that is asked for.
-    """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        name, revision = _split_revision(name_or_path)
-        if revision is None:
-            return None
-        return str(Path(config.HF_DATASETS_CACHE, "ark_hf", f"revision-{quote(revision, safe='')}"))  # "a/b" is one
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digests = [hashlib.sha256(part.encode()).hexdigest()[:16] for part in (str(folder.resolve()), repr(state))]
-    return str(Path(config.HF_DATASETS_CACHE, "ark_hf", *digests))
-
-
-def _forget_earlier_states(cache: str | None) -> None:
-    """
-    Deletes what `datasets` has copied of a local folder before its files changed: nothing would read it again.
-
-    Args:
-        cache: [`_cache_dir`] of the folder, as it was when it was loaded: by now the folder may have vanished.
-    """
-    if cache is None or Path(cache).parents[1] != Path(config.HF_DATASETS_CACHE, "ark_hf"):  # of the Hub
-        return
-    for other in Path(cache).parent.iterdir():
-        if other != Path(cache):
-            shutil.rmtree(other, ignore_errors=True)
-
-
 def split_names(name_or_path: str | Path) -> list[str]:
     """Names of the dataset's splits. Raises `ValueError` if it cannot be reached."""
-    name, revision = _split_revision(name_or_path)
+    name, revision = split_revision(name_or_path)
     try:
-        return get_dataset_split_names(name, revision=revision, cache_dir=_cache_dir(name_or_path))
+        return get_dataset_split_names(name, revision=revision, cache_dir=cache_dir(name_or_path))
     except (*HUB_ERRORS, DatasetsError) as error:
         raise ValueError(f"Cannot read the splits of {str(name_or_path)!r}: {_reason(error)}") from None
 
@@ -229,31 +212,40 @@ def load_task_dataset(
     if not streaming:
         return load_task_splits(name_or_path, [split], columns)[split]
     _check_splits([split])
-    name, revision = _split_revision(name_or_path)
-    cache_dir = _cache_dir(name_or_path)
+    name, revision = split_revision(name_or_path)
+    cache = cache_dir(name_or_path)
     try:
-        rows = load_dataset(name, split=split, revision=revision, streaming=True, cache_dir=cache_dir)
+        rows = load_dataset(name, split=split, revision=revision, streaming=True, cache_dir=cache)
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
     return _with_known_columns(rows, split, columns, name_or_path)
 
 
 def load_task_splits(
-    name_or_path: str | Path, splits: Sequence[str], columns: Mapping[str, Any] | None = None
+    name_or_path: str | Path,
+    splits: Sequence[str],
+    columns: Mapping[str, Any] | None = None,
+    images_only: bool = False,
 ) -> dict[str, Dataset]:
-    """Several splits by name, each as of [`load_task_dataset`], for little more than the time that one takes."""
+    """
+    Several splits by name, each as of [`load_task_dataset`], for little more than the time that one takes.
+
+    Args:
+        images_only: Whether labels and masks are left out, or may be lacking: see [`image_column`] for `columns` then.
+    """
     _check_splits(splits)
-    name, revision = _split_revision(name_or_path)
-    cache_dir = _cache_dir(name_or_path)
+    name, revision = split_revision(name_or_path)
+    cache = cache_dir(name_or_path)
     try:
-        loaded = load_dataset(name, split=list(splits), revision=revision, cache_dir=cache_dir)
+        loaded = load_dataset(name, split=list(splits), revision=revision, cache_dir=cache)
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         what = " and ".join(map(repr, splits))
         raise ValueError(f"Cannot load split {what} of {str(name_or_path)!r}: {_reason(error)}") from None
-    _forget_earlier_states(cache_dir)
+    forget_earlier_states(cache)
     found = {}
     for split, rows in zip(splits, loaded, strict=True):
-        found[split] = _with_known_columns(rows, split, columns, name_or_path)
+        known = select_images if images_only else _with_known_columns
+        found[split] = known(rows, split, columns, name_or_path)
         images = found[split].data.column("image")
         if images.null_count:
             missing = [row for row, image in enumerate(images) if not image.is_valid]
@@ -286,9 +278,9 @@ def _with_known_columns(rows, split: str, columns: Mapping[str, Any] | None, nam
 
 def load_splits(name_or_path: str | Path, config_name: str | None = None) -> dict[str, Dataset]:
     """All splits of any dataset that `datasets` can load, by name. Raises `ValueError` if it cannot."""
-    name, revision = _split_revision(name_or_path)
+    name, revision = split_revision(name_or_path)
     try:
-        return dict(load_dataset(name, config_name, revision=revision, cache_dir=_cache_dir(name_or_path)))
+        return dict(load_dataset(name, config_name, revision=revision, cache_dir=cache_dir(name_or_path)))
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load {str(name_or_path)!r}: {_reason(error)}") from None
 
@@ -302,9 +294,9 @@ def parquet_files(name_or_path: str | Path, split: str) -> list[str]:
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; use one of {SPLITS}.")
-    name, revision = _split_revision(name_or_path)
+    name, revision = split_revision(name_or_path)
     try:
-        builder = load_dataset_builder(name, revision=revision, cache_dir=_cache_dir(name_or_path))
+        builder = load_dataset_builder(name, revision=revision, cache_dir=cache_dir(name_or_path))
     except (*HUB_ERRORS, DatasetsError, yaml.YAMLError) as error:
         raise ValueError(f"Cannot load split {split!r} of {str(name_or_path)!r}: {_reason(error)}") from None
     if not isinstance(builder, Parquet):
