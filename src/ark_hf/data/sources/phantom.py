@@ -77,7 +77,7 @@ def draw_phantom_images(site: PhantomSite, split: str, count: int, size: int = 2
     - `image`: 8-bit grey `PIL.Image` (mode "L") whose longer side is `size`;
     - `labels`: an int class for a single-label site, else one float per label: 0, 1, -1 (uncertain) or NaN (unknown);
     - `sample_id`, `patient_id` (one or two images per patient; splits and sites share none), `sex` ("F", "M"), `age`
-      in years, `view` ("PA", "AP");
+      in years, `fat` in [0, 1] (how stout the patient is drawn), `view` ("PA", "AP");
     - `masks`: bool (H, W) arrays: "lungs", "heart", "posterior_ribs", "anterior_ribs", "clavicles" and, under its
       label, every finding that is drawn, whatever `labels` says about it; they may overlap;
     - `landmarks`: places of points of the anatomy by name, as (x, y) from the upper left corner in fractions of the
@@ -104,6 +104,7 @@ def describe_phantom_image(site: PhantomSite, split: str, index: int, seed: int 
         "patient_id": f"{site.name}-{split}-{number:04d}",
         "sex": patient.sex,
         "age": patient.age,
+        "fat": patient.fat,
         "view": _draw_view(site, stream("image", index)),
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...files import replace_folder
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..build.build import build_dataset, check_output
-from ..rows import Release, Row
+from ..rows import OPTIONAL_COLUMNS, Release, Row
 from .phantom import SITES, PhantomMasks, PhantomPictures, describe_phantom_image
 
 COUNTS = {"train": 300, "validation": 60, "test": 150}
@@ -83,7 +83,7 @@ def _rows(site: str, counts: dict[str, int], seed: int) -> list[Row]:
     for split, count in counts.items():
         for index in range(count):
             described = describe_phantom_image(SITES[site], split, index, seed)
-            labels, image_id = described.pop("labels"), described.pop("sample_id")
-            where = f"{split} image {index}"
-            rows.append(Row(where, Path(str(index)), split, labels, {"image_id": image_id, **described}))
+            known = {name: described[name] for name in OPTIONAL_COLUMNS if name in described}
+            metadata = {"image_id": described["sample_id"], **known}
+            rows.append(Row(f"{split} image {index}", Path(str(index)), split, described["labels"], metadata))
     return rows
