@@ -46,7 +46,10 @@ def convert(argv: list[str]) -> int:
     )
     quiet()
     from ..hub.save import convert as run
+    from ..training.peac.heads import HEADS_FILE
 
     conversion = run(given.checkpoint, **vars(args))
     print(f"{conversion.summary()}\nThe model is in {args.out}.")
+    if conversion.heads is not None:
+        print(f"{HEADS_FILE} beside it serves `method: peac` alone: `init: {args.out}` in a recipe goes on with it.")
     return 0

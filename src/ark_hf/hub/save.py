@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from ..files import check_new_folder, replace_folder, write_text
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.convert_ark_checkpoint import Conversion, convert_checkpoint, read_tasks
 from ..provenance import write_provenance
+from ..training.peac.heads import HEADS_FILE
 from .model_card import model_card
 from .push import CARD_FILE
 
@@ -38,7 +41,7 @@ def convert(
 
 def save_conversion(conversion: Conversion, output_dir: str | Path) -> None:
     """
-    Writes a converted model with its processor and a first card, the folder whole or not at all.
+    Writes a converted model with its processor, a first card and PEAC's heads, the folder whole or not at all.
 
     Raises:
         ValueError: `output_dir` exists and is not empty.
@@ -50,6 +53,9 @@ def save_conversion(conversion: Conversion, output_dir: str | Path) -> None:
         conversion.model.save_pretrained(folder)
         conversion.processor.save_pretrained(folder)
         facts = {"source": conversion.source, "summary": conversion.summary()}
+        if conversion.heads is not None:
+            save_file(conversion.heads, folder / HEADS_FILE, {"format": "pt"})
+            facts["method"] = "peac"
         write_provenance(folder, "conversion", facts)
         write_text(folder / CARD_FILE, str(model_card(folder, output_dir.resolve().name)))
 

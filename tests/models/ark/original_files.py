@@ -52,6 +52,22 @@ def swin_state_dict(
     return {key: weight_by_rule(key, shape, seed) for key, shape in shapes.items()} | buffers
 
 
+def peac_state_dict(
+    seed: int = 0, cell: int = 8, places: int = 16, width: int = 16, local: bool = True, **swin
+) -> dict[str, torch.Tensor]:
+    """A tiny PEAC model, a Swin without classes and four heads; three if not `local`, as in one of its versions."""
+    encoder = swin_state_dict(seed, projector=None, heads=[], **swin)
+    del encoder["head.weight"], encoder["head.bias"]
+    shapes = {"bias": [places]} | linear("head", width, places)
+    shapes |= {"decoder.0.weight": [3 * cell**2, width, 1, 1], "decoder.0.bias": [3 * cell**2]}
+    for name, (first, second, last) in [("mlp", (12, 10, 6))] + [("mlp_local", (9, 7, 5))] * local:
+        shapes |= linear(f"{name}.0", width, first) | norm(f"{name}.1", first)
+        shapes |= linear(f"{name}.3", first, second) | norm(f"{name}.4", second)
+        shapes[f"{name}.6.weight"] = [last, second]
+    heads = {key: weight_by_rule(key, shape, seed) for key, shape in shapes.items()}
+    return with_prefix(encoder, "swin_model.") | heads | {"head.bias": heads["bias"]}
+
+
 def norm(name: str, width: int) -> dict[str, list[int]]:
     return {f"{name}.weight": [width], f"{name}.bias": [width]}
 

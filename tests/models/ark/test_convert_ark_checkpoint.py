@@ -16,7 +16,7 @@ from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ark_hf.models.ark.original_architecture import infer_architecture
 
 from .golden import golden_tasks, original_buffers, read_case, weight_by_rule
-from .original_files import linear, norm, swin_state_dict, training_checkpoint, with_prefix
+from .original_files import linear, swin_state_dict, training_checkpoint, with_prefix
 from .test_golden_ark import check_outputs
 
 CASES = ["swin_small224", "swin_noproj", "swin_shiftlast192", "convnext_small"]
@@ -90,18 +90,6 @@ def test_full_size_key_lists_fit_exactly(shared, name):
     num_parameters = sum(value.numel() for value in converted.values())
     assert num_parameters == case["n_parameters_without_unused_head"]
     assert config.num_labels == 52
-
-
-def test_full_size_peac_encoder_fits_exactly(shared):
-    case = json.loads((shared / "golden" / "peac" / "keys_full.json").read_text())
-    encoder = {
-        key.removeprefix("swin_model."): torch.empty(shape, device="meta")
-        for key, shape, _ in case["state_dict"]
-        if key.startswith("swin_model.")
-    }
-    architecture = infer_architecture(encoder)
-    assert (architecture.backbone, architecture.image_size) == ("swin_base_patch4_window7_224", 448)
-    check_fit(ArkModel, ArkConfig(backbone=architecture.backbone, image_size=448, projector_dim=None), encoder)
 
 
 @pytest.mark.slow
@@ -250,21 +238,15 @@ def test_fine_tuned_swin_becomes_an_encoder_or_a_named_classifier(tmp_path):
     )
 
 
-def test_peac_and_simmim_encoders(tmp_path):
+def test_simmim_encoders(tmp_path):
     encoder = swin_state_dict(projector=None, heads=[])
     classifier = {key: encoder.pop(key) for key in ("head.weight", "head.bias")}
-    shapes = linear("mlp.0", 16, 8) | norm("mlp.1", 8) | linear("mlp_local.0", 16, 8) | linear("decoder.0", 16, 48)
-    shapes |= linear("head", 16, 4) | {"bias": [4]}
-    peac = with_prefix(encoder, "swin_model.") | {k: weight_by_rule(k, s, 0) for k, s in shapes.items()}
-    peac_file = {"student": with_prefix(peac, "module."), "teacher": peac, "optimizer": {}, "epoch": 1}
     simmim = with_prefix(encoder, "encoder.") | {"encoder.mask_token": torch.zeros(1, 1, 8)}
     simmim |= {key: weight_by_rule(key, shape, 0) for key, shape in linear("decoder.0", 16, 48).items()}
-    for file, key in ((peac_file, None), (peac_file, "student"), ({"model": simmim}, None)):
-        conversion = convert_checkpoint(saved(tmp_path, file), key)
-        model = conversion.model
-        assert isinstance(model, ArkModel) and model.config.image_size == 32 and model.config.projector_dim is None
-        assert torch.equal(model.encoder.norm.bias, encoder["norm.bias"])
-        assert torch.equal(model.encoder.layers[1].downsample.norm.bias, encoder["layers.0.downsample.norm.bias"])
+    model = convert_checkpoint(saved(tmp_path, {"model": simmim})).model
+    assert isinstance(model, ArkModel) and model.config.image_size == 32 and model.config.projector_dim is None
+    assert torch.equal(model.encoder.norm.bias, encoder["norm.bias"])
+    assert torch.equal(model.encoder.layers[1].downsample.norm.bias, encoder["layers.0.downsample.norm.bias"])
     with pytest.raises(ValueError, match="left over .*: 2, such as .*head.weight"):
         convert_checkpoint(saved(tmp_path, {"model": simmim | classifier}))
 

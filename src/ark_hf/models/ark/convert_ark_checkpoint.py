@@ -14,6 +14,8 @@ from .configuration_ark import ArkConfig, ArkTask
 from .image_processing_ark import ArkImageProcessor
 from .modeling_ark import ArkForImageClassification, ArkModel
 from .original_architecture import Architecture, infer_architecture
+from .original_peac_heads import OUR_NAMES as PEAC_HEADS
+from .original_peac_heads import check_fit_of_heads, convert_peac_heads, describe_heads, image_size_of
 
 # The heads of the released models, labels in the order of the outputs. MIMIC's order is alphabetical, whatever the
 # official configuration says: the published predictions prove it.
@@ -61,11 +63,12 @@ IGNORED_IN_ENCODER = {
     "the encoder's own classifier": r"head\.(weight|bias)",
     "SimMIM's mask token": r"mask_token",
 }
-IGNORED_BESIDE_ENCODER = {
-    "swin_model.": {
-        "PEAC's heads": r"bias|head\.(weight|bias)|mlp(_local)?\.\d\.(weight|bias)|decoder\.0\.(weight|bias)"
-    },
-    "encoder.": {"SimMIM's decoder": r"decoder\.0\.(weight|bias)"},
+PEAC_PREFIX = "swin_model."
+IGNORED_BESIDE_ENCODER = {"encoder.": {"SimMIM's decoder": r"decoder\.0\.(weight|bias)"}}
+# What is used beside the encoder, by the encoder's prefix: Ark's projector and heads, and the heads of PEAC
+USED_BESIDE_ENCODER = {
+    "": r"(omni_heads\.(0|[1-9]\d{0,2})|projector(\.[02])?)\.(weight|bias)",
+    PEAC_PREFIX: "|".join(map(re.escape, PEAC_HEADS)),
 }
 # Other originals use ImageNet's; what SimMIM and fine-tuned files were trained with stands nowhere in them
 PEAC_NORMALISATION = {"image_mean": [0.5056] * 3, "image_std": [0.252] * 3}
@@ -81,8 +84,13 @@ CONVNEXT_NAMES = (
 
 @dataclass
 class Conversion:
-    """A converted checkpoint and how it came about; `ignored` counts the unused tensors by reason, and `interpolated`
-    says whether a change of image size resized relative position tables.
+    """
+    A converted checkpoint and how it came about.
+
+    Args:
+        ignored: Counts the unused tensors by reason.
+        interpolated: Whether a change of image size resized relative position tables.
+        heads: Of a PEAC checkpoint the heads, under the names of `PeacHeads`, with which its training can go on.
     """
 
     model: ArkForImageClassification | ArkModel
@@ -93,6 +101,7 @@ class Conversion:
     num_used: int
     ignored: dict[str, int]
     interpolated: bool = False
+    heads: dict[str, torch.Tensor] | None = None
 
     def summary(self) -> str:
         """What was found, used and ignored, as lines of text."""
@@ -101,6 +110,8 @@ class Conversion:
         resized += " (position tables interpolated)" * self.interpolated
         projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
         heads = ", ".join(f"{task.name} ({len(task.labels)})" for task in config.tasks or [])
+        if self.heads is not None:
+            heads = f"those of PEAC's training, kept beside the model to go on with it: {describe_heads(self.heads)}"
         heads = heads or "none (a fine-tuned classifier is kept if --tasks names its classes)"
         release = f", by its name {RELEASED_FILES[self.source]}" if self.source in RELEASED_FILES else ""
         lines = [
@@ -122,6 +133,7 @@ def convert_checkpoint(
     """
     Reads an original checkpoint: Ark's training checkpoints, with or without `module.`, its flat teacher files, and
     encoders alone (fine-tuned timm Swins with a `head`, PEAC, SimMIM), which become an [`ArkModel`] without projector.
+    PEAC's heads are kept beside it.
 
     Args:
         path: The file. No code in it runs, see [`read_weights_file`].
@@ -238,7 +250,10 @@ def _convert(
 ) -> Conversion:
     prefix = _encoder_prefix(weights)
     encoder, beside, ignored = _sort_keys(weights, prefix)
-    architecture = infer_architecture(encoder)
+    peac_heads = None
+    if prefix == PEAC_PREFIX and beside:
+        peac_heads, beside = convert_peac_heads(beside), {}
+    architecture = infer_architecture(encoder, None if peac_heads is None else image_size_of(peac_heads))
     heads = _heads(beside)
     if not heads and tasks is not None and "head.weight" in encoder:  # a fine-tuned encoder whose classes are named
         heads = {0: _num_outputs(encoder, "head.weight")}
@@ -257,14 +272,19 @@ def _convert(
     kind = ArkForImageClassification if config.tasks else ArkModel
     model = _load(kind, config, encoder | beside)
     _check_buffers(model.base_model.encoder, encoder)
+    if peac_heads is not None:
+        check_fit_of_heads(peac_heads, model.encoder.num_features, model.encoder.feature_info[-1]["reduction"])
+    num_used = len(model.state_dict()) + len(peac_heads or {})
     shapes = _shapes(model)
     if image_size is not None and image_size != config.image_size:
         model.set_image_size(image_size)
+        if peac_heads is not None:
+            del peac_heads["order.weight"], peac_heads["order.bias"]  # of the file's own number of cells
     interpolated = _shapes(model) != shapes
-    side, normalisation = model.config.image_size, PEAC_NORMALISATION if prefix == "swin_model." else {}
+    side, normalisation = model.config.image_size, PEAC_NORMALISATION if prefix == PEAC_PREFIX else {}
     processor = ArkImageProcessor(size={"height": side, "width": side}, **normalisation)
-    num_used = len(model.state_dict())
-    return Conversion(model.eval(), processor, source, section, architecture, num_used, dict(ignored), interpolated)
+    facts = source, section, architecture, num_used, dict(ignored), interpolated
+    return Conversion(model.eval(), processor, *facts, peac_heads)
 
 
 def _shapes(model: torch.nn.Module) -> list[torch.Size]:
@@ -285,9 +305,10 @@ def _encoder_prefix(weights: dict[str, torch.Tensor]) -> str:
 def _sort_keys(
     weights: dict[str, torch.Tensor], prefix: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Counter[str]]:
-    """The encoder's tensors without `prefix`, projector and heads, and the number of ignored ones by reason."""
+    """The encoder's tensors without `prefix`, what is used beside it, and the number of ignored ones by reason."""
     encoder, beside, left_over = {}, {}, []
     ignored: Counter[str] = Counter()
+    used = USED_BESIDE_ENCODER.get(prefix)
     for key, value in weights.items():
         inside = key.startswith(prefix)
         name = key.removeprefix(prefix)
@@ -295,7 +316,7 @@ def _sort_keys(
         reason = next((reason for reason, pattern in reasons.items() if re.fullmatch(pattern, name)), None)
         if reason is not None:
             ignored[reason] += 1
-        if not prefix and re.fullmatch(r"(omni_heads\.(0|[1-9]\d{0,2})|projector(\.[02])?)\.(weight|bias)", name):
+        if used and inside == (not prefix) and re.fullmatch(used, name):
             beside[name] = value
         elif inside:
             encoder[name] = value

@@ -39,17 +39,21 @@ class Architecture:
     description: str
 
 
-def infer_architecture(encoder: dict[str, torch.Tensor]) -> Architecture:
+def infer_architecture(encoder: dict[str, torch.Tensor], size_of_heads: int | None = None) -> Architecture:
     """
     Reads the architecture of a Swin v1 or ConvNeXt v1 encoder from its tensors, in the layout of timm 0.5.4.
 
+    Args:
+        size_of_heads: Side in pixels of the pictures that heads beside a Swin are for, where they depend on it.
+
     Raises:
-        ValueError: A tensor that the architecture depends on is missing or of an impossible shape.
+        ValueError: A tensor that the architecture depends on is missing or of an impossible shape, or image sizes
+            contradict each other.
     """
-    return _swin(encoder) if "patch_embed.proj.weight" in encoder else _convnext(encoder)
+    return _swin(encoder, size_of_heads) if "patch_embed.proj.weight" in encoder else _convnext(encoder)
 
 
-def _swin(encoder: dict[str, torch.Tensor]) -> Architecture:
+def _swin(encoder: dict[str, torch.Tensor], size_of_heads: int | None) -> Architecture:
     embed_dim, channels, patch, patch_width = _shape(encoder, "patch_embed.proj.weight", 4)
     if channels != 3 or patch != patch_width or patch < 1:
         raise ValueError(
@@ -77,9 +81,12 @@ def _swin(encoder: dict[str, torch.Tensor]) -> Architecture:
             if tokens != [windows[stage] ** 2] * 2:
                 raise ValueError(f"the tensor {key} is not a mask of windows of {windows[stage]} tokens.")
             sizes.add(math.isqrt(count) * windows[stage] * scales[stage])
-    if len(sizes) > 1:
-        raise ValueError(f"attention masks and windows of different image sizes: {sorted(sizes)}.")
     source = "attention masks and windows" if sizes else "the window, as the file has no attention masks"
+    if size_of_heads is not None:
+        source = "attention masks, windows and heads" if sizes else "the heads"
+        sizes.add(size_of_heads)
+    if len(sizes) > 1:
+        raise ValueError(f"{source} of different image sizes: {sorted(sizes)}.")
     image_size = sizes.pop() if sizes else window * scales[-1]
     name = SWINS.get((embed_dim, depths, num_heads, window)) if patch == 4 else None
     settings = {
