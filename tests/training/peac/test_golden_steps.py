@@ -6,6 +6,7 @@ import torch
 
 from ark_hf import ArkImageProcessor
 from ark_hf.data.open_dataset import TaskDataset
+from ark_hf.data.unlabelled import Unlabelled
 from ark_hf.training.peac.arguments import PeacArguments
 from ark_hf.training.peac.pretrainer import PeacPretrainer
 from ark_hf.training.peac.start import Start
@@ -65,7 +66,7 @@ def test_two_steps_of_the_original_trainer(shared, tmp_path):
         drop_path_rate=0.0,
         reproduce=["ema_index_from_epoch_1"],
     )
-    data = TaskDataset("recorded", None, {"train": range(8)})  # two steps an epoch
+    data = TaskDataset("recorded", Unlabelled("recorded"), {"train": range(8)})  # two steps an epoch
     start = Start(model, ArkImageProcessor(size={"height": 448, "width": 448}))
     trainer = RecordedPretrainer(args, [data], start, batches=[batch(arrays, number) for number in range(2)])
     teacher = trainer.train()

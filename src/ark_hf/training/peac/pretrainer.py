@@ -129,7 +129,7 @@ class PeacPretrainer:
         """What is trained, on what and for how long."""
         student = self.accelerator.unwrap_model(self.student)
         processes, precision = self.accelerator.num_processes, self.accelerator.mixed_precision
-        sizes = {each.name: len(each.splits["train"]) for each in self.data}
+        sizes = {each.task.name: len(each.splits["train"]) for each in self.data}
         return (
             f"{describe_model(student, self.accelerator.device, processes, precision)}\n"
             f"PEAC: {self.grid.side} x {self.grid.side} cells of {self.grid.cell} pixels.\n"
@@ -166,7 +166,7 @@ class PeacPretrainer:
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
         steps = []
         for each in self.data:
-            order = pass_order(each.splits["train"], seed, epoch, each.name)
+            order = pass_order(each.splits["train"], seed, epoch, each.task.name)
             cut = [order[start : start + size] for start in range(0, len(order), size)]
             steps.append([micro_batches(numbers, processes, accumulation) for numbers in cut])
         turns = np.repeat(np.arange(len(steps)), [len(each) for each in steps])
@@ -174,7 +174,8 @@ class PeacPretrainer:
 
     def _samples(self, data: TaskDataset, split: str, epoch: int) -> PeacSamples:
         transposed = "transposed_matches" in self.args.reproduce
-        return PeacSamples(data.splits[split], data.name, self.processor, self.grid, self.args.seed, epoch, transposed)
+        rows, seed = data.splits[split], self.args.seed
+        return PeacSamples(rows, data.task, self.processor, seed, epoch, self.grid, transposed)
 
     def _step(self, batches: list[dict[str, torch.Tensor]]) -> None:
         self.student.train()
@@ -316,7 +317,7 @@ class PeacPretrainer:
             **self.start.facts,
             "method": "peac",
             "settings": settings,
-            "data": [{"task": data.name, **data.facts} for data in self.data],
+            "data": [{"task": data.task.name, **data.facts} for data in self.data],
             "compute": compute_facts(
                 self.accelerator.device,
                 self.run.count_seconds(),
@@ -368,5 +369,5 @@ class PeacPretrainer:
 def _data_settings(data: TaskDataset) -> dict[str, Any]:
     """What must stay as it is for a run to be resumed."""
     train = data.splits["train"]
-    settings = {"name": data.name, "train_samples": len(train)}
+    settings = {"name": data.task.name, "train_samples": len(train)}
     return settings | ({"layout": train.layout} if isinstance(train, StreamedRows) else {})

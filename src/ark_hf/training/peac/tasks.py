@@ -30,11 +30,11 @@ def load_images(specs: list[TaskSpec], data_root: str = ".", streaming: bool = F
         splits = ["train", *(["validation"] if "validation" in there else [])]
         if len(splits) == 1:
             warnings.warn(f"{location} has no split 'validation', only {there}: not validated.", stacklevel=2)
-        data = open_images(location, splits, spec.name, spec.columns, streaming)
-        if data.name in loaded:
+        data = open_images(location, splits, spec.columns, streaming, spec.name)
+        if data.task.name in loaded:
             raise ValueError(
-                f"Two datasets are named {data.name!r}; give one of them another `name` in the recipe "
+                f"Two datasets are named {data.task.name!r}; give one of them another `name` in the recipe "
                 f"({spec.dataset})."
             )
-        loaded[data.name] = data
+        loaded[data.task.name] = data
     return list(loaded.values())
