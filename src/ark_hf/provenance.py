@@ -19,6 +19,7 @@ PROVENANCE_FILE, CALIBRATION_FILE, WEIGHTS_FILE = "provenance.json", "calibratio
 # How weights come about, and what a card has to know of it
 KINDS = {
     "pretraining": ("cycle",),
+    "peac": ("epoch",),
     "fine-tuning": ("head", "train_images", "steps", "best_step", "seed"),
     "conversion": ("source", "summary"),
     "federated": ("rounds", "sites"),
@@ -50,7 +51,8 @@ def write_provenance(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
         kind: How the weights came about, one of `KINDS`.
         facts: Ready for JSON and free of paths, at least those that `KINDS` names. Further, of a training: `start`,
             the name of what it started from; `start_provenance`, the same facts of that; `settings`; `data`, of each
-            dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`.
+            dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`. Of
+            a conversion: `method`, where the original was not trained as Ark is ("peac").
     """
     versions = {"ark-hf": package_version(), **{name: version(name) for name in ("torch", "transformers", "timm")}}
     write_json(folder / PROVENANCE_FILE, {"kind": kind, **facts, "versions": versions})

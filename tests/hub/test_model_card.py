@@ -105,6 +105,61 @@ def test_the_data_of_what_it_started_from_are_told_too(folder):
     assert "| NIH | see below | 12 | 7 |" in after and "NIH: Ask \\| them." in after and "@misc{nih}" in after
 
 
+def peac(**facts):
+    losses = {"order": 2.512345, "restoration": 0.25, "global": 0.0000123, "local": None, "total": 3.99}
+    films = {"task": "films", "dataset": "someone/films", "splits": {"train": SPLIT, "validation": SPLIT}}
+    settings = {"method": "peac", "epochs": 12}
+    return {"method": "peac", "epoch": 12, "settings": settings, "data": [films], "validation": losses, **facts}
+
+
+def test_a_peac_model_says_what_it_learned_without_labels(tmp_path):
+    encoder = save(tmp_path / "encoder", ArkModel)
+    write_provenance(encoder, "peac", peac(start="none"))
+    card = model_card(encoder, "someone/peac")
+    assert card.data.pipeline_tag == "image-feature-extraction" and card.data.datasets == ["someone/films"]
+    assert {"peac", "self-supervised"} <= set(card.data.tags) and card.data.eval_results is None
+    text = text_of(encoder)
+    assert "PEAC (patch embedding of anatomical consistency) is self-supervised: it looks at no labels" in text
+    assert "Weights of the end of epoch 12 of PEAC, which looks at no labels. Validation losses: order 2.51, " in text
+    assert (
+        "restoration 0.25, global 1.23e-05, total 3.99." in text and "local" not in text.split("Validation losses")[1]
+    )
+    assert "| `films` | someone/films | not stated | 12 | 7 | 12 |\n" in text and "Labels of the training" not in text
+    assert "uncertain" not in text and "AUROC" not in text and "epochs: 12" in text
+    assert "zhou2023learning" in text and "ma2023foundation" not in text
+    assert "ark-hf finetune someone/ark-cxr DATASET" in text and "pooler_output" in text
+    assert "image-classification" not in text
+
+
+def test_without_validation_no_losses_are_told(tmp_path):
+    encoder = save(tmp_path / "encoder", ArkModel)
+    write_provenance(encoder, "peac", peac(validation=None))
+    assert "which looks at no labels.\n" in text_of(encoder)
+
+
+def test_what_started_from_peac_names_it(folder):
+    facts = {"head": "fresh", "train_images": 10, "steps": 5, "best_step": 4, "seed": 1, "start": "someone/peac"}
+    write_provenance(
+        folder, "fine-tuning", {**facts, "data": [data("mine")], "start_provenance": {"kind": "peac", **peac()}}
+    )
+    card = model_card(folder, "someone/tuned")
+    now, before = card.text.split("### Before that")
+    assert "self-supervised" not in now and "Started from: `someone/peac`." in now and "clinic" in now
+    assert "epoch 12 of PEAC" in before and "zhou2023learning" in before and "ma2023foundation" not in before
+    assert card.data.pipeline_tag == "image-classification" and "peac" in card.data.tags
+    write_provenance(folder, "pretraining", pretrained(start="x", start_provenance={"kind": "peac", **peac()}))
+    assert text_of(folder).index("ma2023foundation") < text_of(folder).index("zhou2023learning")
+
+
+def test_a_converted_peac_checkpoint_says_so(tmp_path):
+    encoder = save(tmp_path / "encoder", ArkModel)
+    write_provenance(encoder, "conversion", {"source": "peac.pth", "summary": "heads: kept", "method": "peac"})
+    text = text_of(encoder)
+    assert "original authors'. PEAC (patch embedding" in text and "zhou2023learning" in text and "heads: kept" in text
+    write_provenance(encoder, "conversion", {"source": "ark.pth", "summary": "heads: kept"})
+    assert "PEAC (" not in text_of(encoder) and "ma2023foundation" in text_of(encoder)
+
+
 @pytest.mark.parametrize(
     ("facts", "only_phantoms"),
     [

@@ -30,6 +30,7 @@ from ark_hf.hub.push_dataset import push_dataset
 from ark_hf.hub.push_model import check_model_folder, model_files, push_model
 from ark_hf.inference.predict import load_ark
 from ark_hf.provenance import read_provenance
+from ark_hf.training.peac.heads import HEADS_FILE
 from tests.conftest import COUNTS
 from tests.hub.conftest import sent_objects
 from tests.hub.mask_reports import write_report_of
@@ -88,6 +89,15 @@ def test_what_tools_leave_in_a_folder_stays_there(ark_cxr):
         (ark_cxr / name).parent.mkdir(parents=True, exist_ok=True)
         (ark_cxr / name).write_bytes(b"x")
     assert set(check_model_folder(ark_cxr)) == MODEL_FILES
+
+
+def test_heads_of_peac_stay_there_and_the_push_says_so(ark_cxr, hub, capsys):
+    save_file({"order.bias": torch.zeros(4)}, ark_cxr / HEADS_FILE)
+    assert main(["push", str(ark_cxr), "someone/peac", "--dry_run"]) == 0
+    listed, told = capsys.readouterr().out.split("bytes in all")
+    assert HEADS_FILE not in listed and f"go on with the training: {HEADS_FILE}." in told
+    assert push_model(ark_cxr, "someone/peac").stays == (HEADS_FILE,)
+    assert "model.safetensors" in hub.model("someone/peac").files and HEADS_FILE not in hub.model("someone/peac").files
 
 
 def write(name, content):

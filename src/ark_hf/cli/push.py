@@ -101,11 +101,11 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
             print(f"The card is in {Path(args.card, 'README.md')}.")
         if args.dry_run:
             _list(files.model | files.card, args, repo)
-            _tell_renewed(files.renewed)
+            _tell_of_the_model(files.renewed, files.stays)
         return 0
     pushed = push_model(folder, repo, report, args.public, args.license, args.revision, args.pull_request)
     print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
-    _tell_renewed(pushed.renewed)
+    _tell_of_the_model(pushed.renewed, pushed.stays)
     if report is None:
         print("The card has no test results: pass --report with what `ark-hf evaluate MODEL DATASETS --out` wrote.")
     return 0
@@ -133,12 +133,14 @@ def _list(files: Mapping[str, Path | bytes], args: PushArguments, repo: str) -> 
     print(f"{sum(sizes.values()):14,d}  bytes in all would go to {where}.")
 
 
-def _tell_renewed(names: Sequence[str]) -> None:
-    if names:
+def _tell_of_the_model(renewed: Sequence[str], stays: Sequence[str]) -> None:
+    if renewed:
         print(
             f"An earlier version of ark-hf wrote this model. Renewed in what is sent, not in the folder: "
-            f"{', '.join(names)}."
+            f"{', '.join(renewed)}."
         )
+    if stays:
+        print(f"Not sent, since it only serves to go on with the training: {', '.join(stays)}.")
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

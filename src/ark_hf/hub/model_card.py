@@ -101,12 +101,13 @@ def model_card(
         name=place.rpartition("/")[2],
         place=place,
         prose=prose,
-        origin=prose["origins"][origin["kind"]] if origin else "",
+        origin=_origin(prose, origin) if origin else "",
         auto_class=auto_class,
+        projects=config.projector_dim is not None,
         view=_view(folder),
         labels=[] if auto_class == "AutoModel" else _label_rows(config),
         segmentation=segmentation,
-        limits=prose["limits"] if segmentation is None else prose["limits_of_masks"],
+        limits=prose[_limits(auto_class, segmentation is not None)],
         operating_points=_operating_points(config),
         untested=_untested(config, list(reports.values())),
         reports=[kind.section(figure, report) for figure, report in reports.items()],
@@ -120,6 +121,22 @@ def model_card(
         licence_text=licence["text"] if license_id is None else f"The weights are under {license_id}.",
         citation=_citations(prose, history),
     )
+
+
+def _is_of_peac(origin: Mapping[str, Any]) -> bool:
+    return "peac" in (origin["kind"], origin.get("method"))
+
+
+def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """What kind of model it is."""
+    kinds = [origin["kind"], *["peac"] * (origin["kind"] != "peac" and _is_of_peac(origin))]
+    return " ".join(prose["origins"][kind] for kind in kinds)
+
+
+def _limits(auto_class: str, outlines: bool) -> str:
+    if auto_class == "AutoModel":
+        return "limits_of_features"
+    return "limits_of_masks" if outlines else "limits"
 
 
 def _results(config: ArkConfig) -> Any:
@@ -170,7 +187,7 @@ def _header(
         license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
         pipeline_tag="image-feature-extraction" if auto_class == "AutoModel" else kind.TAG,
-        tags=_prose()["tags"],
+        tags=_prose()["tags"] + (_prose()["tags_of_peac"] if any(map(_is_of_peac, history)) else []),
         base_model=start if start.count("/") == 1 else None,
         datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
         metrics=[kind.METRIC] if reports else None,
@@ -232,15 +249,17 @@ def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
     """What the template tells of one training or conversion; empty where nothing is known."""
     settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
     data = [each for each in origin.get("data", []) if "splits" in each]
+    looks_at_labels = not _is_of_peac(origin)
     return {
         "start": _start(origin.get("start")),
         "training": _training(origin),
         "data": [_data_row(each) for each in data],
+        "looks_at_labels": looks_at_labels,
         "shared": [cell(line) for line in shared_lines(origin)],
         "label_counts": [
             [f"`{each['task']}`", cell(label), *(f"{count:,}" for count in counts.values())]
             for each in data
-            if _is_trained_on(each)
+            if looks_at_labels and _is_trained_on(each)
             for label, counts in each["splits"]["train"]["labels"].items()
         ],
         "recipe": yaml.safe_dump(settings, sort_keys=False).strip() if settings else "",
@@ -265,6 +284,12 @@ def _training(origin: Mapping[str, Any]) -> str:
     )
     if origin.get("kind") == "pretraining":
         return f"Weights of the end of cycle {origin['cycle']}.{validated}"
+    if origin.get("kind") == "peac":
+        losses = {name: loss for name, loss in validation.items() if loss is not None}
+        told = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
+        return f"Weights of the end of epoch {origin['epoch']} of PEAC, which looks at no labels." + (
+            f" Validation losses: {told}." if told else ""
+        )
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":
@@ -327,6 +352,9 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
 
 
 def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
-    """Ark's papers, then those of the training data."""
+    """The papers of the methods of pretraining, Ark's where none is known, then those of the training data."""
+    pretrained = [each for each in history if each["kind"] != "fine-tuning"]
+    methods = ["peac" if _is_of_peac(each) else "ark" for each in pretrained] or ["ark"]
+    of_methods = [prose["citations"][method].strip() for method in methods]
     of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
-    return "\n".join([prose["citation"].strip(), *dict.fromkeys(of_data)])
+    return "\n".join(dict.fromkeys([*of_methods, *of_data]))

@@ -25,8 +25,8 @@ ONLY_GIT = {".gitattributes"}
 
 class Push(NamedTuple):
     """
-    What a push did: the address of the repository, or of the pull request; files sent, found unchanged, removed; and
-    the names of those sent anew in the place of what an earlier version of ark-hf wrote.
+    What a push did: the address of the repository, or of the pull request; files sent, found unchanged, removed; the
+    names of those sent anew in the place of what an earlier version of ark-hf wrote; and of those that stay here.
     """
 
     url: str
@@ -34,6 +34,7 @@ class Push(NamedTuple):
     unchanged: int
     removed: int
     renewed: tuple[str, ...] = ()
+    stays: tuple[str, ...] = ()
 
 
 class Repository(NamedTuple):

@@ -21,6 +21,7 @@ from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
+from ..training.peac.heads import HEADS_FILE
 from .model_card import model_card_files
 from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
 
@@ -50,6 +51,7 @@ REFUSED = {
 }
 # What git and the Hub's client leave in a folder that came from there
 LEFT_BY_TOOLS = re.compile(r"\.gitattributes|\.gitignore|(\.git|\.cache/huggingface)/.*")
+STAYS = (HEADS_FILE,)  # larger than the model, and of no use but to go on with its training
 ABOUT_A_PATIENT = re.compile(
     r"(patient|study)[ _]?(id|name|instance|birth)|birth[ _]?date|\bmrn\b|accession|image_id", re.IGNORECASE
 )
@@ -59,11 +61,13 @@ class ModelFiles(NamedTuple):
     """
     What a push sends, by path in the repository: files of the model, and its card with all that belongs to it.
 
-    Of the model those are bytes that an earlier version wrote and that are renewed; the folder keeps its own.
+    Of the model those are bytes that an earlier version wrote and that are renewed; the folder keeps its own. `stays`
+    are files of the folder that do not go.
     """
 
     model: dict[str, Path | bytes]
     card: dict[str, bytes]
+    stays: tuple[str, ...] = ()
 
     @property
     def renewed(self) -> list[str]:
@@ -110,7 +114,7 @@ def push_model(
         sent = files.model | card
         message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(sent)} files"
         pushed = send(api, there, sent, message, _is_ours, revision, pull_request)
-        return pushed._replace(renewed=tuple(files.renewed))
+        return pushed._replace(renewed=tuple(files.renewed), stays=files.stays)
 
 
 def model_files(folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None) -> ModelFiles:
@@ -120,7 +124,7 @@ def model_files(folder: Path, repo_id: str, report: Path | None = None, license_
     for name, content in card.items():
         if not name.endswith(".png"):
             _check_text_file(name, content.decode("utf-8"))
-    return ModelFiles(files, card)
+    return ModelFiles(files, card, tuple(name for name in STAYS if (folder / name).is_file()))
 
 
 def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
@@ -141,7 +145,7 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
-    files = {name: path for name, path in found.items() if not LEFT_BY_TOOLS.fullmatch(name)}
+    files = {name: path for name, path in found.items() if name not in STAYS and not LEFT_BY_TOOLS.fullmatch(name)}
     weights = {name for name in files if WEIGHTS.fullmatch(name)}
     others = sorted(set(files) - ALLOWED - weights)
     for what, endings in REFUSED.items():
