@@ -65,7 +65,21 @@ def test_memory_does_not_grow_while_50000_images_are_built_streamed_and_trained_
     assert list(parts) == ["build", "train, loaded", "train, streamed"]
 
 
-@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory", "gpu", "segmentation"])
+@pytest.mark.slow_ci
+def test_views_of_peac_are_measured_beside_those_of_ark(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    peac_views = importlib.import_module("peac_views")
+    results = peac_views.measure(tmp_path, argparse.Namespace(images=2, turns=1, batch_size=2))
+    assert [row["part"] for row in results["table"]] == [
+        "total", "decode", "views, 8 bits", "views, floats", "normalise",
+    ]  # fmt: skip
+    assert all(row["ark_ms"] > 0 and row["peac_ms"] > 0 and row["ratio"] > 0 for row in results["table"])
+    json.dumps(results)
+    peac_views.print_table(results)
+    assert "Goal 1.5x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory", "gpu", "segmentation", "peac_views"])
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -80,7 +80,7 @@ def cut_crops(picture: torch.Tensor, grid: Grid, placement: Placement) -> tuple[
     """
     short = min(picture.shape[-2:])
     height, width = (grid.source * side // short for side in picture.shape[-2:])
-    top, left = (round((length - grid.source) / 2) for length in (height, width))
+    top, left = (round((length - grid.source) / 2) for length in (height, width))  # 85.5 is 86, as in the originals
     rows, columns = (
         [offset * grid.cell for offset in offsets] for offsets in zip(placement.first, placement.second, strict=True)
     )
