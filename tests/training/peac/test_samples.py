@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from ark_hf.data.build.build import encode_png
 from ark_hf.data.loading import iterate
-from ark_hf.models.ark.configuration_ark import ArkTask
+from ark_hf.data.unlabelled import Unlabelled
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.training.peac.grid import Grid
 from ark_hf.training.peac.samples import PeacSamples
@@ -31,7 +31,7 @@ def rows() -> Dataset:
 
 
 def make(rows: Dataset, name: str = "here", seed: int = 0, epoch: int = 0, transposed: bool = False) -> PeacSamples:
-    return PeacSamples(rows, ArkTask(name, ["any"]), PROCESSOR, seed, epoch, GRID, transposed)
+    return PeacSamples(rows, Unlabelled(name), PROCESSOR, seed, epoch, GRID, transposed)
 
 
 def assert_same(batch, other):
