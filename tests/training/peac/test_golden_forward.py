@@ -9,6 +9,8 @@ from ark_hf.training.peac.heads import PeacHeads, PeacModel, permute_cells
 from tests.models.ark.golden import read_case, rule_state_dict
 from tests.models.ark.original_files import with_prefix
 
+from .golden import normalise
+
 ATOL = 1e-5
 
 
@@ -40,8 +42,7 @@ def test_outputs_after_conversion_equal_the_originals(shared, tmp_path):
     heads.load_state_dict(conversion.heads)
     model = PeacModel(conversion.model, heads).eval()
 
-    pictures = ((arrays["image_u8"] / 255 - 0.5056) / 0.252).astype(np.float32)
-    pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    pictures = normalise(torch.from_numpy(arrays["image_u8"]))
     permutation = torch.from_numpy(arrays["perm"]).long()
     moved = permute_cells(pictures, permutation, heads.cell)
     assert_near(moved[:, :, ::16, ::16], arrays["permuted_input_strided"])
