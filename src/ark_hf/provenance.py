@@ -19,7 +19,7 @@ PROVENANCE_FILE, CALIBRATION_FILE, WEIGHTS_FILE = "provenance.json", "calibratio
 # How weights come about, and what a card has to know of it
 KINDS = {
     "pretraining": ("cycle",),
-    "peac": ("epoch",),
+    "self-supervision": ("method", "epoch"),
     "fine-tuning": ("head", "train_images", "steps", "best_step", "seed"),
     "conversion": ("source", "summary"),
     "federated": ("rounds", "sites"),

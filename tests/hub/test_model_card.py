@@ -114,13 +114,13 @@ def peac(**facts):
 
 def test_a_peac_model_says_what_it_learned_without_labels(tmp_path):
     encoder = save(tmp_path / "encoder", ArkModel)
-    write_provenance(encoder, "peac", peac(start="none"))
+    write_provenance(encoder, "self-supervision", peac(start="none"))
     card = model_card(encoder, "someone/peac")
     assert card.data.pipeline_tag == "image-feature-extraction" and card.data.datasets == ["someone/films"]
     assert {"peac", "self-supervised"} <= set(card.data.tags) and card.data.eval_results is None
     text = text_of(encoder)
-    assert "PEAC (patch embedding of anatomical consistency) is self-supervised: it looks at no labels" in text
-    assert "Weights of the end of epoch 12 of PEAC, which looks at no labels. Validation losses: order 2.51, " in text
+    assert "without a look at labels. It learned by PEAC (patch embedding of anatomical consistency)" in text
+    assert "Weights of the end of epoch 12 of PEAC, without labels. Validation losses: order 2.51, " in text
     assert (
         "restoration 0.25, global 1.23e-05, total 3.99." in text and "local" not in text.split("Validation losses")[1]
     )
@@ -133,21 +133,25 @@ def test_a_peac_model_says_what_it_learned_without_labels(tmp_path):
 
 def test_without_validation_no_losses_are_told(tmp_path):
     encoder = save(tmp_path / "encoder", ArkModel)
-    write_provenance(encoder, "peac", peac(validation=None))
-    assert "which looks at no labels.\n" in text_of(encoder)
+    write_provenance(encoder, "self-supervision", peac(validation=None))
+    assert "of PEAC, without labels.\n" in text_of(encoder)
 
 
 def test_what_started_from_peac_names_it(folder):
     facts = {"head": "fresh", "train_images": 10, "steps": 5, "best_step": 4, "seed": 1, "start": "someone/peac"}
     write_provenance(
-        folder, "fine-tuning", {**facts, "data": [data("mine")], "start_provenance": {"kind": "peac", **peac()}}
+        folder,
+        "fine-tuning",
+        {**facts, "data": [data("mine")], "start_provenance": {"kind": "self-supervision", **peac()}},
     )
     card = model_card(folder, "someone/tuned")
     now, before = card.text.split("### Before that")
-    assert "self-supervised" not in now and "Started from: `someone/peac`." in now and "clinic" in now
+    assert "PEAC" not in now and "Started from: `someone/peac`." in now and "clinic" in now
     assert "epoch 12 of PEAC" in before and "zhou2023learning" in before and "ma2023foundation" not in before
     assert card.data.pipeline_tag == "image-classification" and "peac" in card.data.tags
-    write_provenance(folder, "pretraining", pretrained(start="x", start_provenance={"kind": "peac", **peac()}))
+    write_provenance(
+        folder, "pretraining", pretrained(start="x", start_provenance={"kind": "self-supervision", **peac()})
+    )
     assert text_of(folder).index("ma2023foundation") < text_of(folder).index("zhou2023learning")
 
 
@@ -155,9 +159,11 @@ def test_a_converted_peac_checkpoint_says_so(tmp_path):
     encoder = save(tmp_path / "encoder", ArkModel)
     write_provenance(encoder, "conversion", {"source": "peac.pth", "summary": "heads: kept", "method": "peac"})
     text = text_of(encoder)
-    assert "original authors'. PEAC (patch embedding" in text and "zhou2023learning" in text and "heads: kept" in text
+    assert (
+        "original authors'. It learned by PEAC (patch" in text and "zhou2023learning" in text and "heads: kept" in text
+    )
     write_provenance(encoder, "conversion", {"source": "ark.pth", "summary": "heads: kept"})
-    assert "PEAC (" not in text_of(encoder) and "ma2023foundation" in text_of(encoder)
+    assert "learned by PEAC" not in text_of(encoder) and "ma2023foundation" in text_of(encoder)
 
 
 @pytest.mark.parametrize(

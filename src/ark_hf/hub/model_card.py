@@ -32,6 +32,7 @@ REPORT_FILES = ("report.json", "report.md", REPORT_PAGE)
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PROSE = TEMPLATE.with_suffix(".yaml")
 UNKNOWN = "unknown"  # where the weights come from
+ARK = "ark"  # the method of whatever names none
 
 
 def model_card_files(
@@ -123,14 +124,13 @@ def model_card(
     )
 
 
-def _is_of_peac(origin: Mapping[str, Any]) -> bool:
-    return "peac" in (origin["kind"], origin.get("method"))
+def _method(origin: Mapping[str, Any]) -> str:
+    return origin.get("method", ARK)
 
 
 def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """What kind of model it is."""
-    kinds = [origin["kind"], *["peac"] * (origin["kind"] != "peac" and _is_of_peac(origin))]
-    return " ".join(prose["origins"][kind] for kind in kinds)
+    """How the weights came about, and of a method that is not Ark's what it is."""
+    return " ".join([prose["origins"][origin["kind"]], *filter(None, [prose["methods"].get(_method(origin))])])
 
 
 def _limits(auto_class: str, outlines: bool) -> str:
@@ -179,6 +179,7 @@ def _header(
     reports: Sequence[Any],
     licence: str | Mapping[str, str],
 ) -> ModelCardData:
+    prose, methods = _prose(), dict.fromkeys(map(_method, history))
     trained_on = [
         data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
     ]
@@ -187,7 +188,7 @@ def _header(
         license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
         pipeline_tag="image-feature-extraction" if auto_class == "AutoModel" else kind.TAG,
-        tags=_prose()["tags"] + (_prose()["tags_of_peac"] if any(map(_is_of_peac, history)) else []),
+        tags=[*prose["tags"], *(tag for method in methods for tag in prose["tags_of_methods"].get(method, []))],
         base_model=start if start.count("/") == 1 else None,
         datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
         metrics=[kind.METRIC] if reports else None,
@@ -249,7 +250,7 @@ def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
     """What the template tells of one training or conversion; empty where nothing is known."""
     settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
     data = [each for each in origin.get("data", []) if "splits" in each]
-    looks_at_labels = not _is_of_peac(origin)
+    looks_at_labels = origin["kind"] != "self-supervision"
     return {
         "start": _start(origin.get("start")),
         "training": _training(origin),
@@ -284,12 +285,10 @@ def _training(origin: Mapping[str, Any]) -> str:
     )
     if origin.get("kind") == "pretraining":
         return f"Weights of the end of cycle {origin['cycle']}.{validated}"
-    if origin.get("kind") == "peac":
-        losses = {name: loss for name, loss in validation.items() if loss is not None}
-        told = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
-        return f"Weights of the end of epoch {origin['epoch']} of PEAC, which looks at no labels." + (
-            f" Validation losses: {told}." if told else ""
-        )
+    if origin.get("kind") == "self-supervision":
+        losses = ", ".join(f"{name} {loss:.3g}" for name, loss in validation.items() if loss is not None)
+        told = f" Validation losses: {losses}." if losses else ""
+        return f"Weights of the end of epoch {origin['epoch']} of {origin['method'].upper()}, without labels.{told}"
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":
@@ -353,8 +352,7 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
 
 def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """The papers of the methods of pretraining, Ark's where none is known, then those of the training data."""
-    pretrained = [each for each in history if each["kind"] != "fine-tuning"]
-    methods = ["peac" if _is_of_peac(each) else "ark" for each in pretrained] or ["ark"]
+    methods = [_method(each) for each in history if each["kind"] != "fine-tuning"] or [ARK]
     of_methods = [prose["citations"][method].strip() for method in methods]
     of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
     return "\n".join(dict.fromkeys([*of_methods, *of_data]))
