@@ -47,7 +47,7 @@ class PeacArguments:
         ),
     )
     backbone: str = field(
-        default=_ARK["backbone"].default,
+        default="swin_base_patch4_window7_224",
         metadata=_help("timm name of the encoder, a Swin or ViT: its patch tokens must be the cells of a square."),
     )
     backbone_kwargs: dict[str, Any] | None = _same("backbone_kwargs")

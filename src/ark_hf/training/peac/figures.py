@@ -36,25 +36,24 @@ def write_losses(folder: Path, history: list[dict[str, Any]]) -> None:
 
 
 def write_restored(
-    folder: Path, seen: torch.Tensor, restored: torch.Tensor, there: torch.Tensor, processor: ArkImageProcessor
+    folder: Path, pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor], processor: ArkImageProcessor
 ) -> None:
     """
     Writes `restored.png`, a picture a row.
 
     Args:
-        seen, restored, there: Normalised pictures (n, channels, H, W), see `COLUMNS`.
+        pictures: Of each of `COLUMNS`, normalised (n, channels, H, W).
         processor: What normalised them.
     """
     from matplotlib.figure import Figure
 
     mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
     with style():
-        figure = Figure(figsize=(6, 2 * len(seen)), layout="constrained")
-        panels = figure.subplots(len(seen), 3, squeeze=False)
-        for row, *pictures in zip(panels, seen, restored, there, strict=True):
-            for axes, picture in zip(row, pictures, strict=True):
-                grey = (picture.float().cpu() * std + mean).mean(dim=0).clamp(0, 1)
-                axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
+        figure = Figure(figsize=(6, 2 * len(pictures[0])), layout="constrained")
+        panels = figure.subplots(len(pictures[0]), len(COLUMNS), squeeze=False)
+        for column, shown in zip(panels.T, pictures, strict=True):
+            for axes, picture in zip(column, shown.float().cpu() * std + mean, strict=True):
+                axes.imshow(picture.mean(dim=0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
                 axes.set_axis_off()
         for axes, title in zip(figure.axes, COLUMNS, strict=False):
             axes.set_title(title)

@@ -342,7 +342,7 @@ class PeacPretrainer:
         is_due = self.state.cycle == self.args.epochs or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_FIGURES
         if is_due and self.accelerator.is_main_process:
             write_losses(self.output_dir, self.state.history)
-            write_restored(self.output_dir, *self._restored(), self.processor)
+            write_restored(self.output_dir, self._restored(), self.processor)
             self._drawn_at = time.monotonic()
 
     @torch.no_grad()
