@@ -89,7 +89,19 @@ _EXPORTS = {
     "embed_rows": ".inference.embeddings",
     "open_store": ".inference.embeddings",
     "export_onnx": ".inference.export_onnx",
+    "dense_features": ".inference.dense_features",
+    "features_at": ".inference.dense_features",
+    "corresponding_places": ".inference.correspondence",
+    "mutual_neighbours": ".inference.correspondence",
+    "saliency": ".inference.correspondence",
+    "co_segment": ".inference.feature_clusters",
+    "project_features": ".inference.feature_clusters",
     "EvaluationArguments": ".evaluation.arguments",
+    "CorrespondenceReport": ".evaluation.correspondence",
+    "correspondence_errors": ".evaluation.correspondence",
+    "correspondence_report": ".evaluation.correspondence",
+    "pair_patients": ".evaluation.correspondence",
+    "pair_views": ".evaluation.correspondence",
     "calibrate": ".evaluation.evaluate",
     "compare": ".evaluation.evaluate",
     "evaluate": ".evaluation.evaluate",
@@ -160,6 +172,11 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .demonstration import demo as demo
     from .demonstration import train_demo as train_demo
     from .evaluation.arguments import EvaluationArguments as EvaluationArguments
+    from .evaluation.correspondence import CorrespondenceReport as CorrespondenceReport
+    from .evaluation.correspondence import correspondence_errors as correspondence_errors
+    from .evaluation.correspondence import correspondence_report as correspondence_report
+    from .evaluation.correspondence import pair_patients as pair_patients
+    from .evaluation.correspondence import pair_views as pair_views
     from .evaluation.evaluate import calibrate as calibrate
     from .evaluation.evaluate import compare as compare
     from .evaluation.evaluate import evaluate as evaluate
@@ -174,10 +191,17 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .hub.push_model import push_model as push_model
     from .hub.save import convert as convert
     from .hub.save import save_conversion as save_conversion
+    from .inference.correspondence import corresponding_places as corresponding_places
+    from .inference.correspondence import mutual_neighbours as mutual_neighbours
+    from .inference.correspondence import saliency as saliency
+    from .inference.dense_features import dense_features as dense_features
+    from .inference.dense_features import features_at as features_at
     from .inference.embeddings import embed as embed
     from .inference.embeddings import embed_rows as embed_rows
     from .inference.embeddings import open_store as open_store
     from .inference.export_onnx import export_onnx as export_onnx
+    from .inference.feature_clusters import co_segment as co_segment
+    from .inference.feature_clusters import project_features as project_features
     from .inference.heatmaps import heat_maps as heat_maps
     from .inference.masks import label_masks as label_masks
     from .inference.overlays import mask_overlay as mask_overlay

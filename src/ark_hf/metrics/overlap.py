@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial import KDTree
 
-from .resampling import number_clusters, patient_weights, percentile_interval, row_means
+from .resampling import number_patients, percentile_interval, resampled_means, row_means
 
 REACH = 3  # pixels around each, among which its nearest is looked for before any tree is built
 CELLS = (32, 8)  # pixels a side, within which border pixels are looked at together, from coarse to fine
@@ -128,14 +128,15 @@ def overlap_results(
     Args:
         labels: Of the columns.
         scores: (n, labels) of [`dice`], [`iou`] or [`hausdorff_distance`], NaN undefined.
-        clusters: n patient ids as in `metrics.bootstrap_aurocs`; without them images count as independent.
+        clusters: n patient ids as in `metrics.bootstrap_aurocs`, or (n, 2) those of both images where a score is of a
+            pair; without them images count as independent.
 
     Raises:
         ValueError: Shapes that do not fit.
     """
     table = _table(labels, scores)
-    numbers, num_clusters = number_clusters(clusters, len(table))
-    replicates = _resampled_means(table, numbers, num_clusters, num_bootstrap, seed)
+    numbers, _ = number_patients(clusters, len(table))
+    replicates = resampled_means(table, clusters, num_bootstrap, seed)
     means = row_means(table.T)
     columns = zip(
         [*labels, "mean"],
@@ -149,7 +150,7 @@ def overlap_results(
         defined = ~np.isnan(of_images)
         median = float(np.median(of_images[defined])) if defined.any() else float("nan")
         bounds = percentile_interval(resampled, confidence)
-        counts = int(defined.sum()), len(set(numbers[defined]))
+        counts = int(defined.sum()), len(np.unique(numbers[defined]))
         results.append(OverlapResult(label, float(mean), *bounds, median, *counts))
     return results
 
@@ -180,8 +181,7 @@ def compare_overlap(
         raise ValueError(f"both models need the same images: {len(tables[0])} and {len(tables[1])}")
     undefined = np.isnan(tables[0]) | np.isnan(tables[1])
     tables = [np.where(undefined, np.nan, table) for table in tables]
-    numbers, num_clusters = number_clusters(clusters, len(undefined))
-    replicates = [_resampled_means(table, numbers, num_clusters, num_bootstrap, seed) for table in tables]
+    replicates = [resampled_means(table, clusters, num_bootstrap, seed) for table in tables]
     means = [row_means(table.T) for table in tables]
     differences = replicates[1] - replicates[0]
     columns = [*differences.T, row_means(differences)]
@@ -289,21 +289,6 @@ def _table(labels: Sequence[str], scores: ArrayLike) -> np.ndarray:
     if table.ndim != 2 or table.shape[1] != len(labels):
         raise ValueError(f"scores must be (n, {len(labels)}), a column a label, not {table.shape}")
     return table
-
-
-def _resampled_means(
-    table: np.ndarray, numbers: np.ndarray, num_clusters: int, num_bootstrap: int, seed: int
-) -> np.ndarray:
-    """(resamples, labels) means over the images of the patients that were drawn."""
-    defined = ~np.isnan(table)
-    sums, counts = np.zeros((2, num_clusters, table.shape[1]))
-    np.add.at(sums, numbers, np.where(defined, table, 0))
-    np.add.at(counts, numbers, defined)
-    replicates = np.full((num_bootstrap, table.shape[1]), np.nan)
-    for rows, weights in patient_weights(num_clusters, num_bootstrap, seed):
-        drawn = weights @ counts
-        np.divide(weights @ sums, drawn, out=replicates[rows], where=drawn > 0)
-    return replicates
 
 
 def _p_value(differences: np.ndarray, observed: float) -> float:
