@@ -25,13 +25,13 @@ import ark_hf
 IMAGES = 12  # a site
 SHOWN = 3  # pairs of real pictures
 LINES = 24  # mutual neighbours of each
-KINDS = {"patients": "Across patients", "views": "Across two views of one patient"}
+KINDS = {"patients": "Across patients", "views": "Two views of one patient"}
 UNTRAINED = "untrained"
 
 
 def main(models: list[str], folder: Path, pictures: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = {shown_name(each): ark_hf.load_ark(each, ark_hf.ArkModel) for each in models}
+    loaded = {figures.shown_name(each): ark_hf.load_ark(each, ark_hf.ArkModel) for each in models}
     if len(loaded) < len(models):
         raise SystemExit("The models' folders must have different names.")
     if pictures is not None:
@@ -58,11 +58,6 @@ def main(models: list[str], folder: Path, pictures: Path | None) -> None:
     print(page)
     draw_errors(reports["patients"], folder / "errors.png")
     draw_found(drawn, features, {kind: each[len(each) // 2] for kind, each in pairs.items()}, folder / "found.png")
-
-
-def shown_name(model: str) -> str:
-    """A run's folder and the model's in it."""
-    return "/".join(Path(model).parts[-2:]).removesuffix("/ark-cxr")
 
 
 def defined(value: Any) -> Any:
@@ -157,10 +152,8 @@ def draw_found(drawn: list[dict], features: dict[str, np.ndarray], pairs: dict[s
 
 def draw_neighbours(loaded: dict[str, Any], pictures: Path, folder: Path) -> None:
     """A row a model: pairs of files that follow each other, with lines between mutual nearest neighbours."""
-    files = sorted(each for each in pictures.rglob("*") if each.suffix.lower() in (".png", ".jpg", ".jpeg", ".dcm"))
+    files = figures.files(pictures)
     pairs = list(zip(files[::2], files[1::2], strict=False))[:SHOWN]
-    if not pairs:
-        raise SystemExit(f"{pictures} holds fewer than two pictures (PNG, JPEG or DICOM).")
     figure, axes = figures.sheet(len(loaded), len(pairs), 4.2)
     figure.set_figheight(2.5 * len(loaded))
     for row, (name, each) in zip(axes, loaded.items(), strict=True):

@@ -14,7 +14,21 @@ from PIL import Image
 
 import ark_hf
 
+SUFFIXES = ".png", ".jpg", ".jpeg", ".dcm"
 SIDE = 512  # of a shown picture, in pixels
+
+
+def shown_name(model: str) -> str:
+    """A run's folder and the model's in it."""
+    return "/".join(Path(model).parts[-2:]).removesuffix("/ark-cxr")
+
+
+def files(folder: Path) -> list[Path]:
+    """The pictures of a folder."""
+    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES)
+    if len(found) < 2:
+        raise SystemExit(f"{folder} holds fewer than two pictures ({', '.join(SUFFIXES)}).")
+    return found
 
 
 def sheet(rows: int, columns: int, side: float = 2.6) -> tuple[Figure, np.ndarray]:
