@@ -280,3 +280,13 @@ def test_ten_global_statistics_do_not_solve_a_site(site, rows):
 def test_too_small_a_size_is_refused():
     with pytest.raises(ValueError, match="at least 32"):
         draw_phantom_images(SITES["phantom_city"], "train", 1, size=16)
+
+
+def test_a_patient_is_as_stout_in_every_image(site, rows):
+    found: dict[str, set] = {}
+    for row in rows[site.name, "test"]:
+        assert 0 <= row["fat"] <= 1
+        found.setdefault(row["patient_id"], set()).add(row["fat"])
+    assert all(len(each) == 1 for each in found.values())
+    stoutness = [fat for (fat,) in found.values()]
+    assert min(stoutness) < 0.2 and max(stoutness) > 0.8
