@@ -54,6 +54,7 @@ _EXPORTS = {
     "Row": ".data.rows",
     "GenericSource": ".data.sources.generic",
     "read_generic": ".data.sources.generic",
+    "read_unlabelled": ".data.sources.generic_images",
     "MaskedSource": ".data.sources.generic_masks",
     "read_masked": ".data.sources.generic_masks",
     "HubSource": ".data.sources.hub_source",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.rows import Row as Row
     from .data.sources.generic import GenericSource as GenericSource
     from .data.sources.generic import read_generic as read_generic
+    from .data.sources.generic_images import read_unlabelled as read_unlabelled
     from .data.sources.generic_masks import MaskedSource as MaskedSource
     from .data.sources.generic_masks import read_masked as read_masked
     from .data.sources.hub_source import HubSource as HubSource

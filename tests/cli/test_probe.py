@@ -78,6 +78,30 @@ def test_embed_computes_what_is_missing_and_says_so(model_folder, dataset, tmp_p
     assert "bright, test: 40 images, 0 embeddings computed." in printed
 
 
+def test_images_without_labels_are_embedded_and_neither_probed_nor_tested(model_folder, dataset, tmp_path, capsys):
+    chests, store = tmp_path / "chests", str(tmp_path / "store")
+    for number, image in enumerate(load_task_dataset(dataset, "test").select(range(6))["image"]):
+        folder = tmp_path / "raw" / ("test" if number % 2 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    built = ["data", "build", "generic", "--unlabelled", "--raw", str(tmp_path / "raw"), "--out", str(chests)]
+    assert main(built) == 0
+    assert main(["embed", model_folder, str(chests), dataset, "--store", store, "--splits", "test"]) == 0
+    told = capsys.readouterr().out
+    assert "chests, test: 3 images, 3 embeddings computed." in told
+    assert "bright, test: 40 images, 37 embeddings computed." in told  # the same pictures
+    for command in (
+        ["probe", model_folder, str(chests), "--out", str(tmp_path / "out")],
+        ["evaluate", model_folder, str(chests), "--out", str(tmp_path / "out")],
+        ["evaluate", model_folder, str(chests), "--zero_shot", "--out", str(tmp_path / "out")],
+        ["finetune", model_folder, str(chests), "--output_dir", str(tmp_path / "out")],
+    ):
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert "chests' holds images without labels, and labels are wanted here" in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_probe_takes_the_embeddings_of_the_store(model_folder, dataset, tmp_path, monkeypatch):
     store = str(tmp_path / "store")
     assert main(["embed", model_folder, dataset, "--store", store]) == 0

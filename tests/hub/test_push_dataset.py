@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -11,11 +12,15 @@ from PIL import Image
 
 from ark_hf.cli.main import main
 from ark_hf.data import image_statistics
+from ark_hf.data.build.build import build_dataset
 from ark_hf.data.image_statistics import dataset_statistics
-from ark_hf.data.open_dataset import open_dataset
+from ark_hf.data.open_dataset import open_dataset, open_images
+from ark_hf.data.rows import Release
 from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
+from ark_hf.data.unlabelled import Unlabelled
 from ark_hf.hub.push_dataset import check_dataset_folder, push_dataset
 from tests.conftest import COUNTS
+from tests.data.build.generated import Noise, noise_rows
 from tests.hub.conftest import SHARD, rewrite, sent_objects
 from tests.hub_stand_in import OWNER, STRANGER
 
@@ -126,6 +131,25 @@ def test_a_push_is_private_and_whole(hub, sites, pushed):
     assert f'load_task_dataset("{pushed}", "train")' in repository.files["README.md"].decode()
     files["README.md"] = files["README.md"].replace(b"path/to/this/dataset", pushed.encode())
     assert {name: content for name, content in repository.files.items() if name != ".gitattributes"} == files
+
+
+def test_images_without_labels_go_and_come_back(hub, tmp_path):
+    rows, facts = noise_rows(train=4, test=2), {"license": "cc-by-4.0"}
+    for name in ("chests", "others"):
+        release = Release(Unlabelled(name), [replace(row, labels=[]) for row in rows], facts=facts, read_image=Noise())
+        build_dataset(release, tmp_path / name, num_workers=1)
+    push_dataset(tmp_path / "chests", "someone/chests")
+    assert push_dataset(tmp_path / "chests", "someone/chests").unchanged == 4
+    with pytest.raises(ValueError, match="it holds something else; choose another name"):
+        push_dataset(tmp_path / "others", "someone/chests")
+    data = open_images("someone/chests")
+    assert data.task == Unlabelled("chests") and data.columns("test") == ["image", "image_id", "patient_id", "age"]
+    assert 'open_images("someone/chests")' in hub.dataset("someone/chests").files["README.md"].decode()
+
+
+def test_masks_are_refused(phantom_masks):
+    with pytest.raises(ValueError, match="phantom_organs holds segmentation masks, which cannot be pushed yet"):
+        check_dataset_folder(phantom_masks["phantom_organs"])
 
 
 def test_a_second_push_sends_and_changes_nothing(hub, sites, pushed):

@@ -157,6 +157,13 @@ class GenericArguments(LabelArguments):
         default=False,
         metadata={"help": "With --masks: an image may lack files of some; these labels are unknown for it."},
     )
+    unlabelled: bool = field(
+        default=False,
+        metadata={
+            "help": "Images without labels, for `pretrain` with `method: peac` and for `embed`: each below --raw, or "
+            "each that a table names, of which only patients, sex, age, view and splits count."
+        },
+    )
 
 
 @dataclass
@@ -229,17 +236,27 @@ def build_generic(argv: list[str]) -> int:
         GenericArguments,
         "data build generic",
         argv,
-        "Builds a task dataset from a folder of radiographs with labels.csv, with a folder for each class, or with "
-        "masks.",
+        "Builds a task dataset from a folder of radiographs with labels.csv, with a folder for each class, with masks "
+        "or, if told so, without labels.",
     )
     quiet()
     from ..data.sources.generic import GenericSource, read_generic
+    from ..data.sources.generic_images import read_unlabelled
     from ..data.sources.generic_masks import MaskedSource, read_masked
 
     csv = None if args.csv is None else Path(args.csv)
     options: dict[str, Any] = args.reading | {"csv": csv, "split_column": args.split_column}
     masked = {name: getattr(args, name) for name in ("masks", "legend", "overlapping", "allow_missing_masks")}
-    if args.label_maps is not None or any(masked.values()):
+    given = [
+        f"--{name}"
+        for name, value in {"label_maps": args.label_maps, **masked}.items()
+        if value not in (None, [], False)
+    ]
+    if args.unlabelled:
+        if given:
+            raise ValueError(f"{given[0]} is of masks, and --unlabelled reads none: leave one of the two out.")
+        release = read_unlabelled(GenericSource(Path(args.raw), args.name, **options))
+    elif given:
         maps = None if args.label_maps is None else Path(args.label_maps)
         release = read_masked(MaskedSource(Path(args.raw), args.name, label_maps=maps, **options, **masked))
     else:
@@ -373,7 +390,10 @@ def report(argv: list[str]) -> int:
 
 
 SOURCES = {
-    "generic": (build_generic, "a folder of images with labels.csv, with a folder for each class, or with masks"),
+    "generic": (
+        build_generic,
+        "a folder of images with labels.csv, with a folder for each class, with masks, or without labels",
+    ),
     "hub": (build_hub, "somebody else's Hub dataset"),
     "phantom_masks": (build_phantoms, "drawn chests with masks of lungs, heart and findings; needs no release"),
 }

@@ -12,7 +12,7 @@ from .images.dicom import read_dicom_metadata
 from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
-    from ..models.ark.configuration_ark import ArkTask, SegmentationTask
+    from .unlabelled import AnyTask
 
 # Columns beside image, labels and image_id that a task dataset may have, in this order
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
@@ -28,7 +28,8 @@ class Row:
         path: The image file.
         split: "train", "validation" or "test".
         labels: A value per label in 0, 1, -1 (uncertain) or NaN (unknown); or a class index, -1 for unknown. Of a
-            segmentation whether each label has a pixel, in 0, 1 or NaN, which its builder finds out.
+            segmentation whether each label has a pixel, in 0, 1 or NaN, which its builder finds out. Of unlabelled
+            images an empty list.
         metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
         masks: Of a segmentation where its masks are, for [`Release.read_masks`]; picklable. A build that continues
             looks whether the paths in a list have changed.
@@ -78,7 +79,7 @@ class Release:
         remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
     """
 
-    task: "ArkTask | SegmentationTask"
+    task: "AnyTask"
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

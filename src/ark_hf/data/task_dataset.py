@@ -320,6 +320,8 @@ def check_has_image_and_labels(column_names: list[str], split: str, name_or_path
         raise ValueError(
             f"Split {split!r} of {str(name_or_path)!r} lacks the columns {sorted(missing)}; it has {column_names}. "
             "Name them in the recipe: columns: {image: ..., labels: [...]}."
+            + " Images alone: `open_images`."
+            * (missing == {"labels"})
         )
 
 

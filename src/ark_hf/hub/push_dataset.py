@@ -12,7 +12,8 @@ from ..data.build.cards import OPEN_LICENSES, PHANTOM_TAG, PLACE
 from ..data.build.duplicates import HASH_FILE
 from ..data.image_statistics import STATISTICS_FILE
 from ..data.rows import OPTIONAL_COLUMNS
-from ..data.task_dataset import BUILD_REPORT, CARD_KEY, SPLITS, read_task
+from ..data.task_dataset import BUILD_REPORT, CARD_KEY, NAME_KEY, SPLITS, read_any_task
+from ..models.ark.configuration_ark import SegmentationTask
 from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
 
 SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
@@ -42,7 +43,7 @@ def push_dataset(folder: Path, repo_id: str, public: bool = False, allow_patient
     """
     files: dict[str, Path | bytes] = dict(check_dataset_folder(folder, allow_patient_data))
     card = DatasetCard.load(folder / CARD_FILE)
-    api, task = HfApi(), read_task(folder).name
+    api, task = HfApi(), read_any_task(folder).name
     with explained(f"Cannot push {folder} to {repo_id}: "):
         there = open_repository(api, repo_id, "dataset", public)
         earlier = None if there.is_new else _card_of_same_task(there, task)
@@ -77,7 +78,8 @@ def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    read_task(folder)
+    if isinstance(read_any_task(folder), SegmentationTask):
+        raise ValueError(f"{folder} holds segmentation masks, which cannot be pushed yet.")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     shards = [name for name in files if SHARD.fullmatch(name)]
     if not shards:
@@ -151,7 +153,8 @@ def _card_of_same_task(there: Repository, task: str) -> DatasetCard:
         path = hf_hub_download(there.id, CARD_FILE, repo_type="dataset", revision=there.commit)
         try:
             card = DatasetCard.load(path)
-            if card.data.to_dict()[CARD_KEY]["name"] == task:
+            entries = card.data.to_dict()
+            if task == (entries[NAME_KEY] if NAME_KEY in entries else entries[CARD_KEY]["name"]):
                 return card
         except (ValueError, KeyError, TypeError, yaml.YAMLError):
             pass

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
 from ..data.inputs import read_input
 from ..data.loading import RowSamples, default_num_workers, iterate
-from ..data.task_dataset import CARD_KEY, load_task_dataset, read_task, split_names
+from ..data.task_dataset import CARD_KEY, KIND_KEY, load_task_splits, read_any_task, split_names
+from ..data.unlabelled import AnyTask
 from ..files import printable, replacing, write_json
-from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..provenance import shown_name
@@ -197,7 +197,7 @@ def embed(
     out: str | Path | None = None,
 ) -> tuple[EmbeddingStore, list[Embedded]]:
     """
-    Computes the embeddings of task datasets, and of folders of images, that a store lacks.
+    Computes the embeddings of task datasets, and of folders of images, that a store lacks. Labels do not count.
 
     Args:
         model: Folder or Hub id of an ark-cxr.
@@ -219,7 +219,7 @@ def embed(
     if out is not None:
         check_table(out)
     files = {source: image_files(source) for source in datasets if holds_images(source)}
-    tasks = {dataset: read_task(dataset) for dataset in datasets if dataset not in files}
+    tasks = {dataset: read_any_task(dataset) for dataset in datasets if dataset not in files}
     if splits and not tasks:
         raise ValueError("splits are those of task datasets, and none is named: leave them out.")
     network, processor = load_ark(model, ArkModel)
@@ -233,7 +233,7 @@ def embed(
             done[-1].left_out = left_out
             continue
         for split in splits or split_names(source):
-            rows, name = load_task_dataset(source, split), shown_name(source)
+            rows, name = load_task_splits(source, [split], images_only=True)[split], shown_name(source)
             description = f"{name}, {split}"
             keys, computed = embed_rows(
                 network, processor, rows, tasks[source], place, batch_size, workers, description
@@ -245,11 +245,11 @@ def embed(
 
 
 def holds_images(source: str | Path) -> bool:
-    """Whether it is an image file or a folder of images, and no task dataset, whose card tells of a task."""
+    """Whether it is an image file or a folder of images, and no task dataset, whose card says so."""
     path = Path(source)
     card = path / "README.md"
-    has_task = card.is_file() and f"{CARD_KEY}:" in card.read_text(encoding="utf-8", errors="replace")
-    return path.is_file() or path.is_dir() and not has_task
+    told = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return path.is_file() or path.is_dir() and not any(f"{key}:" in told for key in (CARD_KEY, KIND_KEY))
 
 
 def image_files(source: str | Path) -> tuple[list[Path], list[Path]]:
@@ -362,7 +362,7 @@ def embed_rows(
     model: ArkModel,
     processor: ArkImageProcessor,
     rows: Dataset,
-    task: ArkTask,
+    task: AnyTask,
     store: EmbeddingStore,
     batch_size: int = 32,
     num_workers: int = 0,
@@ -418,7 +418,7 @@ def _embeddings(model: ArkModel, pixel_values: torch.Tensor, layer: str) -> np.n
 
 
 def _pictures(
-    rows: Dataset, task: ArkTask, processor: ArkImageProcessor, batches: list[np.ndarray], num_workers: int
+    rows: Dataset, task: AnyTask, processor: ArkImageProcessor, batches: list[np.ndarray], num_workers: int
 ) -> Iterator[torch.Tensor]:
     return iterate(_PictureSamples(rows, task, processor), batches, num_workers)  # type: ignore[arg-type,return-value]
 

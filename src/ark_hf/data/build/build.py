@@ -33,6 +33,7 @@ from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
+from ..unlabelled import AnyTask
 from .cards import dataset_card
 from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicates
 from .masks import MaskStore
@@ -159,7 +160,7 @@ def build_dataset(
     return report
 
 
-def _check_every_label(task: ArkTask | SegmentationTask, kept: Mapping[str, list[Row]]) -> None:
+def _check_every_label(task: AnyTask, kept: Mapping[str, list[Row]]) -> None:
     """Raises `ValueError` if a label that is to be segmented has no pixel anywhere."""
     if not isinstance(task, SegmentationTask):
         return
@@ -172,9 +173,7 @@ def _check_every_label(task: ArkTask | SegmentationTask, kept: Mapping[str, list
         )
 
 
-def _with_spacing(
-    task: ArkTask | SegmentationTask, shrunk: Collection[tuple[float, ...]]
-) -> tuple[ArkTask | SegmentationTask, list[str]]:
+def _with_spacing(task: AnyTask, shrunk: Collection[tuple[float, ...]]) -> tuple[AnyTask, list[str]]:
     """The task with the spacing of the stored pixels, and what is to be told if they have none in common."""
     if not isinstance(task, SegmentationTask) or task.pixel_spacing is None:
         return task, []
@@ -434,7 +433,7 @@ def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[st
     }
 
 
-def _summarise(task: ArkTask | SegmentationTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
+def _summarise(task: AnyTask, rows: list[Row], columns: list[str]) -> dict[str, Any]:
     metadata = {name: [row.metadata.get(name) for row in rows] for name in columns}
     return split_summary(task, [row.labels for row in rows], metadata)
 

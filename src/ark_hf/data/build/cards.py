@@ -12,6 +12,7 @@ from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, Segmentat
 from ...pages.formats import markdown_cell
 from ...provenance import package_version
 from ..task_dataset import card_entries
+from ..unlabelled import AnyTask, Unlabelled
 
 TEMPLATE = Path(__file__).parents[2] / "hub" / "templates" / "dataset_card.md"
 PAPER_URL = "https://doi.org/10.1007/978-3-031-43907-0_62"
@@ -32,9 +33,9 @@ COLUMNS = {
 }
 
 
-def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: Mapping[str, Any]) -> str:
+def dataset_card(task: AnyTask, features: Features, report: Mapping[str, Any]) -> str:
     """
-    The text of README.md: a header for the Hub, `datasets` and [`read_task`], and a page for people.
+    The text of README.md: a header for the Hub, `datasets` and [`read_any_task`], and a page for people.
 
     Nothing in it is one patient's: counts, means and the range of ages.
 
@@ -52,7 +53,7 @@ def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: M
     header = DatasetCardData(
         pretty_name=title,
         license=license_id,
-        task_categories=["image-segmentation" if isinstance(task, SegmentationTask) else "image-classification"],
+        task_categories=[f"image-{_purpose(task)}"],
         size_categories=[_size_category(sum(report["rows"].values()))],
         tags=[*(["chest-x-ray", "radiology"] if radiographs else []), "medical", "ark", *[PHANTOM_TAG] * phantom],
     )
@@ -79,6 +80,7 @@ def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: M
         title=title,
         phantom=phantom,
         segmentation=isinstance(task, SegmentationTask),
+        unlabelled=isinstance(task, Unlabelled),
         description=f"{title}, as `ark-hf data build` reads the source's own files.",
         paper_url=PAPER_URL,
         place=PLACE,
@@ -94,6 +96,12 @@ def dataset_card(task: ArkTask | SegmentationTask, features: Features, report: M
         citation=facts.get("citation", "").strip(),
     )
     return str(card).rstrip() + "\n"
+
+
+def _purpose(task: AnyTask) -> str:
+    if isinstance(task, Unlabelled):
+        return "feature-extraction"
+    return "segmentation" if isinstance(task, SegmentationTask) else "classification"
 
 
 def _size_category(rows: int) -> str:
@@ -128,7 +136,7 @@ def _describe_splits(header: DatasetCardData, features: Features, report: Mappin
     DatasetInfosDict({"default": info}).to_dataset_card_data(header)
 
 
-def _meaning(column: str, task: ArkTask | SegmentationTask, report: Mapping[str, Any]) -> str:
+def _meaning(column: str, task: AnyTask, report: Mapping[str, Any]) -> str:
     if column == "masks" and isinstance(task, SegmentationTask):
         rule = "a pixel may be in several" if task.overlapping else "a pixel is in one at most"
         return (

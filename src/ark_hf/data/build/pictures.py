@@ -19,12 +19,13 @@ if TYPE_CHECKING:  # a build's processes do without what these need
     from datasets import Features
 
     from ...models.ark.configuration_ark import ArkTask
+    from ..unlabelled import Unlabelled
 
 
 @dataclass(frozen=True)
 class PictureStore:
     """
-    Stores the picture of a row and its labels.
+    Stores the picture of a row and its labels, if its task has any.
 
     Args:
         read_image: See [`Release`].
@@ -35,10 +36,14 @@ class PictureStore:
     size: int
 
     @staticmethod
-    def features(task: "ArkTask") -> "Features":
+    def features(task: "ArkTask | Unlabelled") -> "Features":
         """The columns that are stored of a task's rows."""
         from datasets import ClassLabel, Features, Image, List, Value
 
+        from ..unlabelled import Unlabelled
+
+        if isinstance(task, Unlabelled):
+            return Features({"image": Image()})
         single = task.problem_type == "single_label_classification"
         labels = ClassLabel(names=task.labels) if single else List(Value("float32"))
         return Features({"image": Image(), "labels": labels})

@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 from ...metrics.auroc import label_table
 from ...metrics.prevalence import co_occurrence, prevalence
 from ...metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
-from ...models.ark.configuration_ark import ArkTask, SegmentationTask
+from ...models.ark.configuration_ark import ArkTask
 from ..build.duplicates import HASH_FILE, find_duplicates, read_hashes
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT
+from ..unlabelled import AnyTask
 from .stored_splits import Split, open_splits, read_images
 
 QUANTILES = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
@@ -33,7 +34,7 @@ SHOWN_DUPLICATES = 20
 
 @dataclass
 class Thumbnail:
-    """A small JPEG of an image on which a label is positive."""
+    """A small JPEG of an image on which a label is positive; of unlabelled images that is the name of the split."""
 
     label: str
     split: str
@@ -101,14 +102,14 @@ def describe_dataset(folder: Path, num_images: int = 1000) -> tuple[dict[str, An
     }
     both, known = co_occurrence(np.concatenate([split.labels for split in splits]))
     report: dict[str, Any] = {
-        "task": task.to_dict(),
+        "task": {**task.to_dict(), "labels": task.labels},
         **_read_build_report(folder),
         "splits": {
             split.name: _describe_split(task, split, patients.get(split.name), samples[split.name]) for split in splits
         },
         "overlap": overlap,
         "co_occurrence": None
-        if len(task.labels) == 1 or isinstance(task, ArkTask) and task.problem_type == "single_label_classification"
+        if len(task.labels) <= 1 or isinstance(task, ArkTask) and task.problem_type == "single_label_classification"
         else {"both": both.tolist(), "known": known.tolist()},
         "shortcut": _shortcut(task, splits, samples, patients),
     }
@@ -171,9 +172,7 @@ def _read_build_report(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_split(
-    task: ArkTask | SegmentationTask, split: Split, patients: np.ndarray | None, sample: Sample
-) -> dict[str, Any]:
+def _describe_split(task: AnyTask, split: Split, patients: np.ndarray | None, sample: Sample) -> dict[str, Any]:
     ages = np.array([np.nan if age is None else age for age in split.metadata["age"]], dtype=float)
     decades = Counter(int(age // 10) for age in ages[np.isfinite(ages) & (ages >= 0)])
     statistics = np.array(sample.statistics).reshape(-1, len(SHORTCUT_STATISTICS))
@@ -198,7 +197,7 @@ def _describe_split(
     }
 
 
-def _describe_areas(task: ArkTask | SegmentationTask, areas: np.ndarray) -> dict[str, dict[str, float]]:
+def _describe_areas(task: AnyTask, areas: np.ndarray) -> dict[str, dict[str, float]]:
     """Quantiles of the share of an image that each label covers where it is; without those that are nowhere."""
     found = {label: column[column > 0] for label, column in zip(task.labels, areas.T, strict=True)}
     return {
@@ -212,12 +211,12 @@ def _describe_areas(task: ArkTask | SegmentationTask, areas: np.ndarray) -> dict
 
 
 def _look_at_images(
-    name: str, task: ArkTask | SegmentationTask, splits: list[Split], num_images: int
+    name: str, task: AnyTask, splits: list[Split], num_images: int
 ) -> tuple[dict[str, Sample], list[Thumbnail]]:
     drawn = {split.name: _draw_rows(split, num_images) for split in splits}
     shown = _draw_thumbnails(task, splits, drawn)
     samples, thumbnails = {}, []
-    order = {label: number for number, label in enumerate(task.labels)}
+    order = {label: number for number, label in enumerate(task.labels or [split.name for split in splits])}
     total = sum(len(set(drawn[split.name]) | set(shown[split.name])) for split in splits)
     with tqdm(total=total, desc=f"looking at {name}", unit="image") as progress:
         for split in splits:
@@ -246,9 +245,11 @@ def _draw_rows(split: Split, num_images: int) -> list[int]:
 
 
 def _draw_thumbnails(
-    task: ArkTask | SegmentationTask, splits: list[Split], drawn: dict[str, list[int]]
+    task: AnyTask, splits: list[Split], drawn: dict[str, list[int]]
 ) -> dict[str, dict[int, list[str]]]:
     """Labels to show of rows, by split: from the drawn rows if they have enough positives, to read no more files."""
+    if not task.labels:
+        return {split: {row: [split] for row in rows[:THUMBNAILS]} for split, rows in drawn.items()}
     shown: dict[str, dict[int, list[str]]] = {split.name: {} for split in splits}
     for number, label in enumerate(task.labels):
         random = np.random.default_rng(zlib.crc32(label.encode()))
@@ -279,12 +280,12 @@ def small_jpeg(pixels: np.ndarray, mask: np.ndarray | None = None) -> bytes:
 
 
 def _shortcut(
-    task: ArkTask | SegmentationTask, splits: list[Split], samples: dict[str, Sample], patients: dict[str, np.ndarray]
+    task: AnyTask, splits: list[Split], samples: dict[str, Sample], patients: dict[str, np.ndarray]
 ) -> dict[str, Any] | None:
-    """How well the statistics of the sampled images predict each label, fitted on train; None without two splits."""
+    """How well the statistics of the sampled images predict each label, fitted on train; None if that cannot be."""
     by_name = {split.name: split for split in splits if samples[split.name].rows}
     tested = next((name for name in ("test", "validation") if name in by_name), None)
-    if tested is None or "train" not in by_name:
+    if tested is None or "train" not in by_name or not task.labels:
         return None
 
     def known_labels(name: str) -> np.ndarray:

@@ -147,17 +147,16 @@ def _dataset(
     key: str, name: str, dataset: Mapping[str, Any], duplicates: Mapping[str, Any], thumbnails: Sequence[Thumbnail]
 ) -> str:
     task, splits = dataset["task"], dataset["splits"]
-    labels, kind = task["labels"], _kind(task)
-    parts = [
-        f"<h2>{escape(name)}</h2>",
-        f"<p>Task {escape(task['name'])}, {kind}, {len(labels)} labels.</p>",
-    ]
+    labels = task["labels"]
+    what = f"Task {escape(task['name'])}, {_kind(task)}, {len(labels)} labels." if labels else "Images without labels."
+    parts = [f"<h2>{escape(name)}</h2>", f"<p>{what}</p>"]
     for what, text in dataset["source"].items():
         parts.append(f'<p class="note">{escape(what.capitalize())}: {escape(text)}</p>')
     parts.append(look_at(things_to_look_at(name, dataset, duplicates)))
-    parts += ["<h3>Splits</h3>", _split_table(splits)]
-    figures = html_figures(_label_figures(key, labels, splits))
-    parts += ["<h3>Labels</h3>", side_by_side(_label_table(labels, splits), figures)]
+    parts += ["<h3>Splits</h3>", _split_table(splits, bool(labels))]
+    if labels:
+        figures = html_figures(_label_figures(key, labels, splits))
+        parts += ["<h3>Labels</h3>", side_by_side(_label_table(labels, splits), figures)]
     if any(numbers["areas"] for numbers in splits.values()):
         parts += ["<h3>Masks</h3>", _area_table(labels, splits)]
     if dataset["co_occurrence"]:
@@ -165,8 +164,9 @@ def _dataset(
     if demographics := _demographics(key, splits):
         parts += ["<h3>Patients</h3>", demographics]
     parts += ["<h3>Images</h3>", _images(key, splits)]
-    parts += ["<h3>Shortcuts</h3>", _shortcut(key, labels, dataset["shortcut"])]
-    parts += ["<h3>Contact sheet</h3>", _contact_sheet(labels, thumbnails)]
+    if labels:
+        parts += ["<h3>Shortcuts</h3>", _shortcut(key, labels, dataset["shortcut"])]
+    parts += ["<h3>Contact sheet</h3>", _contact_sheet(labels or list(splits), thumbnails, "positive " * bool(labels))]
     return "\n".join(parts)
 
 
@@ -190,17 +190,16 @@ def _area_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:
     return f'{html_table(header, rows)}<p class="note">{note}</p>'
 
 
-def _split_table(splits: Mapping[str, Any]) -> str:
+def _split_table(splits: Mapping[str, Any], labelled: bool) -> str:
+    header = ["split", "rows", "patients", "rows per patient", *["no known label"] * labelled, "no patient"]
     rows = []
     for name, numbers in splits.items():
         patients = "unknown" if numbers["patients"] is None else f"{numbers['patients']:,}"
         known = numbers["rows"] - numbers["rows_without_patient"]
         per_patient = f"{known / numbers['patients']:.2f}" if numbers["patients"] else ""
-        rows.append(
-            [name, f"{numbers['rows']:,}", patients, per_patient, f"{numbers['rows_without_known_label']:,}",
-             f"{numbers['rows_without_patient']:,}"]
-        )  # fmt: skip
-    return html_table(["split", "rows", "patients", "rows per patient", "no known label", "no patient"], rows)
+        without = [f"{numbers['rows_without_known_label']:,}"] * labelled + [f"{numbers['rows_without_patient']:,}"]
+        rows.append([name, f"{numbers['rows']:,}", patients, per_patient, *without])
+    return html_table(header, rows)
 
 
 def _label_table(labels: Sequence[str], splits: Mapping[str, Any]) -> str:
@@ -335,7 +334,7 @@ def _shortcut(key: str, labels: Sequence[str], shortcut: Mapping[str, Any] | Non
     )
 
 
-def _contact_sheet(labels: Sequence[str], thumbnails: Sequence[Thumbnail]) -> str:
+def _contact_sheet(labels: Sequence[str], thumbnails: Sequence[Thumbnail], which: str) -> str:
     parts = []
     for label in labels:
         images = "".join(
@@ -345,12 +344,12 @@ def _contact_sheet(labels: Sequence[str], thumbnails: Sequence[Thumbnail]) -> st
             for each in thumbnails
             if each.label == label
         )
-        content = f"<div>{images}</div>" if images else "<p>No positive image.</p>"
+        content = f"<div>{images}</div>" if images else f"<p>No {which}image.</p>"
         parts.append(f"<figure><figcaption>{escape(label)}</figcaption>{content}</figure>")
     note = (
-        "Drawn at random among the positive images; split and row stand below. These are the dataset's images: share "
+        f"Drawn at random among the {which}images; split and row stand below. These are the dataset's images: share "
+        "this page only as they may be shared."
     )
-    note += "this page only as they may be shared."
     return f'<p class="note">{note}</p><div class="sheet">{"".join(parts)}</div>'
 
 

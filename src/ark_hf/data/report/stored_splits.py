@@ -15,7 +15,8 @@ from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..masks import read_masks
 from ..open_dataset import read_labels
 from ..radiograph import read_picture
-from ..task_dataset import SPLITS, read_dataset_task
+from ..task_dataset import SPLITS, read_any_task
+from ..unlabelled import AnyTask, Unlabelled
 
 METADATA = ("patient_id", "image_id", "sex", "view", "age")
 
@@ -37,7 +38,7 @@ class Split:
 
     Args:
         stored: Labels as stored: float (rows, labels), or int (rows,) with -1 unknown for a single-label task. Of a
-            segmentation whether each label has a pixel.
+            segmentation whether each label has a pixel. Of unlabelled images (rows, 0), as `labels` are.
         labels: float32 (rows, labels) in 0, 1, -1 (uncertain), NaN (unknown), one column per class.
         metadata: Each of `METADATA`, a value or None a row.
         areas: Of a segmentation the share of the image that each label covers, (rows, labels), NaN unknown.
@@ -51,7 +52,7 @@ class Split:
     areas: np.ndarray | None = None
 
 
-def open_splits(folder: Path) -> tuple[ArkTask | SegmentationTask, list[Split]]:
+def open_splits(folder: Path) -> tuple[AnyTask, list[Split]]:
     """
     The task of a dataset on disk, and its splits without their images.
 
@@ -60,7 +61,7 @@ def open_splits(folder: Path) -> tuple[ArkTask | SegmentationTask, list[Split]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the folder of a task dataset that `ark-hf data build` wrote.")
-    task = read_dataset_task(folder)
+    task = read_any_task(folder)
     files = {split: sorted((folder / "data").glob(f"{split}-*.parquet")) for split in SPLITS}
     splits = [_load_split(name, paths, task) for name, paths in files.items() if paths]
     if not any(len(split.labels) for split in splits):
@@ -68,23 +69,27 @@ def open_splits(folder: Path) -> tuple[ArkTask | SegmentationTask, list[Split]]:
     return task, splits
 
 
-def _load_split(name: str, paths: list[Path], task: ArkTask | SegmentationTask) -> Split:
-    told = "masks" if isinstance(task, SegmentationTask) else "labels"
+def _load_split(name: str, paths: list[Path], task: AnyTask) -> Split:
+    told = {ArkTask: {"labels"}, SegmentationTask: {"masks"}, Unlabelled: set()}[type(task)]
     groups: list[Group] = []
     metadata: dict[str, list] = {column: [] for column in METADATA}
     stored, rows = [], 0
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                missing = {"image", told} - set(file.schema_arrow.names)
+                missing = {"image", *told} - set(file.schema_arrow.names)
                 if missing:
                     raise ValueError(f"it lacks the columns {sorted(missing)}.")
                 table = file.read([column for column in ("labels", *METADATA) if column in file.schema_arrow.names])
-                areas = _read_areas(file, task) if isinstance(task, SegmentationTask) else np.empty(0)
+                of_rows = np.empty((file.metadata.num_rows, 0), np.float32)
+                if isinstance(task, SegmentationTask):
+                    of_rows = _read_areas(file, task)
                 counts = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"Cannot read {path}: {' '.join(str(error).split())} Rebuild the dataset.") from None
-        stored.append(areas if isinstance(task, SegmentationTask) else read_labels(table["labels"], task, str(path)))
+        if isinstance(task, ArkTask):
+            of_rows = read_labels(table["labels"], task, str(path))
+        stored.append(of_rows)
         for column, values in metadata.items():
             found = table[column].to_pylist() if column in table.column_names else [None] * len(table)
             values += found if column == "image_id" else [stored_value(column, value) for value in found]
@@ -116,7 +121,7 @@ def _read_areas(file: pq.ParquetFile, task: SegmentationTask) -> np.ndarray:
 
 
 def read_images(
-    split: Split, rows: list[int], task: ArkTask | SegmentationTask
+    split: Split, rows: list[int], task: AnyTask
 ) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
     """
     The (H, W) grey values of the rows in order, or None where they cannot be decoded, and their masks, if they have

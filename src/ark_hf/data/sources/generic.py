@@ -27,6 +27,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "vali
 SPLIT_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
 SPLIT_HEADERS = ("split", "set", "subset", "fold", "partition")
 LABEL_TABLES = ("labels.csv", "labels.tsv", "labels.xlsx")
+TABLE_OPTIONS = ("image_column", "split_column", "patient_column", "sex_column", "age_column", "view_column")
 MASKS = "its folder has 'mask' in the name, as segmentations have; rename the folder if these are radiographs"
 SHARES = {"validation": 0.1, "test": 0.2}  # of the patients, where the source has no splits
 
@@ -183,6 +184,29 @@ def left_out(folder: RawFolder, release: Release) -> dict[str, list[str]]:
         "it is no image, by name and content": folder.others,
     }
     return {reason: [path for path in paths if printable(path) not in told] for reason, paths in files.items()}
+
+
+def list_images(source: GenericSource, images: RawFolder, release: Release) -> bool:
+    """Makes a row without labels of every image below the folder; whether they lie in folders of splits."""
+    for option in TABLE_OPTIONS:
+        if getattr(source, option) != GenericSource.__dataclass_fields__[option].default:
+            raise ValueError(
+                f"{source.folder} has no labels.csv, of which --{option} names a column: give the table with --csv."
+            )
+    paths = [Path(path) for path in images.images()]
+    if not paths:
+        beside = " beside masks, as folders with 'mask' in their names hold" * bool(images.masks)
+        raise ValueError(f"{source.folder} holds no images{beside}; --raw names the folder of the radiographs.")
+    depth, has_splits = split_folders(source.folder, paths)
+    for path in paths:
+        where = printable(path.as_posix())
+        if has_splits and len(path.parts) <= depth + 1:
+            release.problems.append(Problem(where, "it lies in no folder of a split"))
+            continue
+        split = SPLIT_NAMES[path.parts[depth].lower()] if has_splits else ""
+        metadata = {"image_id": path.as_posix(), "patient_id": None}
+        release.rows.append(Row(where, source.folder / path, split, [], metadata))
+    return has_splits
 
 
 def _read_class_folders(source: GenericSource) -> Release:

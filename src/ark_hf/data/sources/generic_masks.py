@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...files import printable
 from ...models.ark.configuration_ark import BACKGROUND, SegmentationTask
 from ..images.image_files import walk
 from ..mask_files import MASK_SUFFIXES, MaskFiles, shown_path
 from ..rows import Problem, Release, Row
 from .generic import (
     MASKS,
-    SPLIT_NAMES,
     GenericSource,
     ImageTable,
     derive_splits,
     find_table,
     left_out,
-    split_folders,
+    list_images,
 )
 from .labelled import metadata_remarks, places
 from .raw_folder import RawFolder, composed, without_suffix
@@ -72,7 +70,8 @@ def read_masked(source: MaskedSource) -> Release:
     table = source.csv or find_table(source.folder)
     release = Release(task, [], read_masks=MaskFiles(labels, list(folders.values()), legend))
     if table is None:
-        has_splits = _list_images(source, images, folders, release)
+        _check_apart(source.folder, folders)
+        has_splits = list_images(source, images, release)
     else:
         rows = ImageTable(source, table, [])
         release.rows, release.problems = rows.read(images, lambda record: [])
@@ -161,29 +160,14 @@ def _read_legend(entries: Sequence[str]) -> dict[int, str]:
     return legend
 
 
-def _list_images(source: MaskedSource, images: RawFolder, folders: dict[str, Path], release: Release) -> bool:
-    """Makes a row of every image below the folder; whether they lie in folders of splits."""
-    if source.split_column != "split" or source.image_column != "image":
-        raise ValueError(f"{source.folder} has no labels.csv, of which --image_column and --split_column are columns.")
+def _check_apart(folder_of_images: Path, folders: dict[str, Path]) -> None:
+    """Raises `ValueError` if the images lie in a folder of masks."""
     for label, folder in folders.items():
-        if source.folder.resolve().is_relative_to(folder.resolve()):
+        if folder_of_images.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
                 f"{folder}, the folder of {label!r}, holds the images, too: give the masks a folder of their own, or "
                 "name the images in a table (--csv)."
             )
-    paths = [Path(path) for path in images.images()]
-    if not paths:
-        raise ValueError(f"{source.folder} holds no images beside masks.")
-    depth, has_splits = split_folders(source.folder, paths)
-    for path in paths:
-        where = printable(path.as_posix())
-        if has_splits and len(path.parts) <= depth + 1:
-            release.problems.append(Problem(where, "it lies in no folder of a split"))
-            continue
-        split = SPLIT_NAMES[path.parts[depth].lower()] if has_splits else ""
-        metadata = {"image_id": path.as_posix(), "patient_id": None}
-        release.rows.append(Row(where, source.folder / path, split, [], metadata))
-    return has_splits
 
 
 class MaskFolder:
