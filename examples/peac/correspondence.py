@@ -89,7 +89,7 @@ def section(title: str, report: ark_hf.CorrespondenceReport) -> str:
     lines += [*table(["mean error", "difference", "p"], rows), ""]
     rows = [
         [attribute, each.group, str(each.num_pairs), str(each.num_patients)]
-        + [f"{interval(each.errors[model])}; {each.differences[model].value:+.1f}" for model in models]
+        + [interval(each.errors[model]) + apart(each.differences[model].value) for model in models]
         for attribute, found in report.groups.items()
         for each in found
     ]
@@ -106,6 +106,11 @@ def interval(result: Any, value: str = "mean", sign: str = "") -> str:
     if math.isnan(result.ci_low):
         return shown
     return f"{shown} ({result.ci_low:{sign}.1f} to {result.ci_high:{sign}.1f})"
+
+
+def apart(difference: float) -> str:
+    """Nothing where all pairs are of one group."""
+    return "" if math.isnan(difference) else f"; {difference:+.1f}"
 
 
 def number(result: Any) -> str:
