@@ -288,7 +288,9 @@ class PeacPretrainer:
         pictures, matches = counts.tolist()
         if not pictures:
             return dict.fromkeys((*TERMS, "total"), math.nan)
-        return self._named(sums / sums.new_tensor([pictures, pictures, pictures, max(matches, 1)]))
+        named = self._named(sums / sums.new_tensor([pictures, pictures, pictures, max(matches, 1)]))
+        self.run.check_finite(named["total"], "PEAC in validation")
+        return named
 
     def save_models(self, improved: bool = False) -> None:
         """Writes the teacher's encoder as `ark-cxr`, and if it has `improved` as `best`, and that of the `student`."""
