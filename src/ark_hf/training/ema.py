@@ -1,6 +1,7 @@
 """The teacher's exponential moving average (Ark paper, section 2)."""
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 
@@ -22,3 +23,15 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     torch._foreach_add_(mine, [theirs[key].to(ours[key]) for key in averaged], alpha=1 - momentum)
     for key in ours.keys() - set(averaged):
         ours[key].copy_(theirs[key])
+
+
+@torch.no_grad()
+def share_statistics(student: nn.Module, accelerator: Accelerator) -> None:
+    """Gives all processes the mean of their batch norm statistics: each has seen other images, all keep one teacher."""
+    if accelerator.num_processes == 1:
+        return
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    statistic.copy_(accelerator.reduce(statistic, "mean"))

@@ -304,8 +304,8 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
             missing = [key for key in ours if key not in by_name]
             raise ValueError(
                 f"init: {path} is not of this encoder: {len(missing)} of {len(ours)} tensors are "
-                f"missing or of another shape, such as {missing[:3]}, and their order does not fit either. A checkpoint "
-                "of Ark or PEAC is converted first: `ark-hf convert`."
+                f"missing or of another shape, such as {missing[:3]}, and their order does not fit either. A "
+                "checkpoint of Ark or PEAC is converted first: `ark-hf convert`."
             )
         by_name = by_order
     encoder.load_state_dict(by_name)

@@ -169,7 +169,6 @@ def test_what_the_images_are_labelled_with_does_not_matter(images, phantom_masks
     ("settings", "message"),
     [
         ({"image_size": 36}, "not a multiple of the patch size"),
-        ({"backbone": "test_resnet", "backbone_kwargs": None}, "has batch norm"),
         ({"backbone": "vit_tini", "backbone_kwargs": None}, "Unknown backbone"),
         ({"image_size": 8}, "four at least"),
     ],
@@ -177,6 +176,14 @@ def test_what_the_images_are_labelled_with_does_not_matter(images, phantom_masks
 def test_encoders_that_do_not_suit_are_refused(images, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, images, **settings)
+
+
+def test_encoders_with_batch_norm_are_warned_of(images, tmp_path):
+    settings = {"backbone": "test_resnet", "backbone_kwargs": None, "image_size": 64, "epochs": 1}
+    with pytest.warns(UserWarning, match="has batch norm"):
+        run = trainer(tmp_path, images[:1], **settings)
+    assert run.grid.side == 2
+    run.train()
 
 
 def test_entries_that_say_how_labels_are_read_are_refused(sites):

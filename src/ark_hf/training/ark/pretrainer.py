@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.nn import functional as F
 
 from ...data.leaks import SHARED_KEY, mark_shared_images, mark_trained_before
@@ -24,7 +23,7 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
 from ..curves import Curve, write_curves
-from ..ema import update_teacher
+from ..ema import share_statistics, update_teacher
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -295,11 +294,7 @@ class CyclicPretrainer:
 
     def _update_teacher(self, momentum: float) -> None:
         student = self.accelerator.unwrap_model(self.student)
-        if self.accelerator.num_processes > 1:  # each process has seen other images, and all must keep one teacher
-            for module in student.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    for statistic in (module.running_mean, module.running_var):
-                        statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        share_statistics(student, self.accelerator)
         update_teacher(self.teacher, student, momentum)
 
     def log_step(self, data: TaskPass | MixedPass, losses: dict[str, float], momentum: float) -> None:

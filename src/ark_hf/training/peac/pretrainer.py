@@ -19,7 +19,7 @@ from ...data.loading import default_num_workers, iterate, micro_batches, pass_or
 from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
 from ...provenance import compute_facts, write_provenance
-from ..ema import update_teacher
+from ..ema import share_statistics, update_teacher
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
 from ..optimizer import create_optimizer
 from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -181,7 +181,9 @@ class PeacPretrainer:
         self.student.train()
         momentum = self.schedules.teacher_momentum(self.state)
         losses = self.train_step(batches)
-        update_teacher(self.teacher, self.accelerator.unwrap_model(self.student), momentum)
+        student = self.accelerator.unwrap_model(self.student)
+        share_statistics(student, self.accelerator)
+        update_teacher(self.teacher, student, momentum)
         self.log_step(losses, momentum)
         self.state.step += 1
         self.state.step_in_pass += 1

@@ -44,6 +44,12 @@ def build_start(args: PeacArguments) -> Start:
         args.init, args.backbone, args.backbone_kwargs, args.image_size, None, "linear", args.drop_path_rate, args.seed
     )
     ark, processor = build_encoder(start, DEFAULT_IMAGE_SIZE)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in ark.modules()):
+        warnings.warn(
+            f"backbone {ark.config.backbone!r} has batch norm, whose statistics shuffled and distorted pictures share "
+            "in: PEAC was made for Swins and ViTs, and long runs may diverge. Watch the validation losses.",
+            stacklevel=2,
+        )
     model = PeacModel(ark, fresh_heads(args, ark.config))
     folder = Path(args.init)
     if (folder / HEADS_FILE).is_file():
@@ -62,12 +68,7 @@ def fresh_heads(args: PeacArguments, config: ArkConfig) -> PeacHeads:
 
 
 def cell_of(config: ArkConfig) -> int:
-    """
-    Side of an encoder's cells in pixels.
-
-    Raises:
-        ValueError: Its patch tokens are not the cells of a square, or it has batch norm.
-    """
+    """Side of an encoder's cells in pixels; `ValueError` if its patch tokens are not the cells of a square."""
     _, tokens = _tokens(config)
     side = math.isqrt(tokens)
     if side * side != tokens or side < 2 or config.image_size % side:
@@ -82,11 +83,6 @@ def _tokens(config: ArkConfig) -> tuple[int, int]:
     """Width and number of an encoder's patch tokens."""
     with torch.device("meta"):
         model = ArkModel(config).eval()
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-            raise ValueError(
-                f"backbone {config.backbone!r} has batch norm, whose statistics shuffled and distorted pictures would "
-                "set; PEAC takes a Swin or ViT."
-            )
         pixels = torch.empty(1, config.num_channels, config.image_size, config.image_size)
         _, tokens, width = model(pixels).last_hidden_state.shape
     return width, tokens
