@@ -14,7 +14,8 @@ def read_unlabelled(source: GenericSource) -> Release:
     The rows of a folder of radiographs, whose labels do not count; wrong ones are among its problems.
 
     With a table, its rows are the images, with their patients, sexes, ages, views and splits. Without one every image
-    below the folder is, within a folder for each split or not, and patients are not known.
+    below the folder is, within a folder for each split or not, and patients are not known. Splits that have to be made
+    are those of [`read_generic`] for a source of this name: what is held out there is not trained on here.
 
     Args:
         source: The folder; nothing in it tells of labels.
