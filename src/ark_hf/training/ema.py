@@ -27,7 +27,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 
 @torch.no_grad()
 def share_statistics(student: nn.Module, accelerator: Accelerator) -> None:
-    """Gives all processes the mean of their batch norm statistics: each has seen other images, all keep one teacher."""
+    """Gives all processes the mean of their batch norm statistics: each has seen others, all keep one teacher."""
     if accelerator.num_processes == 1:
         return
     for module in student.modules():
