@@ -91,7 +91,7 @@ class MortalPretrainer(CyclicPretrainer):
 
 
 @pytest.mark.slow_ci
-@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+@pytest.mark.parametrize("optim", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
 def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, optim):
     # A warm-up of one epoch: the learning rate of every cycle but the first is in proportion to the validation loss.
     # Without the small layer scale stochastic depth matters

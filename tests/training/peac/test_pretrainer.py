@@ -89,6 +89,16 @@ def test_accumulated_steps_are_whole_ones(images, tmp_path):
             torch.testing.assert_close(other[key], one[key], rtol=0, atol=2e-6)
 
 
+def test_half_precision_and_checkpointing_train_nearly_the_same(images, tmp_path):
+    usual = {"epochs": 1, "drop_path_rate": 0.0}
+    whole = trainer(tmp_path / "whole", images[:1], **usual)
+    half = trainer(tmp_path / "half", images[:1], **usual, mixed_precision="bf16", gradient_checkpointing=True)
+    for run in (whole, half):
+        run.train()
+    expected, found = (run.state.history[0]["validation"] for run in (whole, half))
+    assert found == pytest.approx(expected, rel=0.05) and found != expected
+
+
 class Killed(Exception):
     pass
 

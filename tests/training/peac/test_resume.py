@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ark_hf.training.peac.heads import HEADS_FILE
 
 from ..ark.test_resume import checkpoint_steps, finish, kill_after, start
-from .conftest import TINY_PEAC
+from .conftest import TINY_PEAC, trainer
 
 MODELS = [(name, file) for name in ("ark-cxr", "student") for file in ("model.safetensors", HEADS_FILE)]
 
@@ -22,9 +22,9 @@ def write_recipe(folder, sites, **settings):
 
 
 @pytest.mark.slow_ci
-def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites):
+def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites, images):
     recipe = write_recipe(tmp_path, sites, epochs=8, save_steps=2)
-    finish(start(recipe, tmp_path / "whole"))
+    trainer(tmp_path / "whole", images, epochs=8).train()
     for step in (0, 12, 31):  # before the first checkpoint, in the middle of an epoch, and late in the run
         kill_after(start(recipe, tmp_path / "killed"), tmp_path / "killed", step)
     killed_at = checkpoint_steps(tmp_path / "killed")[-1]
@@ -36,10 +36,11 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites):
 
 
 @pytest.mark.slow_ci
-def test_two_processes_train_as_one(tmp_path, sites):
-    # Batches of 7: the second process gets fewer images, or of a last batch of one only a padding
-    recipe = write_recipe(tmp_path, sites, epochs=1, batch_size=7, drop_path_rate=0.0)
-    finish(start(recipe, tmp_path / "one"))
+def test_two_processes_train_as_one(tmp_path, sites, images):
+    # Batches of 7: the second process gets fewer images
+    settings = {"epochs": 1, "batch_size": 7, "drop_path_rate": 0.0}
+    trainer(tmp_path / "one", images, **settings).train()
+    recipe = write_recipe(tmp_path, sites, **settings)
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli")
     finish(start(recipe, tmp_path / "two", *launcher))
     metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
