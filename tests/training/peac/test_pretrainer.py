@@ -40,7 +40,7 @@ def test_a_run_leaves_plain_encoders_with_heads_beside_them(finished):
     assert not same(weights(finished / "ark-cxr"), weights(finished / "student"))
     notes = json.loads((finished / "ark-cxr" / "provenance.json").read_text())
     assert (notes["kind"], notes["method"], notes["epoch"]) == ("self-supervision", "peac", 2)
-    assert all(each["splits"]["train"]["rows"] == 20 for each in notes["data"])
+    assert all(each["splits"]["train"]["rows"] == 20 and each["splits"]["test"] for each in notes["data"])
 
 
 def test_a_run_measures_its_losses(finished):

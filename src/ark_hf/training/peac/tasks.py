@@ -3,7 +3,7 @@
 import warnings
 
 from ...data.open_dataset import TaskDataset, open_images
-from ...data.task_dataset import split_names
+from ...data.task_dataset import SPLITS, split_names
 from ..ark.recipe import TaskSpec
 
 
@@ -27,8 +27,8 @@ def load_images(specs: list[TaskSpec], data_root: str = ".", streaming: bool = F
                 raise ValueError(f"task {spec.dataset!r}: `{key}` has no effect with method: peac; leave it out.")
         location = spec.location(data_root)
         there = split_names(location)
-        splits = ["train", *(["validation"] if "validation" in there else [])]
-        if len(splits) == 1:
+        splits = ["train", *(split for split in SPLITS if split in there and split != "train")]
+        if "validation" not in splits:
             warnings.warn(f"{location} has no split 'validation', only {there}: not validated.", stacklevel=2)
         data = open_images(location, splits, spec.columns, streaming, spec.name)
         if data.task.name in loaded:
