@@ -1,9 +1,11 @@
 """The verb `pretrain`: pretraining from a recipe, by the method that it names."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ..training.ark.recipe import parse_tasks
-from ..training.recipe import arguments_of, read_recipe
+from ..training.recipe import METHODS, arguments_of, other_method, read_recipe
 from ..training.settings import check_init, read_mapping
 from .arguments import build, quiet, read_options
 
@@ -17,8 +19,9 @@ DESCRIPTIONS = {
 
 def pretrain(argv: list[str]) -> int:
     """Pretraining from a recipe: Ark's cycles over labelled tasks, or PEAC without labels."""
-    method = _method(argv)
-    kind = arguments_of(method, "ark-hf pretrain")
+    method, where = _method(argv)
+    kind = arguments_of(method, where)
+    _reject_others(argv, method)
     given, words = read_options(
         kind,
         "pretrain",
@@ -43,12 +46,33 @@ def pretrain(argv: list[str]) -> int:
     return 0
 
 
-def _method(argv: list[str]) -> str:
-    """What `--method` says, or the recipe; Ark where neither does, or the recipe is still to be found wrong."""
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--method" or word.startswith("--method="):
-            return word.partition("=")[2] or after
-    for before, word in zip(["", *argv], argv, strict=False):
-        if not word.startswith("-") and not before.startswith("-") and Path(word).is_file():
-            return str(read_mapping(word).get("method", "ark"))
-    return "ark"
+def _method(argv: list[str]) -> tuple[Any, str]:
+    """
+    The method, and where it stands: `--method`, whose last counts, or else the recipe; Ark where neither says, or the
+    recipe is still to be found wrong.
+    """
+    given, recipe = None, None
+    for before, word, after in zip(["", *argv], argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if len(name) > len("--m") and "--method".startswith(name):
+            given = value if equals else after
+        elif recipe is None and not word.startswith("-") and not _takes_value(before) and Path(word).is_file():
+            recipe = word
+    if given is not None:
+        return given, "--method"
+    return ("ark" if recipe is None else read_mapping(recipe).get("method", "ark")), f"{recipe}: method"
+
+
+def _takes_value(word: str) -> bool:
+    """Whether it is an option whose value is the next word: a boolean one takes no file."""
+    name = word.lstrip("-").replace("-", "_")
+    flags = [each.name for kind in METHODS.values() for each in fields(kind) if each.type is bool]
+    return word.startswith("-") and "=" not in word and not any(flag.startswith(name) for flag in flags)
+
+
+def _reject_others(argv: list[str], method: str) -> None:
+    """Raises `ValueError` if an option is one of another method."""
+    for word in argv:
+        option = word.partition("=")[0]
+        if option.startswith("--") and (other := other_method(option[2:].replace("-", "_"), METHODS[method])):
+            raise ValueError(f"unknown option `{option}` of method: {method}; it is one of method: {other}.")

@@ -26,13 +26,23 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict[str, Any]:
         ValueError: The file is missing or not a mapping, or a key is unknown; the message names the nearest right key.
     """
     values = read_mapping(path)
-    kind = arguments_of(method or values.get("method", "ark"), str(path))
+    method = method or values.get("method", "ark")
+    kind = arguments_of(method, f"{path}: method")
+    for key in values:
+        if other := other_method(key, kind):
+            raise ValueError(f"{path}: unknown key `{key}` of method: {method}; it is one of method: {other}.")
     reject_unknown_keys(values, [each.name for each in fields(kind)] + ["tasks"], str(path))
     return values
 
 
 def arguments_of(method: Any, where: str) -> type[PretrainingArguments] | type[PeacArguments]:
-    """The settings of a method; `ValueError` if there is none of this name."""
-    if method not in METHODS:
-        raise ValueError(f"{where}: method is {method!r}; {nearest(str(method), METHODS)}")
+    """The settings of a method; `ValueError` if there is none of this name, as `where` says."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"{where} is {method!r}; {nearest(str(method), METHODS)}")
     return METHODS[method]
+
+
+def other_method(name: Any, kind: type) -> str | None:
+    """The method that has a setting of this name, which those of `kind` lack; None if there is none."""
+    having = [method for method, each in METHODS.items() if name in (setting.name for setting in fields(each))]
+    return having[0] if len(having) == 1 and METHODS[having[0]] is not kind else None

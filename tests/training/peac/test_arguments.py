@@ -46,21 +46,26 @@ def written(tmp_path, **values):
 
 def test_a_recipe_is_read_as_its_method(tmp_path):
     assert read_recipe(written(tmp_path, method="peac", epochs=3))["epochs"] == 3
-    with pytest.raises(ValueError, match="unknown key `epochs`"):
+    with pytest.raises(ValueError, match="unknown key `epochs` of method: ark; it is one of method: peac"):
         read_recipe(written(tmp_path, epochs=3))
-    with pytest.raises(ValueError, match="unknown key `cycles`"):
+    with pytest.raises(ValueError, match="unknown key `cycles` of method: peac; it is one of method: ark"):
         read_recipe(written(tmp_path, method="peac", cycles=3))
     with pytest.raises(ValueError, match="method is 'pac'; did you mean `peac`?"):
         read_recipe(written(tmp_path, method="pac"))
+    with pytest.raises(ValueError, match=r"recipe.yaml: method is \['peac'\]; did you mean `peac`?"):
+        read_recipe(written(tmp_path, method=["peac"]))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--epochs", "0"], "epochs must be positive"),
-        (["--cycles", "3"], "unknown option `--cycles`"),
-        (["--method", "ark"], "unknown key `epochs`"),
-        (["--method", "pac"], "did you mean `peac`?"),
+        (["--cycles", "3"], "unknown option `--cycles` of method: peac; it is one of method: ark"),
+        (["--method", "ark"], "unknown key `epochs` of method: ark; it is one of method: peac"),
+        (["--method", "peac", "--method", "ark"], "unknown key `epochs` of method: ark"),
+        (["--method", "ark", "--meth=peac"], "xrays"),
+        (["--method", "pac"], "error: --method is 'pac'; did you mean `peac`?"),
+        (["--method"], "error: --method is ''; allowed are"),
         (["--init", "nowhere.pth"], "init: 'nowhere.pth' is not a weights file"),
         ([], "xrays"),
     ],
@@ -71,8 +76,20 @@ def test_the_verb_reads_options_of_the_recipes_method(tmp_path, capsys, words, m
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("before", [["--streaming"], ["--gradient-check"], ["--seed=3"], ["--init", "none"]])
+def test_the_recipe_may_follow_options(tmp_path, capsys, before):
+    assert main(["pretrain", *before, str(written(tmp_path, method="peac")), "--epochs", "0"]) == 2
+    assert "epochs must be positive" in capsys.readouterr().err
+
+
+def test_a_recipes_method_is_named_with_its_file(tmp_path, capsys):
+    assert main(["pretrain", str(written(tmp_path, method="pac"))]) == 2
+    assert "recipe.yaml: method is 'pac'; did you mean `peac`?" in capsys.readouterr().err
+
+
 def test_help_is_that_of_the_method(capsys):
-    for words, option in {(): "--cycles", ("--method", "peac"): "--restoration_weight"}.items():
+    of_peac = "--restoration_weight"
+    for words, option in {(): "--cycles", ("--method", "peac"): of_peac, ("--meth", "peac"): of_peac}.items():
         with pytest.raises(SystemExit):
             main(["pretrain", *words, "--help"])
         assert option in capsys.readouterr().out
