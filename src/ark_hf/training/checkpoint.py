@@ -54,6 +54,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def saved_settings(checkpoint: Path) -> dict[str, Any]:
+    """The settings of its run."""
+    return json.loads((checkpoint / SETTINGS_FILE).read_text(encoding="utf-8"))
+
+
 def load_checkpoint(
     accelerator: Accelerator, checkpoint: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
@@ -63,8 +68,7 @@ def load_checkpoint(
     Raises:
         ValueError: As in [`check_settings`].
     """
-    saved = json.loads((checkpoint / SETTINGS_FILE).read_text(encoding="utf-8"))
-    check_settings(saved, settings, defaults, checkpoint.parents[1])
+    check_settings(saved_settings(checkpoint), settings, defaults, checkpoint.parents[1])
     accelerator.load_state(str(checkpoint))
 
 

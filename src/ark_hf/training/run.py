@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..files import replace_folder, write_json, write_text
 from ..provenance import compute_facts
-from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_checkpoint, saved_settings
 
 CHECKPOINTS, METRICS_FILE, RECIPE_FILE = "checkpoints", "metrics.json", "recipe.yaml"
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 beside float32", "fp16": "float16 beside float32"}
@@ -180,9 +180,19 @@ def write_recipe(folder: Path, settings: Mapping[str, Any]) -> None:
     write_text(folder / RECIPE_FILE, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
-def start_folder(folder: Path) -> Path | None:
-    """What [`Run`]'s `write_start` wrote into the newest checkpoint of a run; None if there is nothing."""
+def start_folder(folder: Path, method: str) -> Path | None:
+    """
+    What [`Run`]'s `write_start` wrote into the newest checkpoint of a run; None if there is nothing.
+
+    Raises:
+        ValueError: The run is of another method, which writes something else.
+    """
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
+    of = method if checkpoint is None else saved_settings(checkpoint).get("method", "ark")
+    if of != method:
+        raise ValueError(
+            f"{folder} holds a run of method: {of}; this is method: {method}. Use another output_dir for a new run."
+        )
     start = None if checkpoint is None else checkpoint / START_FOLDER
     return start if start is not None and start.is_dir() else None
 

@@ -1,6 +1,7 @@
 """A run of PEAC: what it sees, learns, measures and leaves, and that it goes on where it was broken off."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from transformers import AutoModel
 
 from ark_hf.data.open_dataset import open_images
 from ark_hf.models.ark.modeling_ark import ArkModel
-from ark_hf.training.ark.recipe import TaskSpec
+from ark_hf.training.ark.pretrainer import CyclicPretrainer
+from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
+from ark_hf.training.ark.tasks import load_tasks
 from ark_hf.training.peac.heads import HEADS_FILE
 from ark_hf.training.peac.objective import TERMS
 from ark_hf.training.peac.pretrainer import PeacPretrainer
@@ -126,6 +129,17 @@ def test_a_broken_run_ends_with_the_same_weights(images, tmp_path, finished):
     ends = all_weights(tmp_path)
     for name, expected in all_weights(finished).items():
         assert same(ends[name], expected), name
+
+
+def test_a_folder_of_the_other_method_is_not_gone_on_with(images, finished, sites, tmp_path):
+    labelled = load_tasks([TaskSpec(str(next(iter(sites.values()))))])
+    with pytest.raises(ValueError, match="holds a run of method: peac; this is method: ark"):
+        CyclicPretrainer(PretrainingArguments(str(finished)), labelled)
+    shutil.copytree(finished, tmp_path / "run")
+    for file in tmp_path.glob("run/checkpoints/*/settings.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"method": "ark"}))
+    with pytest.raises(ValueError, match="holds a run of method: ark; this is method: peac"):
+        trainer(tmp_path / "run", images)
 
 
 def test_another_run_is_not_gone_on_with(images, finished):

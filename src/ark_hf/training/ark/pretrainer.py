@@ -137,7 +137,7 @@ class CyclicPretrainer:
     ) -> Start:
         if student is not None or teacher is not None:
             return own_start(self.args, student, teacher, facts)
-        saved = start_folder(self.output_dir)
+        saved = start_folder(self.output_dir, self.args.method)
         return build_start(self.args, self.curriculum.heads) if saved is None else read_start(saved)
 
     def _write_start(self, folder: Path) -> None:

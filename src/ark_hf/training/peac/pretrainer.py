@@ -76,7 +76,7 @@ class PeacPretrainer:
         self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
-        saved = start_folder(self.output_dir)
+        saved = start_folder(self.output_dir, args.method)
         self.start = start or (build_start(args) if saved is None else read_start(saved, args))
         self.data = mark_trained_before(self.data, self.start.facts, args.allow_shared_images)
         student, self.processor = self.start.model, self.start.processor
