@@ -30,7 +30,7 @@ from .heads import PeacModel, save_heads
 from .objective import TERMS, Objective
 from .samples import PeacSamples
 from .schedules import Schedules
-from .start import Start, build_start, cell_of, read_start, write_start
+from .start import Start, build_start, read_start, write_start
 
 # May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
 RUN_TIME_SETTINGS = (
@@ -80,7 +80,7 @@ class PeacPretrainer:
         self.start = start or (build_start(args) if saved is None else read_start(saved, args))
         self.data = mark_trained_before(self.data, self.start.facts, args.allow_shared_images)
         student, self.processor = self.start.model, self.start.processor
-        self.grid = Grid(student.config.image_size, cell_of(student.config))
+        self.grid = Grid(student.config.image_size, student.heads.cell)
         self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.ark.activation_checkpointing_enable()
@@ -204,7 +204,7 @@ class PeacPretrainer:
             seed_step(self.args.seed, self.state.step, number, self.accelerator.process_index)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.student):
-                losses = self._losses(self.student, batch, counts)
+                losses = self._losses(self.student, batch, counts, self.objective)
                 # DDP averages the gradients over processes; the losses are already divided by the global counts
                 self.accelerator.backward(self.objective.total(losses) * self.accelerator.num_processes)
             sums += losses.detach()
@@ -216,12 +216,15 @@ class PeacPretrainer:
         self.run.check_finite(named["total"], "PEAC")
         return named
 
-    def _losses(self, student: Any, batch: dict[str, torch.Tensor], counts: torch.Tensor, objective=None):
+    def _losses(
+        self, student: Any, batch: dict[str, torch.Tensor], counts: torch.Tensor, objective: Objective
+    ) -> torch.Tensor:
+        """[`Objective.losses`] of a batch: its shares of the means over `counts`; with counts of 1 its sums."""
         crops = batch["first"], batch["second"], batch["permutation"]
         outputs = student(*crops)
         with torch.no_grad(), self.accelerator.autocast():
             targets = self.teacher.embeddings(*crops)
-        return (objective or self.objective).losses(outputs, targets, batch, counts)
+        return objective.losses(outputs, targets, batch, counts)
 
     def _named(self, losses: torch.Tensor) -> dict[str, float]:
         return {**dict(zip(TERMS, losses.tolist(), strict=True)), "total": self.objective.total(losses).item()}

@@ -61,15 +61,13 @@ def build_start(args: PeacArguments) -> Start:
 
 def fresh_heads(args: PeacArguments, config: ArkConfig) -> PeacHeads:
     """Heads for an encoder's tokens, in PyTorch's default initialisation, as in the release."""
-    cell = cell_of(config)
     width, tokens = _tokens(config)
     dims = args.global_projector_dims, args.local_projector_dims
-    return PeacHeads(width, tokens, cell, config.num_channels, *dims)
+    return PeacHeads(width, tokens, _cell(config, tokens), config.num_channels, *dims)
 
 
-def cell_of(config: ArkConfig) -> int:
+def _cell(config: ArkConfig, tokens: int) -> int:
     """Side of an encoder's cells in pixels; `ValueError` if its patch tokens are not the cells of a square."""
-    _, tokens = _tokens(config)
     side = math.isqrt(tokens)
     if side * side != tokens or side < 2 or config.image_size % side:
         raise ValueError(
