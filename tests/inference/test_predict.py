@@ -257,7 +257,7 @@ def test_an_encoder_without_heads_is_no_classifier(processor, tmp_path):
         processor.save_pretrained(tmp_path / name)
     loaded, _ = load_ark(str(tmp_path / "classifier"))
     assert torch.equal(loaded.classifier.weight.cpu(), model.classifier.weight)
-    with pytest.raises(ValueError, match="holds an encoder without heads; train or fine-tune one first"):
+    with pytest.raises(ValueError, match="an encoder without heads; `ark-hf finetune` gives it one"):
         load_ark(str(tmp_path / "encoder"))
 
 

@@ -22,7 +22,7 @@ from ..hub_errors import explain, is_of_the_hub
 from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..names import check_name
 from .heatmaps import ExplainedPass
@@ -66,7 +66,10 @@ def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcesso
         if values.get("model_type") != "ark":
             raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
         if kind is None:
-            segments = ArkForSemanticSegmentation.__name__ in (values.get("architectures") or ())
+            architectures = values.get("architectures") or ()
+            if ArkModel.__name__ in architectures:  # before transformers prints a table of all that is missing
+                raise ValueError("it is an encoder without heads; `ark-hf finetune` gives it one")
+            segments = ArkForSemanticSegmentation.__name__ in architectures
             kind = ArkForSemanticSegmentation if segments else ArkForImageClassification
         model, loaded = kind.from_pretrained(
             name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -81,7 +84,7 @@ def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcesso
         check_segments(model.config, name_or_path)
     missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
     if missing and all(name.startswith("classifier.") for name in missing):
-        raise ValueError(f"{name_or_path!r} holds an encoder without heads; train or fine-tune one first.")
+        raise ValueError(f"{name_or_path!r} holds an encoder without heads; `ark-hf finetune` gives it one.")
     if missing:
         raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
     return model.eval().to(process_state().device), processor
