@@ -314,7 +314,10 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     check_init(str(path))
     if not path.is_file():
-        raise ValueError(f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.")
+        hint = f" Did you mean {path / 'ark-cxr'}?" if (path / "ark-cxr" / "config.json").is_file() else ""
+        raise ValueError(
+            f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.{hint}"
+        )
     try:
         weights = read_weights_file(path)
         for key in ("teacher", "state_dict", "model"):

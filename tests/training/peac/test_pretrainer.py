@@ -162,6 +162,11 @@ def test_a_run_goes_on_from_another_with_its_heads(images, finished, tmp_path):
         trainer(tmp_path / "older_run", images, init=str(older))
 
 
+def test_a_run_folder_beside_the_model_in_it_is_told_of(images, finished, tmp_path):
+    with pytest.raises(ValueError, match=f"Did you mean {finished / 'ark-cxr'}"):
+        trainer(tmp_path, images, init=str(finished))
+
+
 def test_terms_of_no_weight_teach_nothing(images, tmp_path):
     run = trainer(tmp_path, images, epochs=1, order_weight=0, local_weight=0, learning_rate=0.1)
     before = {key: value.clone() for key, value in run.student.heads.state_dict().items()}
