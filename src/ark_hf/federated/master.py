@@ -15,7 +15,7 @@ from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..provenance import write_provenance
-from ..training.ark import pretrainer
+from ..training import run
 from ..training.checkpoint import check_settings
 from ..training.initial_weights import ARCHITECTURE, StartArguments, build_student, processor_of, start_facts
 from ..training.run import default_values
@@ -25,7 +25,7 @@ from .vector import Vector, fault, has_batch_statistics, load, pack, shared_tens
 
 MASTERS, WEIGHTS_FILE, STATE_FILE = "masters", "model.safetensors", "state.json"
 # May differ between the runs that make up a resumed one
-RUN_TIME_SETTINGS = (*pretrainer.RUN_TIME_SETTINGS, *SERVER_FIELDS)
+RUN_TIME_SETTINGS = (*run.RUN_TIME_SETTINGS, *SERVER_FIELDS)
 
 
 @dataclass

@@ -21,6 +21,11 @@ from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_c
 
 CHECKPOINTS, METRICS_FILE, RECIPE_FILE = "checkpoints", "metrics.json", "recipe.yaml"
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 beside float32", "fp16": "float16 beside float32"}
+# May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
+RUN_TIME_SETTINGS = (
+    "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
+    "log_with", "logging_steps", "allow_shared_images",
+)  # fmt: skip
 
 
 @dataclass

@@ -200,6 +200,7 @@ def test_what_the_images_are_labelled_with_does_not_matter(images, phantom_masks
         ({"image_size": 36}, "not a multiple of the patch size"),
         ({"backbone": "vit_tini", "backbone_kwargs": None}, "Unknown backbone"),
         ({"image_size": 8}, "four at least"),
+        ({"image_size": 8, "backbone_kwargs": {"patch_size": 4}}, "leaves no room to distort crops: 14 at least"),
     ],
 )
 def test_encoders_that_do_not_suit_are_refused(images, tmp_path, settings, message):

@@ -26,7 +26,7 @@ from ..curves import Curve, write_curves
 from ..ema import share_statistics, update_teacher
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
-from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
+from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
@@ -35,12 +35,6 @@ from .recipe import PretrainingArguments
 from .schedules import Schedules
 from .start import Start, build_start, own_start, read_start, write_start
 from .validation import validate
-
-# May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
-RUN_TIME_SETTINGS = (
-    "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
-    "log_with", "logging_steps", "allow_shared_images",
-)  # fmt: skip
 
 SECONDS_BETWEEN_CURVES = 60  # drawing takes longer than a small cycle
 

@@ -17,6 +17,7 @@ MAPPED, PAINTED, PAINTED_OUTSIDE = 0.9, 0.9, 0.8  # probabilities; the last that
 BLOCKS, MORE = 5, 0.95  # of painting: the most there are, and the probability that one more comes
 CURVE_POINTS = 500
 MARGIN = 3  # pixels at the border that no block of painting touches
+SMALLEST = 14  # pixels along a side, for blocks and margins to find room
 
 
 def distort(

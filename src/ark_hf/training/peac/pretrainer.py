@@ -22,7 +22,7 @@ from ...provenance import compute_facts, write_provenance
 from ..ema import share_statistics, update_teacher
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
 from ..optimizer import create_optimizer
-from ..run import Run, create_accelerator, default_values, describe_model, seed_step, start_folder
+from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
 from .arguments import PeacArguments
 from .figures import write_losses, write_restored
 from .grid import Grid
@@ -31,12 +31,6 @@ from .objective import TERMS, Objective
 from .samples import PeacSamples
 from .schedules import Schedules
 from .start import Start, build_start, read_start, write_start
-
-# May differ between the runs that make up a resumed one: they change where or how fast it runs, not its result
-RUN_TIME_SETTINGS = (
-    "output_dir", "data_root", "dataloader_num_workers", "eval_batch_size", "save_steps", "save_total_limit",
-    "log_with", "logging_steps", "allow_shared_images",
-)  # fmt: skip
 
 SECONDS_BETWEEN_FIGURES = 60  # drawing takes longer than a small epoch
 PICTURES_SHOWN = 4

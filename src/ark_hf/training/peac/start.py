@@ -17,6 +17,7 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkModel
 from ..initial_weights import StartArguments, build_encoder, start_facts
 from .arguments import PeacArguments
+from .distortion import SMALLEST
 from .heads import HEADS_FILE, PeacHeads, PeacModel, load_heads
 
 DEFAULT_IMAGE_SIZE = 448
@@ -67,13 +68,15 @@ def fresh_heads(args: PeacArguments, config: ArkConfig) -> PeacHeads:
 
 
 def _cell(config: ArkConfig, tokens: int) -> int:
-    """Side of an encoder's cells in pixels; `ValueError` if its patch tokens are not the cells of a square."""
+    """Side of an encoder's cells in pixels; `ValueError` if they do not fill a square, or it is too small."""
     side = math.isqrt(tokens)
     if side * side != tokens or side < 2 or config.image_size % side:
         raise ValueError(
             f"backbone {config.backbone!r} makes {tokens} patch tokens of {config.image_size} pixels; PEAC needs the "
             "cells of a square, four at least: take a Swin or ViT, or another image_size."
         )
+    if config.image_size < SMALLEST:
+        raise ValueError(f"image_size {config.image_size} leaves no room to distort crops: {SMALLEST} at least.")
     return config.image_size // side
 
 
