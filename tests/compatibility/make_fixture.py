@@ -35,12 +35,12 @@ import numpy as np
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
-from ark_hf.training.recipe import PretrainingArguments, TaskSpec
-from ark_hf.training.tasks import load_tasks
 
 from ark_hf.cli import main
 from ark_hf.data.build import build_dataset, phantom_release
 from ark_hf.training import finetuning_trainer, pretrain_ark
+from ark_hf.training.recipe import PretrainingArguments, TaskSpec
+from ark_hf.training.tasks import load_tasks
 
 ARCHIVE = Path(__file__).with_name("written_by_91dc8e3.tar.xz")
 SITES = {"phantom_city": 6, "phantom_coast": 3}  # the seed of each; with 6, one AUROC of test is undefined
