@@ -92,9 +92,7 @@ class Run:
     def begin(self, tracked: Mapping[str, Any]) -> None:
         """Says where the run goes on, makes the folder, starts to count the time, and tells trackers the settings."""
         if self.resumed_from is not None:
-            self.accelerator.print(
-                f"Resuming from {self.resumed_from} (cycle {self.state.cycle + 1}, step {self.state.step})."
-            )
+            self.accelerator.print(f"Resuming from {self.resumed_from} (step {self.state.step}).")
         self._counted_until = time.monotonic()
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)

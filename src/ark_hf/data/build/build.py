@@ -236,7 +236,8 @@ class _Complaints:
                 f"{what} stand in two splits, {len(overlap)} times",
                 ["{where} ({split}) and {other} ({other_split})".format(**pair) for pair in overlap],
                 overlap,
-                "Keep each in one split, or pass --allow_patient_overlap.",
+                "Keep each in one split, by deleting the other where a folder is split by lot, or pass "
+                "--allow_patient_overlap.",
             )
 
     def _refuse(self, fault: str, lines: list[str], entries: list[dict[str, Any]], remedy: str) -> None:
