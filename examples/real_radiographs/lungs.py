@@ -24,7 +24,7 @@ import torch
 
 import ark_hf
 
-STEPS = {None: 400, 25: 150, 10: 150}  # by the number of training images, None: all
+STEPS = {None: 1000, 25: 150, 10: 150}  # by the number of training images, None: all
 TRAINING: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "image_size": 224,
