@@ -21,7 +21,7 @@ def write_recipe(folder, sites, **settings):
     return folder / "recipe.yaml"
 
 
-@pytest.mark.slow_ci
+@pytest.mark.slow  # CI kills runs of Ark, whose folder and checkpoints are the same
 def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites, images):
     recipe = write_recipe(tmp_path, sites, epochs=8, save_steps=2)
     trainer(tmp_path / "whole", images, epochs=8).train()
@@ -35,7 +35,7 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(tmp_path, sites, im
         assert all(torch.equal(killed[key], value) for key, value in whole.items()), name
 
 
-@pytest.mark.slow_ci
+@pytest.mark.slow  # CI trains Ark in two processes
 def test_two_processes_train_as_one(tmp_path, sites, images):
     # Batches of 7: the second process gets fewer images
     settings = {"epochs": 1, "batch_size": 7, "drop_path_rate": 0.0}
