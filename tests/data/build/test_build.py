@@ -472,7 +472,8 @@ def test_a_patient_in_two_splits_is_refused_by_row_unless_allowed(tmp_path):
     given.rows[8].metadata["patient_id"] = "p7"  # twice in one split is as it should be
     given.rows[1].metadata["patient_id"] = given.rows[33].metadata["patient_id"] = None
     message, listed = refusal(given, tmp_path / "out", skip_bad=True)
-    assert "patients stand in two splits, 2 times" in message and "--allow_patient_overlap" in message
+    assert "patients stand in two splits, 2 times" in message
+    assert "Keep each in one split, or pass --allow_patient_overlap." in message
     assert "list, line 31 (validation) and list, line 7 (train)" in message and "p7" not in message
     assert listed[1] == {"where": "list, line 40", "split": "test", "other": "list, line 7", "other_split": "train"}
     assert not (tmp_path / "log").exists()
@@ -485,6 +486,7 @@ def test_a_picture_in_two_splits_is_refused_by_row_unless_allowed(tmp_path):
     given.rows[41].path, given.rows[2].path = Path("7"), Path("7")
     message, listed = refusal(given, tmp_path / "out")
     assert "pictures stand in two splits, 1 times" in message
+    assert "Keep one file of each, or both in one split, or pass --allow_patient_overlap." in message
     assert listed == [{"where": "list, line 41", "split": "test", "other": "list, line 2", "other_split": "train"}]
     report = build_dataset(given, tmp_path / "out", allow_patient_overlap=True)
     contradicting = [{"where": "list, line 7", "split": "train", "other": "list, line 2", "other_split": "train"}]

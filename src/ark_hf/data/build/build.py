@@ -98,7 +98,7 @@ def build_dataset(
     features = task_features(stored, columns)
     complaints = _Complaints(release.task.name, output_dir, skip_bad, allow_patient_overlap)
     complaints.check_problems(problems)
-    complaints.check_overlap("patients", overlap)
+    complaints.check_overlap("patients", overlap, "Keep each in one split")
     if not rows:
         raise ValueError(f"{release.task.name}: there is no row to build.")
 
@@ -127,7 +127,7 @@ def build_dataset(
         task, remarks = _with_spacing(release.task, shrunk)
         table = pa.concat_tables(hashes)
         duplicates = _describe_duplicates(table, kept)
-        complaints.check_overlap("pictures", duplicates["equal"])
+        complaints.check_overlap("pictures", duplicates["equal"], "Keep one file of each, or both in one split")
 
         report = {
             "name": release.task.name,
@@ -230,14 +230,13 @@ class _Complaints:
                 "Mend or remove them, or pass --skip_bad to leave them out.",
             )
 
-    def check_overlap(self, what: str, overlap: list[dict[str, Any]]) -> None:
+    def check_overlap(self, what: str, overlap: list[dict[str, Any]], remedy: str) -> None:
         if overlap and not self.allow_overlap:
             self._refuse(
                 f"{what} stand in two splits, {len(overlap)} times",
                 ["{where} ({split}) and {other} ({other_split})".format(**pair) for pair in overlap],
                 overlap,
-                "Keep each in one split, by deleting the other where a folder is split by lot, or pass "
-                "--allow_patient_overlap.",
+                f"{remedy}, or pass --allow_patient_overlap.",
             )
 
     def _refuse(self, fault: str, lines: list[str], entries: list[dict[str, Any]], remedy: str) -> None:
