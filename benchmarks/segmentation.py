@@ -7,7 +7,8 @@ time, and float32. Both give logits at a quarter of the picture's size, which th
 imported; the package imports its decoders alone.
 
 Speed: both take turns in one process, and each figure is the median of the turns, in CPU time, which work beside it on
-the machine changes less than the time that passes. Memory: each in a process of its own, which imports the same; what
+the machine changes less than the time that passes. The ratio is the median of the turns' own ratios, as both steps of
+a turn find the machine in one state; its quartiles tell how much turns differ. Memory: each in a process of its own, which imports the same; what
 counts is its peak above what it had before the model was made. There glibc gives blocks that are freed back to the
 system at once: else the peak is a tenth more or less from run to run.
 
@@ -44,8 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help=f"timm names ({' '.join(ENCODERS)})")
     parser.add_argument("--image_size", type=int, default=224, help="side of the pictures (224)")
-    parser.add_argument("--batch_size", type=int, default=4, help="pictures a step (4)")
-    parser.add_argument("--turns", type=int, default=5, help="turns that each takes (5)")
+    parser.add_argument("--batch_size", type=int, default=2, help="pictures a step (2)")
+    parser.add_argument("--turns", type=int, default=24, help="turns that each takes (24)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
     parser.add_argument("--mask_size", type=int, default=1024, help="side of the masks (1024)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "segmentation.json")
@@ -132,26 +133,28 @@ def step(model: torch.nn.Module, work: str, args: argparse.Namespace) -> Callabl
 
 def measure(encoder: str, work: str, memory: dict[tuple[str, str, str], float], args: argparse.Namespace) -> dict:
     steps = {way: step(create(encoder, way, args.image_size), work, args) for way in WAYS}
-    seconds = median_of_turns(steps, args.turns)
+    seconds = seconds_of_turns(steps, args.turns)
     row: dict = {"encoder": encoder, "work": work}
     for way in WAYS:
-        rate, peak = args.batch_size / seconds[way], memory[encoder, work, way]
+        rate, peak = args.batch_size / statistics.median(seconds[way]), memory[encoder, work, way]
         row[way] = {"images_per_second": round(rate, 3), "peak_mb": round(peak, 1)}
-    row["images_per_second_ratio"] = round(seconds["smp"] / seconds["ours"], 3)
+    ratios = [theirs / ours for theirs, ours in zip(seconds["smp"], seconds["ours"], strict=True)]
+    row["images_per_second_ratio"] = round(statistics.median(ratios), 3)
+    row["quartiles"] = [round(quartile, 3) for quartile in statistics.quantiles(ratios)[::2]]
     row["peak_mb_ratio"] = round(memory[encoder, work, "ours"] / memory[encoder, work, "smp"], 3)
     print(f"{encoder}, {work}: done", flush=True)
     return row
 
 
-def median_of_turns(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median CPU seconds. Who begins a turn changes; the first, which finds everything cold, does not count."""
+def seconds_of_turns(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """CPU seconds of each turn. Who begins one changes; the first, which finds everything cold, does not count."""
     seconds: dict[str, list[float]] = {way: [] for way in steps}
     for turn in range(turns + 1):
         for way in list(steps)[:: 1 if turn % 2 else -1]:
             started = time.process_time()
             steps[way]()
             seconds[way].append(time.process_time() - started)
-    return {way: statistics.median(times[1:]) for way, times in seconds.items()}
+    return {way: times[1:] for way, times in seconds.items()}
 
 
 def memory_of(encoder: str, work: str, way: str, args: argparse.Namespace) -> float:
@@ -181,14 +184,14 @@ def measure_distance(args: argparse.Namespace) -> dict:
     rows, columns = np.mgrid[: args.mask_size, : args.mask_size] / args.mask_size - 0.5
     mask = np.hypot(rows, columns) < 0.3
     speckled = mask ^ (np.random.default_rng(0).random(mask.shape) < 0.1)
-    milliseconds = median_of_turns(
+    seconds = seconds_of_turns(
         {
             "ours": lambda: hausdorff_distance(speckled, mask, percentile=95),
             "transforms": lambda: [distance_transform_edt(~each) for each in (speckled, mask)],
         },
         args.turns,
     )
-    return {way: round(1000 * taken, 2) for way, taken in milliseconds.items()}
+    return {way: round(1000 * statistics.median(taken), 2) for way, taken in seconds.items()}
 
 
 def print_table(table: list[dict], distance: dict) -> None:
@@ -198,7 +201,8 @@ def print_table(table: list[dict], distance: dict) -> None:
         for key, wide in (("images_per_second", 15), ("peak_mb", 15)):
             ours, theirs = row["ours"][key], row["smp"][key]
             figures += f"{ours:{wide}.2f}{theirs:8.2f}{row[f'{key}_ratio']:8.3f}"
-        print(f"{row['encoder']:30}{row['work']:11}{figures}")
+        low, high = row["quartiles"]
+        print(f"{row['encoder']:30}{row['work']:11}{figures}   speed's quartiles {low:.3f} to {high:.3f}")
     for key, least in (("images_per_second", True), ("peak_mb", False)):
         ratios = [row[f"{key}_ratio"] for row in table]
         worst = min(ratios) if least else max(ratios)

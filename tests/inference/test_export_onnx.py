@@ -282,9 +282,7 @@ def test_models_without_heads_and_folders_without_a_model_are_refused(tmp_path, 
     config = ArkConfig(**RESNET, image_size=SIZE, projector_dim=12, tasks=tasks)
     ArkModel(config).save_pretrained(tmp_path / "encoder")
     ArkImageProcessor(size=SIZE).save_pretrained(tmp_path / "encoder")
-    with pytest.raises(
-        ValueError, match="encoder without heads" if tasks is None else "lacks 6 of the model's tensors"
-    ):
+    with pytest.raises(ValueError, match="encoder without heads"):
         export([str(tmp_path / "encoder"), "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="Cannot load an Ark model from 'someone/nowhere'"):
         export(["someone/nowhere", "--out", str(tmp_path / "out")])
