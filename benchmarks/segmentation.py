@@ -8,9 +8,11 @@ imported; the package imports its decoders alone.
 
 Speed: both take turns in one process, and each figure is the median of the turns, in CPU time, which work beside it on
 the machine changes less than the time that passes. The ratio is the median of the turns' own ratios, as both steps of
-a turn find the machine in one state; its quartiles tell how much turns differ. Memory: each in a process of its own, which imports the same; what
-counts is its peak above what it had before the model was made. There glibc gives blocks that are freed back to the
-system at once: else the peak is a tenth more or less from run to run.
+a turn find the machine in one state; its quartiles tell how much turns differ.
+
+Memory: each in a process of its own, which imports the same; what counts is its peak above what it had before the
+model was made. There glibc gives blocks that are freed back to the system at once: else the peak is a tenth more or
+less from run to run.
 
 Distance: `hausdorff_distance(percentile=95)` of a mask of 1024 x 1024 pixels, a tenth of them flipped, from the mask
 without flips, beside the two Euclidean distance transforms that the definition asks for.

@@ -41,7 +41,7 @@ def main(models: list[str], folder: Path, pictures: Path | None) -> None:
     loaded[UNTRAINED] = phantoms.untrained(model), processor
     drawn = phantoms.draw(IMAGES)
     features = {
-        name: ark_hf.dense_features(*each, [picture["image"] for picture in drawn], description=name)
+        name: ark_hf.whiten(ark_hf.dense_features(*each, [picture["image"] for picture in drawn], description=name))
         for name, each in loaded.items()
     }
     patients = [each["patient_id"] for each in drawn]
@@ -162,7 +162,8 @@ def draw_neighbours(loaded: dict[str, Any], pictures: Path, folder: Path) -> Non
     figure, axes = figures.sheet(len(loaded), len(pairs), 4.2)
     figure.set_figheight(2.5 * len(loaded))
     for row, (name, each) in zip(axes, loaded.items(), strict=True):
-        maps = ark_hf.dense_features(*each, [file for pair in pairs for file in pair], description=name)
+        shown = [file for pair in pairs for file in pair]
+        maps = ark_hf.whiten(ark_hf.dense_features(*each, shown, description=name))
         for number, (axes_, pair) in enumerate(zip(row, pairs, strict=True)):
             first, second, _ = ark_hf.mutual_neighbours(maps[2 * number], maps[2 * number + 1])
             title = f"{name}: {min(len(first), LINES)} of {len(first)} mutual neighbours"

@@ -92,6 +92,7 @@ _EXPORTS = {
     "export_onnx": ".inference.export_onnx",
     "dense_features": ".inference.dense_features",
     "features_at": ".inference.dense_features",
+    "whiten": ".inference.dense_features",
     "corresponding_places": ".inference.correspondence",
     "mutual_neighbours": ".inference.correspondence",
     "saliency": ".inference.correspondence",
@@ -114,6 +115,7 @@ _EXPORTS = {
     "read_recipe": ".training.recipe",
     "load_tasks": ".training.ark.tasks",
     "CyclicPretrainer": ".training.ark.pretrainer",
+    "load_encoder_weights": ".training.initial_weights",
     "PeacArguments": ".training.peac.arguments",
     "PeacPretrainer": ".training.peac.pretrainer",
     "load_images": ".training.peac.tasks",
@@ -198,6 +200,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.correspondence import saliency as saliency
     from .inference.dense_features import dense_features as dense_features
     from .inference.dense_features import features_at as features_at
+    from .inference.dense_features import whiten as whiten
     from .inference.embeddings import embed as embed
     from .inference.embeddings import embed_rows as embed_rows
     from .inference.embeddings import open_store as open_store
@@ -257,6 +260,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .training.finetune.arguments import FinetuningArguments as FinetuningArguments
     from .training.finetune.run import finetune as finetune
     from .training.finetune.sex_protocol import sex_protocol as sex_protocol
+    from .training.initial_weights import load_encoder_weights as load_encoder_weights
     from .training.peac.arguments import PeacArguments as PeacArguments
     from .training.peac.pretrainer import PeacPretrainer as PeacPretrainer
     from .training.peac.tasks import load_images as load_images

@@ -228,6 +228,7 @@ def test_killed_or_not_it_is_the_simulation_and_refuses_whom_it_should(world, si
     ours.end()
 
 
+@pytest.mark.slow  # four minutes of waiting; the same without processes is in test_flower_app.py
 def test_a_round_goes_on_without_a_site_that_was_killed_and_the_next_one_with_it(world):
     ours = world({"north": "keys", "south": "keys"}, min_sites=1, cycles_per_round=4)
     server = ours.server()

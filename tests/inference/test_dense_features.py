@@ -17,6 +17,7 @@ from ark_hf import (
     mutual_neighbours,
     project_features,
     saliency,
+    whiten,
 )
 from ark_hf.data.sources.phantom import SITES
 
@@ -50,6 +51,52 @@ def map_of(rows, columns, moved=(0.0, 0.0)):
     """A picture (rows, columns, 4) whose places are those of another one, `moved` in its fractions."""
     x, y = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
     return coordinates(WINDINGS * (x - moved[0]), WINDINGS * (y - moved[1]))
+
+
+# Whitening -----------------------------------------------------------------------------------------------------------
+
+
+def test_whitened_directions_all_vary_alike():
+    drawn = np.random.default_rng(0).normal(size=(3, 5, 4, 6)) * [30, 10, 1, 1, 0.1, 1] + 7
+    drawn[..., 5] = drawn[..., 0] - drawn[..., 1]  # says nothing new
+    white = whiten(drawn.astype(np.float32))
+    assert white.shape == (3, 5, 4, 5) and white.dtype == np.float32
+    flat = white.reshape(-1, 5)
+    np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(5), atol=1e-3)
+
+
+def test_whitening_does_not_depend_on_how_features_are_mixed():
+    random = np.random.default_rng(1)
+    drawn = random.normal(size=(2, 4, 4, 3)).astype(np.float32)
+    mixed = drawn @ random.normal(size=(3, 3)).astype(np.float32) + 1
+    products = [np.einsum("...c,dc->...d", each, each[0, 0]) for each in map(whiten, (drawn, mixed))]
+    np.testing.assert_allclose(*products, atol=1e-3)
+
+
+def test_places_are_found_by_directions_that_vary_little():
+    moved = 0.15  # the second picture's anatomy lies further right; the frame, which varies more, stays
+    frame, anatomy = map_of(12, 12), [map_of(12, 12), map_of(12, 12, (moved, 0))]
+    pictures = np.stack([np.concatenate([10 * frame, each], axis=-1) for each in anatomy])
+    pictures += np.random.default_rng(0).normal(0, 1e-3, pictures.shape).astype(np.float32)
+    asked = np.array([[0.4, 0.5]])
+
+    def found(features):
+        return corresponding_places(features_at(features[0], asked), features[1])[0][0, 0]
+
+    assert abs(found(pictures) - 0.4) < 0.03 < abs(found(whiten(pictures)) - 0.4)
+
+
+@pytest.mark.parametrize(
+    "features, message",
+    [
+        (np.zeros((3, 3, 4), np.float32), r"\(n, rows, columns, width\), not of shape \(3, 3, 4\)"),
+        (np.full((2, 3, 3, 4), 0.1, np.float32), "All features are equal"),
+    ],
+)
+def test_what_cannot_be_whitened(features, message):
+    with pytest.raises(ValueError, match=message):
+        whiten(features)
 
 
 # The grid ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkPreTrainedModel
 from .overlays import check_whole_picture
 
+FLAT = 1e-6  # of the largest variance: below lies the rounding of float32
+
 
 @torch.no_grad()
 def dense_features(
@@ -66,6 +68,33 @@ def dense_features(
         if len(bad):
             raise ValueError(f"The model gives NaN or infinite features for picture {start + int(bad[0])}.")
     return np.concatenate(found)
+
+
+def whiten(features: np.ndarray) -> np.ndarray:
+    """
+    Features whose directions all vary alike over the places of all pictures, so that each counts alike in a cosine.
+
+    Otherwise the few in which an encoder's features vary most drown the others; of one trained by PEAC they tell where
+    a place lies in the picture, more than what is there.
+
+    Args:
+        features: (n, rows, columns, width), finite, of pictures that are compared, as [`dense_features`] gives them.
+
+    Returns:
+        float32 (n, rows, columns, directions), of mean 0 and covariance 1; directions that do not vary are left out.
+
+    Raises:
+        ValueError: Another shape, or all features are equal.
+    """
+    if features.ndim != 4:
+        raise ValueError(f"Features of pictures are (n, rows, columns, width), not of shape {features.shape}.")
+    centred = features - features.mean(axis=(0, 1, 2), dtype=np.float64)
+    flat = centred.reshape(-1, features.shape[-1])
+    variances, directions = np.linalg.eigh(flat.T @ flat / len(flat))
+    vary = variances > FLAT * variances[-1]
+    if variances[-1] <= np.finfo(np.float32).eps ** 2 * np.square(features, dtype=np.float64).mean():
+        raise ValueError("All features are equal: there is nothing to whiten.")
+    return (centred @ (directions[:, vary] / np.sqrt(variances[vary]))).astype(np.float32)
 
 
 def features_at(features: np.ndarray, places: ArrayLike) -> np.ndarray:
