@@ -30,6 +30,7 @@ evaluation/evaluate.py evaluation/evaluate_masks.py
 training
 training/ark
 training/peac
+training/genesis
 training/recipe.py training/pretrain.py
 training/finetune
 hub

@@ -15,9 +15,9 @@ from ...models.ark.configuration_ark import ArkConfig
 from ...models.ark.convert_ark_checkpoint import PEAC_NORMALISATION
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkModel
+from ..distortion import SMALLEST
 from ..initial_weights import StartArguments, build_encoder, start_facts
 from .arguments import PeacArguments
-from .distortion import SMALLEST
 from .heads import HEADS_FILE, PeacHeads, PeacModel, load_heads
 
 DEFAULT_IMAGE_SIZE = 448
