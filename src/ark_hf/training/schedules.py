@@ -18,3 +18,16 @@ def cosine_schedule(
 def warmup_length(warmup_steps: float, length: int) -> int:
     """Length of the warm-up: `warmup_steps`, or below 1 that share of the `length` of the schedule."""
     return round(warmup_steps * length) if warmup_steps < 1 else int(warmup_steps)
+
+
+def scheduled_rate(peak: float, kind: str, step: int, total_steps: int, warmup_steps: float) -> float:
+    """
+    Learning rate of a step, counted from 0: after the warm-up a cosine to 0 over the run, or for the `kind` "constant"
+    the peak.
+
+    Args:
+        warmup_steps: See [`warmup_length`].
+    """
+    warmup = warmup_length(warmup_steps, total_steps)
+    end = 0.0 if kind == "cosine" else peak
+    return cosine_schedule(peak, end, step, total_steps, warmup, peak / max(warmup, 1))

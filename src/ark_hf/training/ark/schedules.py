@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..run import RunState
-from ..schedules import cosine_schedule, warmup_length
+from ..schedules import cosine_schedule, scheduled_rate, warmup_length
 from .recipe import PretrainingArguments
 
 # The releases' defaults of --epochs, --warmup-lr and --min-lr, which the published commands leave alone
@@ -32,9 +32,8 @@ class Schedules:
         peak = self.args.learning_rate
         if "lr_by_val_loss" in self.args.reproduce:
             return lr_by_val_loss(peak, self.args.warmup_steps, _validation_loss(state))
-        warmup = warmup_length(self.args.warmup_steps, self.total_steps)
-        end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
-        return cosine_schedule(peak, end, state.step, self.total_steps, warmup, peak / max(warmup, 1))
+        kind, warmup = self.args.lr_scheduler_type, self.args.warmup_steps
+        return scheduled_rate(peak, kind, state.step, self.total_steps, warmup)
 
     def teacher_momentum(self, state: RunState) -> float:
         """Momentum of the teacher at the present pass or step; its index is what `ema_mode` says."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..run import RunState
-from ..schedules import cosine_schedule, warmup_length
+from ..schedules import cosine_schedule, scheduled_rate
 from .arguments import PeacArguments
 
 RELEASE_WARMUP_EPOCHS = 5
@@ -26,9 +26,8 @@ class Schedules:
         peak = self.args.learning_rate
         if "lr_by_epoch" in self.args.reproduce:
             return lr_by_epoch(peak, state.cycle, self.args.epochs)
-        warmup = warmup_length(self.args.warmup_steps, self.total_steps)
-        end = 0.0 if self.args.lr_scheduler_type == "cosine" else peak
-        return cosine_schedule(peak, end, state.step, self.total_steps, warmup, peak / max(warmup, 1))
+        kind, warmup = self.args.lr_scheduler_type, self.args.warmup_steps
+        return scheduled_rate(peak, kind, state.step, self.total_steps, warmup)
 
     def teacher_momentum(self, state: RunState) -> float:
         """Momentum of the teacher after the present step: from `ema_momentum` to 1 on a cosine over the run."""
