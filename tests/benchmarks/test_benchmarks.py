@@ -79,7 +79,28 @@ def test_views_of_peac_are_measured_beside_those_of_ark(tmp_path, capsys, monkey
     assert "Goal 1.5x" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["input_pipeline", "constant_memory", "gpu", "segmentation", "peac_views"])
+@pytest.mark.slow_ci
+def test_both_deformations_of_cubes_are_measured(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    deformation = importlib.import_module("genesis_deformation")
+    args = argparse.Namespace(cubes=2, turns=2, processes=1, side_by_side=2)
+    results = deformation.measure(args)
+    assert [row["part"] for row in results["table"]] == [
+        "whole",
+        "blocks shuffled",
+        "values mapped",
+        "painted outside",
+    ]
+    assert all(row["exact_ms"] > 0 and row["fast_ms"] > 0 and row["ratio"] > 0 for row in results["table"])
+    assert all(rate > 0 for rate in results["cubes_a_second"].values())
+    json.dumps(results)
+    deformation.print_table(results)
+    assert "Goal 250 cubes a second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["input_pipeline", "constant_memory", "gpu", "segmentation", "peac_views", "genesis_deformation"]
+)
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

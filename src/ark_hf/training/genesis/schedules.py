@@ -1,5 +1,6 @@
 """What follows from where a run of Models Genesis is: the learning rate, and whether it has gone on long enough."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..run import RunState
@@ -29,7 +30,7 @@ class Schedules:
     epochs: int
     steps_in_epoch: int
     patience: int | None
-    reproduce: tuple[str, ...] = ()
+    reproduce: Collection[str] = ()
 
     @property
     def total_steps(self) -> int:
@@ -47,9 +48,9 @@ class Schedules:
 
         Without validation, and so without a best epoch (`state.best["epoch"]`, counted from 1), it has all.
         """
-        if state.cycle >= self.epochs:
-            return True
-        return self.patience is not None and bool(state.best) and state.cycle - state.best["epoch"] >= self.patience
+        if state.cycle >= self.epochs or self.patience is None or state.best is None:
+            return state.cycle >= self.epochs
+        return state.cycle - state.best["epoch"] >= self.patience
 
 
 def lr_halved_by_epoch(peak: float, epoch: int) -> float:
