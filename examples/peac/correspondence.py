@@ -40,10 +40,7 @@ def main(models: list[str], folder: Path, pictures: Path | None) -> None:
     model, processor = next(iter(loaded.values()))
     loaded[UNTRAINED] = phantoms.untrained(model), processor
     drawn = phantoms.draw(IMAGES)
-    features = {
-        name: ark_hf.whiten(ark_hf.dense_features(*each, [picture["image"] for picture in drawn], description=name))
-        for name, each in loaded.items()
-    }
+    features = {name: describe(name, *each, [picture["image"] for picture in drawn]) for name, each in loaded.items()}
     patients = [each["patient_id"] for each in drawn]
     pairs = {"patients": ark_hf.pair_patients(patients), "views": ark_hf.pair_views(patients)}
     told = [each["landmarks"] for each in drawn], [each["image"].size for each in drawn], patients
@@ -58,6 +55,11 @@ def main(models: list[str], folder: Path, pictures: Path | None) -> None:
     print(page)
     draw_errors(reports["patients"], folder / "errors.png")
     draw_found(drawn, features, {kind: each[len(each) // 2] for kind, each in pairs.items()}, folder / "found.png")
+
+
+def describe(name: str, model: ark_hf.ArkModel, processor: ark_hf.ArkImageProcessor, pictures: list) -> np.ndarray:
+    """What places are compared by: whitened features, and those of what is around."""
+    return ark_hf.with_surroundings(ark_hf.whiten(ark_hf.dense_features(model, processor, pictures, description=name)))
 
 
 def defined(value: Any) -> Any:
@@ -163,7 +165,7 @@ def draw_neighbours(loaded: dict[str, Any], pictures: Path, folder: Path) -> Non
     figure.set_figheight(2.5 * len(loaded))
     for row, (name, each) in zip(axes, loaded.items(), strict=True):
         shown = [file for pair in pairs for file in pair]
-        maps = ark_hf.whiten(ark_hf.dense_features(*each, shown, description=name))
+        maps = describe(name, *each, shown)
         for number, (axes_, pair) in enumerate(zip(row, pairs, strict=True)):
             first, second, _ = ark_hf.mutual_neighbours(maps[2 * number], maps[2 * number + 1])
             title = f"{name}: {min(len(first), LINES)} of {len(first)} mutual neighbours"

@@ -93,6 +93,7 @@ _EXPORTS = {
     "dense_features": ".inference.dense_features",
     "features_at": ".inference.dense_features",
     "whiten": ".inference.dense_features",
+    "with_surroundings": ".inference.dense_features",
     "corresponding_places": ".inference.correspondence",
     "mutual_neighbours": ".inference.correspondence",
     "saliency": ".inference.correspondence",
@@ -201,6 +202,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.dense_features import dense_features as dense_features
     from .inference.dense_features import features_at as features_at
     from .inference.dense_features import whiten as whiten
+    from .inference.dense_features import with_surroundings as with_surroundings
     from .inference.embeddings import embed as embed
     from .inference.embeddings import embed_rows as embed_rows
     from .inference.embeddings import open_store as open_store

@@ -18,6 +18,7 @@ from ark_hf import (
     project_features,
     saliency,
     whiten,
+    with_surroundings,
 )
 from ark_hf.data.sources.phantom import SITES
 
@@ -97,6 +98,38 @@ def test_places_are_found_by_directions_that_vary_little():
 def test_what_cannot_be_whitened(features, message):
     with pytest.raises(ValueError, match=message):
         whiten(features)
+
+
+# Surroundings --------------------------------------------------------------------------------------------------------
+
+
+def test_surroundings_are_the_means_of_eight_squares():
+    features = np.random.default_rng(0).normal(size=(2, 9, 9, 2)).astype(np.float32)
+    found = with_surroundings(features)
+    assert found.shape == (2, 9, 9, 18) and found.dtype == np.float32
+    at = found[:, 4, 4].reshape(2, 3, 3, 2)
+    squares = features.reshape(2, 3, 3, 3, 3, 2).mean(axis=(2, 4))
+    squares[:, 1, 1] = features[:, 4, 4]
+    np.testing.assert_allclose(at, squares, atol=1e-6)
+    # beyond the border what is at it
+    np.testing.assert_array_equal(with_surroundings(features, 1)[:, 0, 0].reshape(2, 9, 2)[:, 0], features[:, 0, 0])
+
+
+def test_places_that_look_alike_are_told_apart_by_what_is_around():
+    stripes = np.zeros((1, 12, 12, 2), np.float32)
+    stripes[:, :, 1::4, 0] = 1  # three places alike
+    stripes[:, :, 0, 1] = 1  # beside the first of them only
+    asked = np.array([[5.5 / 12, 0.5]])  # the second
+    for features, found in [(stripes, 1.5 / 12), (with_surroundings(stripes), 5.5 / 12)]:
+        place, _ = corresponding_places(features_at(features[0], asked), features[0])
+        assert abs(place[0, 0] - found) < 0.06
+
+
+def test_sides_of_surroundings_are_odd():
+    with pytest.raises(ValueError, match="odd number of tokens, not 2"):
+        with_surroundings(np.zeros((1, 4, 4, 2), np.float32), 2)
+    with pytest.raises(ValueError, match="not of shape"):
+        with_surroundings(np.zeros((4, 4, 2), np.float32))
 
 
 # The grid ------------------------------------------------------------------------------------------------------------

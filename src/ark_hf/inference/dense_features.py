@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.ndimage import uniform_filter
 from tqdm.auto import tqdm
 
 from ..data.inputs import read_input
@@ -86,8 +87,7 @@ def whiten(features: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: Another shape, or all features are equal.
     """
-    if features.ndim != 4:
-        raise ValueError(f"Features of pictures are (n, rows, columns, width), not of shape {features.shape}.")
+    _check_maps(features)
     centred = features - features.mean(axis=(0, 1, 2), dtype=np.float64)
     flat = centred.reshape(-1, features.shape[-1])
     variances, directions = np.linalg.eigh(flat.T @ flat / len(flat))
@@ -95,6 +95,42 @@ def whiten(features: np.ndarray) -> np.ndarray:
     if variances[-1] <= np.finfo(np.float32).eps ** 2 * np.square(features, dtype=np.float64).mean():
         raise ValueError("All features are equal: there is nothing to whiten.")
     return (centred @ (directions[:, vary] / np.sqrt(variances[vary]))).astype(np.float32)
+
+
+def with_surroundings(features: np.ndarray, side: int = 3) -> np.ndarray:
+    """
+    Features of places beside those of their surroundings, which tell apart places that look alike, such as ribs.
+
+    To each token the means over the eight squares of tokens around its own are joined; beyond the picture's border
+    they are those at it. Source: the log-binning of Amir et al., "Deep ViT Features as Dense Visual Descriptors",
+    arXiv:2112.05814, with one ring.
+
+    Args:
+        features: (n, rows, columns, width), of pictures, as [`dense_features`] or [`whiten`] gives them.
+        side: Of a square, in tokens; odd.
+
+    Returns:
+        float32 (n, rows, columns, 9 * width).
+
+    Raises:
+        ValueError: Another shape, or a side that is not odd.
+    """
+    _check_maps(features)
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"side must be an odd number of tokens, not {side}.")
+    means = uniform_filter(features.astype(np.float32), (1, side, side, 1), mode="nearest")
+    rows, columns = (
+        [np.clip(np.arange(length) + step * side, 0, length - 1) for step in (-1, 0, 1)]
+        for length in features.shape[1:3]
+    )
+    squares = [means[:, down][:, :, right] for down in rows for right in columns]
+    squares[len(squares) // 2] = features  # the place itself
+    return np.concatenate(squares, axis=-1, dtype=np.float32)
+
+
+def _check_maps(features: np.ndarray) -> None:
+    if features.ndim != 4:
+        raise ValueError(f"Features of pictures are (n, rows, columns, width), not of shape {features.shape}.")
 
 
 def features_at(features: np.ndarray, places: ArrayLike) -> np.ndarray:
