@@ -31,7 +31,7 @@ test: .venv/.dev  ## The fast tests, and transformers' own tests of our classes
 	$(BIN)/python -m pytest $(CORES) --durations=10
 
 slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a browser or a wheel; extras; Pillow 13
-	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,federated,lora,onnx,segmentation,serve]"
+	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,federated,lora,onnx,segmentation,serve,volumes]"
 	$(BIN)/python -m pytest $(CORES) -m "slow_ci and not slow" --durations=5
 	PYTHONPATH=.venv/pillow13 $(BIN)/python -c "import PIL; assert PIL.__version__ >= '13', PIL"
 	PYTHONPATH=.venv/pillow13 $(BIN)/python -m pytest $(CORES) $(PICTURES)

@@ -17,6 +17,7 @@ metrics
 models
 labels.py
 data/images
+data/volumes
 data
 data/build
 data/leaks.py
@@ -96,6 +97,7 @@ def test_files_that_travel_to_the_hub_import_only_each_other(name):
         ("data/views.py", "from ..training.ema import update_teacher"),
         ("metrics/auroc.py", "def f():\n    from ..models.ark import modeling_ark"),
         ("data/images/dicom.py", "from ..task_dataset import read_task"),
+        ("data/volumes/reading.py", "from ..task_dataset import read_task"),
         ("data/rows.py", "from ark_hf.data.build.shards import Shard"),
         ("data/build/build.py", "from ..sources.phantom import SITES"),
         ("training/checkpoint.py", "from .finetune.losses import FinetuningLoss"),

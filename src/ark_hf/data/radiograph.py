@@ -58,7 +58,9 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
     if is_metaimage(path, head):
         return narrow(read_metaimage(file))
     if path.name.lower().endswith((".nii", ".nii.gz")) or head.startswith(_NIFTI):
-        raise UnreadableImageError("NIfTI is not read yet; export the radiograph as PNG or DICOM")
+        raise UnreadableImageError(
+            "NIfTI holds volumes, which `read_volume` reads; export a radiograph as PNG or DICOM"
+        )
     return all_bits(open_picture(file))
 
 

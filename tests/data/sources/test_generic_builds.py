@@ -63,7 +63,7 @@ def test_every_file_that_is_not_taken_is_counted_and_named(tmp_path, capsys):
     assert sum(report["rows"].values()) == 18
     reasons = {problem["where"]: problem["reason"] for problem in report["problems"]}
     assert reasons.keys() == {"no_mask/0.png", "TB/volume.nii.gz", "TB/old.gif"}
-    assert "NIfTI is not read yet" in reasons["TB/volume.nii.gz"]
+    assert "NIfTI holds volumes" in reasons["TB/volume.nii.gz"]
     assert [each["first"] for each in report["left_out"]] == [["TB/masks/0.png", "TB/masks/1.png"], ["TB/array.npy"]]
     assert "3 files of the source were left out" in (tmp_path / "out" / "README.md").read_text()
 

@@ -16,12 +16,15 @@ import numpy as np
 from ...cells import METADATA_READERS
 from .image_files import UnreadableImageError, check_size, doubt, open_image_file
 
-# Everything that decides a pixel's grey value. Nothing else of a DICOM file is kept, so no patient tag can get out.
-_DICOM_TAGS = """
+# Everything that decides which values are stored, and of a radiograph which grey they are. Nothing else of a DICOM
+# file is kept, so no patient tag can get out.
+STORED_TAGS = """
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
-    HighBit PixelRepresentation PixelData PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope
-    RescaleIntercept VOILUTSequence VOILUTFunction WindowCenter WindowWidth PresentationLUTShape
-    PresentationLUTSequence
+    HighBit PixelRepresentation PixelData
+""".split()
+_GREY_TAGS = """
+    PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope RescaleIntercept VOILUTSequence
+    VOILUTFunction WindowCenter WindowWidth PresentationLUTShape PresentationLUTSequence
 """.split()
 
 # In mm at the patient where that was calibrated, else at the detector, on which shadows are larger (PS3.3 10.7.1.3)
@@ -52,7 +55,8 @@ def _has_preamble(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def _read_tags(file: BinaryIO, tags: list[str], with_pixels: bool) -> Any:
+def read_tags(file: BinaryIO, tags: list[str], with_pixels: bool = False) -> Any:
+    """The data set of these tags of an open DICOM file, the pixels not read, or read and not decoded."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -100,7 +104,7 @@ def read_open_metadata(file: BinaryIO, path: Path, fields: Sequence[str]) -> dic
     """[`read_dicom_metadata`] of an open file of this name; errors other than its own are pydicom's."""
     if not is_dicom(path, file.read(132)):
         raise UnreadableImageError("this is no DICOM file, so it has no tags to read")
-    dataset = _read_tags(file, [_METADATA[name][0] for name in fields], with_pixels=False)
+    dataset = read_tags(file, [_METADATA[name][0] for name in fields])
     found = {}
     for name in fields:
         tag, known = _METADATA[name]
@@ -119,7 +123,7 @@ def read_pixel_spacing(file: BinaryIO, path: Path) -> tuple[float, float] | None
         return None
     for tag in _SPACING_TAGS:
         try:
-            rows, columns = map(float, _read_tags(file, [tag], with_pixels=False).get(tag))
+            rows, columns = map(float, read_tags(file, [tag]).get(tag))
         except Exception:  # pydicom has its own for each kind of damage, and a picture is no worse for it
             continue
         if 0 < rows < math.inf and 0 < columns < math.inf:
@@ -142,24 +146,24 @@ _METADATA: dict[str, tuple[str, re.Pattern]] = {
 }
 
 
-def read_dicom(file: BinaryIO) -> np.ndarray:
-    """(H, W) uint8 or uint16 of an open DICOM file, as in [`read_radiograph`].
+def read_stored(file: BinaryIO, tags: Sequence[str] = ()) -> tuple[Any, np.ndarray]:
+    """
+    Further tags of an open DICOM file, and the (H, W) values that its one grey picture stores.
 
     Raises:
-        UnreadableImageError: The file holds no radiograph that can be shown; other errors are pydicom's.
+        UnreadableImageError: It holds no such picture, or none that can be read; other errors are pydicom's.
     """
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    dataset = _read_tags(file, _DICOM_TAGS, with_pixels=True)
+    dataset = read_tags(file, [*STORED_TAGS, *tags], with_pixels=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
-    photometric = dataset.get("PhotometricInterpretation")
     bits = int(dataset.get("BitsStored") or 0)
     if "PixelData" not in dataset:
         raise UnreadableImageError("it holds no pixel data: no DICOM image, or one cut short")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadableImageError("it is not greyscale (MONOCHROME1 or 2); export a colour capture as PNG to read it")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnreadableImageError("it holds several frames; export the one that is the radiograph")
@@ -172,7 +176,16 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
     stored = _decode(dataset)
     if stored.ndim != 2 or stored.itemsize > 2:
         raise UnreadableImageError("it does not hold one sample of up to 16 bits a pixel; export it as PNG")
+    return dataset, stored
 
+
+def read_dicom(file: BinaryIO) -> np.ndarray:
+    """(H, W) uint8 or uint16 of an open DICOM file, as in [`read_radiograph`].
+
+    Raises:
+        UnreadableImageError: The file holds no radiograph that can be shown; other errors are pydicom's.
+    """
+    dataset, stored = read_stored(file, _GREY_TAGS)
     # A grey value depends on the stored one alone: work them out for every bit pattern, then look the pixels up.
     patterns = stored.astype(f"u{stored.itemsize}")
     values = np.arange(256**stored.itemsize).astype(f"{stored.dtype.kind}{stored.itemsize}")
@@ -187,7 +200,7 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
     if _is_negative(dataset):
         brightness = 1 - brightness
     brightness[padded] = 0
-    dtype = np.uint8 if bits <= 8 else np.uint16
+    dtype = np.uint8 if int(dataset.BitsStored) <= 8 else np.uint16
     return np.rint(brightness * np.iinfo(dtype).max).astype(dtype)[patterns]
 
 

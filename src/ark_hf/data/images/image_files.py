@@ -119,9 +119,9 @@ def is_address(source: Any) -> bool:
 
 
 @contextmanager
-def open_image_file(path: Path) -> Iterator[BinaryIO]:
+def open_image_file(path: Path, rescue: str = "export it as PNG") -> Iterator[BinaryIO]:
     """The open file; whatever goes wrong with it inside becomes an `UnreadableImageError` that names it."""
-    with naming_the_image(str(path)):
+    with naming_the_image(str(path), rescue):
         if path.is_dir():
             raise UnreadableImageError("this is a folder; name the files in it")
         if not path.is_file() or not os.access(path, os.R_OK):
@@ -133,8 +133,8 @@ def open_image_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming_the_image(name: str) -> Iterator[None]:
-    """Whatever goes wrong with an image inside becomes an `UnreadableImageError` that names it."""
+def naming_the_image(name: str, rescue: str = "export it as PNG") -> Iterator[None]:
+    """Whatever goes wrong with an image inside becomes an `UnreadableImageError` that names it, and a remedy."""
     try:
         yield
     except UnreadableImageError as refusal:
@@ -143,7 +143,7 @@ def naming_the_image(name: str) -> Iterator[None]:
         # The libraries' own words may quote the file, so only the kind of their complaint is passed on.
         raise UnreadableImageError(
             f"{printable(name)}: cannot be read ({type(error).__name__}); the file is damaged, cut short or of a rare "
-            "kind: fetch it again, or export it as PNG"
+            f"kind: fetch it again, or {rescue}"
         ) from None
 
 
@@ -162,10 +162,10 @@ def collecting_doubts() -> Iterator[list[str]]:
 
 
 def doubt(reason: str) -> None:
-    """Tells of a picture that can be read, but may not look as it should: to who collects doubts, or as a warning."""
+    """Tells of an image that can be read, but may not be as it should: to who collects doubts, or as a warning."""
     doubts = _doubts.get()
     if doubts is None:
-        warnings.warn(f"Check this radiograph: {reason}.", stacklevel=2)
+        warnings.warn(f"Check this image: {reason}.", stacklevel=2)
     else:
         doubts.append(reason)
 
