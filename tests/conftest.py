@@ -74,6 +74,15 @@ def phantom_masks(tmp_path_factory) -> dict[str, Path]:
     return build_phantom_masks(tmp_path_factory.mktemp("phantom_masks") / "sites", counts, size=40)
 
 
+@pytest.fixture(scope="session")
+def phantom_volumes(tmp_path_factory) -> dict[str, Path]:
+    """Small datasets of CTs, `phantom_ct_nodule` (labels) and `phantom_ct_structures` (label maps)."""
+    from ark_hf.data.sources.phantom_volumes import build_phantom_volumes
+
+    counts = {"train": 6, "validation": 2, "test": 4}
+    return build_phantom_volumes(tmp_path_factory.mktemp("phantom_volumes") / "cts", counts, size=32)
+
+
 @pytest.fixture(scope="module")
 def no_figures():
     """Reports, cards and runs are written without figures, which take longer than all the rest."""

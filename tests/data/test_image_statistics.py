@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List, Value
 from ark_hf.data import image_statistics as module
 from ark_hf.data import loading
 from ark_hf.data.build.build import build_dataset
-from ark_hf.data.image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA, dataset_statistics
+from ark_hf.data.image_statistics import STATISTICS_FILE, dataset_statistics, statistics_schema
 from ark_hf.data.open_dataset import TaskDataset, open_dataset
 from ark_hf.data.rows import Release, Row
 from ark_hf.metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
@@ -70,7 +70,9 @@ def test_a_builder_stores_what_the_loader_s_pictures_give(built, decoded):
         assert found.tolist() == of_pictures(data, split)
     assert not decoded
     table = pq.read_table(built / STATISTICS_FILE)
-    assert table.schema.equals(STATISTICS_SCHEMA) and table.column_names[-10:] == list(SHORTCUT_STATISTICS)
+    assert table.schema.equals(statistics_schema(SHORTCUT_STATISTICS)) and table.column_names[-10:] == list(
+        SHORTCUT_STATISTICS
+    )
     places = [(split, row) for split, count in COUNTS.items() for row in range(count)]
     assert list(zip(table["split"].to_pylist(), table["row"].to_pylist(), strict=True)) == places
 

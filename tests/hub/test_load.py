@@ -213,7 +213,7 @@ def test_build_and_push_in_one_command(hub, release, tmp_path, capsys):
     build += ["--skip_bad", "--push", "someone/tb"]
     with hub.recording() as requests:
         assert main(build) == 2
-    assert "The radiographs of tb are not under a licence" in capsys.readouterr().err
+    assert "The images of tb are not under a licence" in capsys.readouterr().err
     assert not requests and not (tmp_path / "out").exists()
 
     assert main([*build, "--allow_patient_data"]) == 0

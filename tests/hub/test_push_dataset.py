@@ -34,6 +34,12 @@ def test_all_files_of_a_phantom_site_may_go(sites):
     assert sorted(files) == sorted([*beside, *shards])
 
 
+def test_volumes_may_go_and_label_maps_not_yet(phantom_volumes):
+    assert "README.md" in check_dataset_folder(phantom_volumes["phantom_ct_nodule"])
+    with pytest.raises(ValueError, match="holds segmentation masks, which cannot be pushed yet"):
+        check_dataset_folder(phantom_volumes["phantom_ct_structures"])
+
+
 def test_patients_are_refused_unless_allowed(patients):
     with pytest.raises(ValueError, match="add --allow_patient_data") as caught:
         check_dataset_folder(patients)

@@ -1,19 +1,22 @@
 """
-The ten statistics of every picture of a dataset: stored when it is built, or else computed once a run.
+The statistics of every picture or volume of a dataset: stored when it is built, or else computed once a run.
 
 A builder's processes import this and need no torch.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
+from ..metrics.shortcut import SHORTCUT_STATISTICS, VOLUME_STATISTICS, image_statistics, volume_statistics
 from .radiograph import grey_values
 from .task_dataset import dataset_file
+from .volumes.geometry import AXES, reorient
+from .volumes.nifti import stored_volume
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,22 +24,21 @@ if TYPE_CHECKING:
     from .open_dataset import TaskDataset
 
 STATISTICS_FILE = "image_statistics.parquet"
-STATISTICS_SCHEMA = pa.schema(
-    {
-        "split": pa.string(),
-        "row": pa.int32(),
-        "image_id": pa.string(),
-        **dict.fromkeys(SHORTCUT_STATISTICS, pa.float64()),
-    }
-)
 PICTURES_PER_WORKER = 64  # at least: a process takes a moment to start
 
 _computed: dict[str, np.ndarray] = {}  # by the fingerprint of the rows: seeds and reports share them
 
 
+def statistics_schema(names: Sequence[str]) -> pa.Schema:
+    """The columns of the file, with these statistics."""
+    places = {"split": pa.string(), "row": pa.int32(), "image_id": pa.string()}
+    return pa.schema(places | dict.fromkeys(names, pa.float64()))
+
+
 def dataset_statistics(data: "TaskDataset", split: str) -> np.ndarray:
     """
-    The statistics of a split's pictures, float64 (rows, 10): what [`image_statistics`] gives for each.
+    The statistics of a split's pictures, float64 (rows, 10): what [`image_statistics`] gives for each; of its volumes
+    (rows, 11), what [`volume_statistics`] does.
 
     They are read from the file that the builder left beside the dataset, if that knows all the rows. Otherwise the
     pictures are decoded, by as many processes as there are cores, once for all calls of this process.
@@ -64,8 +66,9 @@ def _read(data: "TaskDataset", split: str) -> np.ndarray | None:
     path = dataset_file(data.source, STATISTICS_FILE)
     if images is None or path is None:
         return None
+    names = VOLUME_STATISTICS if data.has_volumes else SHORTCUT_STATISTICS
     try:
-        table = pq.read_table(path, schema=STATISTICS_SCHEMA, filters=[("split", "==", split)])
+        table = pq.read_table(path, schema=statistics_schema(names), filters=[("split", "==", split)])
     except (OSError, pa.ArrowException):
         warnings.warn(
             f"{path} is damaged: the image statistics are computed from the pictures. Build the dataset anew.",
@@ -75,17 +78,19 @@ def _read(data: "TaskDataset", split: str) -> np.ndarray | None:
     places = {image: place for place, image in enumerate(table["image_id"].to_pylist())}
     if not places.keys() >= set(images):
         return None
-    values = np.column_stack([table[name].to_numpy() for name in SHORTCUT_STATISTICS])
+    values = np.column_stack([table[name].to_numpy() for name in names])
     return values[[places[image] for image in images]]
 
 
-class _Pictures:
+class _Images:
     """What a loader asks for the statistics of the row of a number."""
 
     def __init__(self, rows: "Dataset"):
-        from datasets import Image
+        from datasets import Image, Nifti
 
-        self.rows = rows.select_columns("image").cast_column("image", Image(decode=False))
+        self.column = "volume" if "volume" in rows.column_names else "image"
+        kind = Nifti if self.column == "volume" else Image
+        self.rows = rows.select_columns(self.column).cast_column(self.column, kind(decode=False))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +99,11 @@ class _Pictures:
         from .loading import open_stored
 
         try:
-            opened = open_stored(self.rows[number]["image"])
+            cell = self.rows[number][self.column]
+            if self.column == "volume":
+                volume = reorient(stored_volume(cell), AXES["xyz"])
+                return volume_statistics(volume.voxels, volume.spacing)
+            opened = open_stored(cell)
             return image_statistics(grey_values(opened) if isinstance(opened, np.ndarray) else opened)
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise ValueError(
@@ -110,7 +119,7 @@ def _compute(rows: "Dataset", description: str) -> np.ndarray:
 
     num_workers = min(usable_cores(), len(rows) // PICTURES_PER_WORKER)
     pictures = DataLoader(
-        _Pictures(rows),  # type: ignore[arg-type]
+        _Images(rows),  # type: ignore[arg-type]
         batch_size=16,
         num_workers=num_workers if num_workers > 1 else 0,
         collate_fn=np.stack,

@@ -132,6 +132,12 @@ def open_rows(rows: Dataset, numbers: Iterable[int]) -> Iterator[PIL.Image.Image
         yield open_stored(stored[int(number)]["image"])
 
 
+def check_has_pictures(column_names: Iterable[str], name: str) -> None:
+    """Raises `ValueError` if rows have volumes, which no Ark takes."""
+    if "volume" in column_names:
+        raise ValueError(f"{name} holds volumes, and this model takes pictures: give it a dataset of pictures.")
+
+
 class RowSamples(TorchDataset):
     """
     Rows of one task as the loader takes them, a batch at a time.
@@ -145,6 +151,7 @@ class RowSamples(TorchDataset):
     """
 
     def __init__(self, rows: Dataset | StreamedRows, task: AnyTask, processor: ArkImageProcessor):
+        check_has_pictures(rows.column_names, task.name)
         self.rows, self.task, self.processor = rows, task, processor
         if isinstance(rows, Dataset):
             encoded: dict[str, Any] = {"image": Image(decode=False), "masks": List(Image(decode=False))}

@@ -32,6 +32,7 @@ from .task_dataset import (
     split_names,
 )
 from .unlabelled import Unlabelled
+from .volume_rows import read_label_presence
 
 IMAGE_HASHES = "image_hashes.parquet"
 
@@ -66,6 +67,11 @@ class TaskDataset:
         """Names of the columns that a split has."""
         return list(self.splits[split].column_names)
 
+    @property
+    def has_volumes(self) -> bool:
+        """Whether rows have a `volume` in the place of an `image`."""
+        return any("volume" in rows.column_names for rows in self.splits.values())
+
     def column(self, split: str, name: str) -> list | None:
         """
         A small column of a split, a value or None a row; None where the dataset has no such column.
@@ -96,7 +102,8 @@ class TaskDataset:
         if isinstance(self.task, Unlabelled):
             return np.empty((len(self.splits[split]), 0), dtype=np.float32)
         if isinstance(self.task, SegmentationTask):
-            return self._once(split, "masks", lambda: read_presence(self.splits[split], self.task, where))
+            read = read_label_presence if self.has_volumes else read_presence
+            return self._once(split, "masks", lambda: read(self.splits[split], self.task, where))
         return self._once(split, "labels", lambda: read_labels(self._arrow_column(split, "labels"), self.task, where))
 
     def labels(self, split: str) -> np.ndarray:
@@ -149,7 +156,8 @@ class TaskDataset:
             for name in ("image_id", "patient_id"):
                 digest.update(repr(self.column(split, name)).encode())
             if isinstance(self.task, SegmentationTask):
-                for masks in self._arrow_column(split, "masks"):  # one by one: all as Python objects take gigabytes
+                name = "mask" if self.has_volumes else "masks"
+                for masks in self._arrow_column(split, name):  # one by one: all as Python objects take gigabytes
                     digest.update(repr(masks.as_py()).encode())
         pictures = Path(self.source, IMAGE_HASHES)
         if pictures.is_file():

@@ -13,6 +13,7 @@ from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
     from .unlabelled import AnyTask
+    from .volumes.volume import Volume
 
 # Columns beside image, labels and image_id that a task dataset may have, in this order
 OPTIONAL_COLUMNS = {"patient_id": str, "study_id": str, "sex": str, "age": float, "view": str}
@@ -31,8 +32,8 @@ class Row:
             segmentation whether each label has a pixel, in 0, 1 or NaN, which its builder finds out. Of unlabelled
             images an empty list.
         metadata: `image_id`, unique in the dataset, and what is known of `OPTIONAL_COLUMNS`.
-        masks: Of a segmentation where its masks are, for [`Release.read_masks`]; picklable. A build that continues
-            looks whether the paths in a list have changed.
+        masks: Of a segmentation where its masks are, for [`Release.read_masks`]; of a part of a volume where that
+            lies; picklable. A build that continues looks whether the paths in a list have changed.
     """
 
     where: str
@@ -75,6 +76,10 @@ class Release:
         read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
         read_masks: Of a segmentation reads a row's masks, each bool (H, W) of the image's size, or None where the
             label is unknown for the image; picklable. Raises `UnreadableImageError`.
+        read_volume: Of volumes, in place of `read_image`: reads a row's; picklable. Raises `UnreadableImageError`.
+        read_label_map: Of a segmentation of volumes, in place of `read_masks`: reads a row's label map, 0 the
+            background, else numbers of the task's labels from 1, in whatever orientation; likewise.
+        rows_per_shard: How many rows a file has at most; as many as of pictures unless set.
         read_tags: Reads age, sex or view from the row's DICOM file, as [`read_dicom_metadata`].
         remarks: What whoever builds it must know, in sentences: how names were joined, columns found.
     """
@@ -86,6 +91,9 @@ class Release:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     read_image: Callable[[Row], np.ndarray] = read_image_file
     read_masks: Callable[[Row], list[np.ndarray | None]] | None = None
+    read_volume: "Callable[[Row], Volume] | None" = None
+    read_label_map: "Callable[[Row], Volume] | None" = None
+    rows_per_shard: int | None = None
     read_tags: Callable[[Row, Sequence[str]], dict[str, float | str | None]] = read_file_tags
     remarks: list[str] = field(default_factory=list)
 

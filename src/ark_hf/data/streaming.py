@@ -79,6 +79,8 @@ class StreamedRows:
             raise ValueError(f"Cannot load {self.where}: it is empty.")
         schema = self.footers[self.files[0]].schema.to_arrow_schema()
         self.features, stored = Features.from_arrow_schema(schema), schema.names
+        if "volume" in stored and "image" not in stored:
+            raise ValueError(f"{str(name_or_path)!r} holds volumes, which are not streamed: set streaming to false.")
         self.stored = {name: [name] for name in stored}  # by column of a row those of the files that it is made of
         self.gathered = columns is not None and not images_only
         if images_only:

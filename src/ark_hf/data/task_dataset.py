@@ -15,6 +15,7 @@ from datasets import (
     Image,
     IterableDataset,
     List,
+    Nifti,
     Value,
     get_dataset_split_names,
     load_dataset,
@@ -29,6 +30,7 @@ from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
 from .copies import cache_dir, forget_earlier_states, split_revision
 from .unlabelled import AnyTask, Unlabelled, select_images
+from .volumes.volume import nibabel
 
 SPLITS = ("train", "validation", "test")
 CARD_KEY = "ark_task"
@@ -204,7 +206,8 @@ def load_task_dataset(
     Returns:
         Rows with `image` (a PIL image), `labels` (a list of floats in 0/1/-1/NaN for multi-label, a class index with
         -1 unknown for single-label) or, of a segmentation, `masks` (a list of PIL images, None unknown) and, where
-        known, `patient_id`, `sex`, `age`, `view`, `study_id`.
+        known, `patient_id`, `sex`, `age`, `view`, `study_id`. Volumes have `volume` in place of `image`, and `mask` in
+        place of `masks`: nibabel images, each read when it is asked for; see [`stored_volume`].
 
     Raises:
         ValueError: The dataset, the split or a column is missing, or the split is empty.
@@ -246,12 +249,13 @@ def load_task_splits(
     for split, rows in zip(splits, loaded, strict=True):
         known = select_images if images_only else _with_known_columns
         found[split] = known(rows, split, columns, name_or_path)
-        images = found[split].data.column("image")
-        if images.null_count:
-            missing = [row for row, image in enumerate(images) if not image.is_valid]
+        content = "volume" if "volume" in found[split].column_names else "image"
+        cells = found[split].data.column(content)
+        if cells.null_count:
+            missing = [row for row, cell in enumerate(cells) if not cell.is_valid]
             raise ValueError(
-                f"Split {split!r} of {str(name_or_path)!r} has no image in {len(missing)} rows, the first is row "
-                f"{missing[0]}; give them images or leave the rows out."
+                f"Split {split!r} of {str(name_or_path)!r} has no {content} in {len(missing)} rows, the first is row "
+                f"{missing[0]}; give them {content}s or leave the rows out."
             )
     return found
 
@@ -266,7 +270,17 @@ def _with_known_columns(rows, split: str, columns: Mapping[str, Any] | None, nam
     if columns is not None:
         rows = _rename_columns(rows, columns, name_or_path)
     kinds: dict[str, Any] = {"image": Image()}
-    if "masks" in rows.column_names and "labels" not in rows.column_names:
+    if "volume" in rows.column_names and "image" not in rows.column_names:
+        check_can_read_volumes(name_or_path)
+        kinds = {"volume": Nifti()}
+        if "labels" not in rows.column_names:
+            kinds["mask"] = Nifti()
+        if "mask" in kinds and "mask" not in rows.column_names:
+            raise ValueError(
+                f"Split {split!r} of {str(name_or_path)!r} has volumes without `labels` or `mask`; it has "
+                f"{rows.column_names}. Volumes alone: `open_images`."
+            )
+    elif "masks" in rows.column_names and "labels" not in rows.column_names:
         kinds["masks"] = List(Image())
     else:
         check_has_image_and_labels(rows.column_names, split, name_or_path)
@@ -274,6 +288,14 @@ def _with_known_columns(rows, split: str, columns: Mapping[str, Any] | None, nam
         if rows.features.get(column) != kind:
             rows = rows.cast_column(column, kind)
     return rows
+
+
+def check_can_read_volumes(name_or_path: str | Path) -> None:
+    """Raises `ValueError` without the library that reads volumes."""
+    try:
+        nibabel()
+    except ValueError as error:
+        raise ValueError(f"{str(name_or_path)!r}: {error}") from None
 
 
 def load_splits(name_or_path: str | Path, config_name: str | None = None) -> dict[str, Dataset]:

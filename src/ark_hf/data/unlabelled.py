@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import pyarrow as pa
-from datasets import Dataset, Image
+from datasets import Dataset, Image, Nifti
 
 from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
 from .rows import OPTIONAL_COLUMNS
@@ -50,7 +50,10 @@ AnyTask: TypeAlias = ArkTask | SegmentationTask | Unlabelled
 
 
 def select_images(rows: Dataset, split: str, columns: Mapping[str, Any] | None, name_or_path: str | Path) -> Dataset:
-    """Rows with `image`, `image_id` and metadata alone; see [`image_column`]."""
+    """Rows with `image`, or of volumes `volume`, `image_id` and metadata alone; see [`image_column`]."""
+    if columns is None and "volume" in rows.column_names and "image" not in rows.column_names:
+        rows = rows.select_columns(["volume", *(name for name in METADATA_COLUMNS if name in rows.column_names)])
+        return rows if rows.features["volume"] == Nifti() else rows.cast_column("volume", Nifti())
     column = image_column(columns, rows.data.schema, split, name_or_path)
     kept = [name for name in METADATA_COLUMNS if name in rows.column_names and name != column]
     rows = rows.select_columns([column, *kept])

@@ -17,7 +17,7 @@ from ..models.ark.configuration_ark import SegmentationTask
 from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
 
 SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-COLUMNS = ["image", "labels", "image_id", *OPTIONAL_COLUMNS]
+COLUMNS = ["image", "volume", "labels", "image_id", *OPTIONAL_COLUMNS]
 # "/home/x", "~/x", "C:\\x", "file:/x", and ".." between slashes
 _LEADS_OUT = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 PATIENT_COLUMNS = ["patient_id", "study_id", "sex", "age"]
@@ -106,7 +106,7 @@ def check_allowed(what: str, license_id: str | None, allow_patient_data: bool) -
     """Raises `ValueError` if `what` is not known to be free to be passed on, and nobody has said that it may be."""
     if license_id not in OPEN_LICENSES and not allow_patient_data:
         raise ValueError(
-            f"The radiographs of {what} are not under a licence that lets anybody pass them on (it is "
+            f"The images of {what} are not under a licence that lets anybody pass them on (it is "
             f"{license_id or 'unknown'!r}). If the terms of their source, and whoever is responsible for them, allow "
             "them to be stored on the Hub, add --allow_patient_data."
         )
@@ -125,8 +125,9 @@ def _check_shards(folder: Path, shards: list[str], card: DatasetCard) -> set[str
             file = pq.ParquetFile(folder / name)
             columns |= set(file.schema_arrow.names)
             rows[name.removeprefix("data/").split("-")[0]] += file.metadata.num_rows
-            for batch in file.iter_batches(columns=["image.path", "image_id"]):
-                paths = batch.column("image").field("path").to_pylist() + batch.column("image_id").to_pylist()
+            content = "volume" if "volume" in file.schema_arrow.names else "image"
+            for batch in file.iter_batches(columns=[f"{content}.path", "image_id"]):
+                paths = batch.column(content).field("path").to_pylist() + batch.column("image_id").to_pylist()
                 if any(path and _LEADS_OUT.match(path) for path in paths):
                     raise ValueError(
                         "images are named by paths of this machine, or that lead out of the source's folder; build it "

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
 from ..data.inputs import read_input
-from ..data.loading import RowSamples, default_num_workers, iterate
+from ..data.loading import RowSamples, check_has_pictures, default_num_workers, iterate
 from ..data.task_dataset import CARD_KEY, KIND_KEY, load_task_splits, read_any_task, split_names
 from ..data.unlabelled import AnyTask
 from ..files import printable, replacing, write_json
@@ -60,6 +60,7 @@ def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
 
 def picture_keys(rows: Dataset, description: str | None = None) -> list[bytes]:
     """The SHA-256 of each row's picture as it is stored: two rows with the same file have the same key."""
+    check_has_pictures(rows.column_names, "The dataset")
     stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     starts = range(0, len(stored), READ_ROWS)
     keys = []

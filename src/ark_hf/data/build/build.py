@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import filelock
 import PIL
@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from ...files import check_new_folder, printable, replace_folder, write_json, write_text
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
-from ..image_statistics import STATISTICS_FILE, STATISTICS_SCHEMA
+from ..image_statistics import STATISTICS_FILE, statistics_schema
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
@@ -39,6 +39,7 @@ from .duplicates import HASH_FILE, HASH_SCHEMA, Duplicate, Place, find_duplicate
 from .masks import MaskStore
 from .pictures import PictureStore, encode_png
 from .shards import ROWS_PER_SHARD, Shard, ShardBuilder, ShardRecord, write_parquet
+from .volumes import VolumeStore
 from .workers import PROCESS_NAME, build_shards
 
 __all__ = ["build_dataset", "check_output", "encode_png", "task_features", "write_task_dataset"]
@@ -67,15 +68,15 @@ def build_dataset(
     Args:
         release: The rows and how their images are read.
         output_dir: New folder of the dataset.
-        size: Images are shrunk, never enlarged, to this longer side, at least 32 pixels.
+        size: Pictures are shrunk, never enlarged, to this longer side, at least 32 pixels. Volumes stay as they are.
         num_workers: Processes that read images; as many as there are cores unless said, fewer for small datasets.
         skip_bad: Whether to leave rows and images that cannot be used out instead of stopping.
         allow_patient_overlap: Whether a patient or a picture may stand in two splits.
 
     Returns:
-        The report, as in `build_report.json`: `name`; `rows` a split; `size`; `bytes` of a split's files; `splits`,
-        see [`split_summary`]; `problems`, what was left out; `left_out`, files that were not looked at, counted by
-        reason, the first hundred by name; `doubts`, what speaks against single pictures;
+        The report, as in `build_report.json`: `name`; `rows` a split; `size` of pictures; `bytes` of a split's files;
+        `splits`, see [`split_summary`]; `problems`, what was left out; `left_out`, files that were not looked at,
+        counted by reason, the first hundred by name; `doubts`, what speaks against single pictures;
         `duplicates` across splits, where `equal` are the same to the pixel and `near` differ in `distance` bits of
         their perceptual hashes, `within_splits`, the number of rows that repeat a picture of their own split, and
         `contradicting`, rows anywhere with the very picture of an earlier one and other labels; `patient_overlap`, the
@@ -104,12 +105,13 @@ def build_dataset(
 
     with _work_folder(output_dir) as work:
         builder = _open_builder(work, release, rows, store, features)
-        shards = _plan(rows)
+        shards = _plan(rows, release.rows_per_shard or ROWS_PER_SHARD)
         _finish_shards(builder, shards, release.task.name, num_workers)
 
         kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
         doubts: list[Problem] = []
-        hashes, statistics = [HASH_SCHEMA.empty_table()], [STATISTICS_SCHEMA.empty_table()]
+        schema = statistics_schema(store.statistics)
+        hashes, statistics = [HASH_SCHEMA.empty_table()], [schema.empty_table()]
         sizes: Counter[str] = Counter()
         shrunk: set[tuple[float, ...]] = set()
         for shard in shards:
@@ -119,7 +121,7 @@ def build_dataset(
             doubts += [Problem(shard.rows[number].where, reason) for number, reason in record.doubts]
             shrunk.update(map(tuple, record.shrunk))
             hashes.append(_collect(shard, record, kept))
-            statistics.append(_statistics_table(shard, record, hashes[-1]))
+            statistics.append(_statistics_table(shard, record, hashes[-1], schema))
         complaints.check_problems(problems)
         if not any(kept.values()) or not kept["train"] and any(row.split == "train" for row in rows):
             raise ValueError(f"{release.task.name}: no image {'of split train ' * any(kept.values())}can be read.")
@@ -132,7 +134,7 @@ def build_dataset(
         report = {
             "name": release.task.name,
             "rows": {split: len(kept[split]) for split in SPLITS},
-            "size": size,
+            **({} if isinstance(store, VolumeStore) else {"size": size}),
             "bytes": {split: sizes[split] for split in SPLITS if kept[split]},
             "splits": {split: _summarise(release.task, kept[split], columns) for split in SPLITS if kept[split]},
             "problems": [asdict(problem) for problem in problems],
@@ -191,9 +193,17 @@ def check_output(output_dir: Path, size: int) -> None:
     check_new_folder(output_dir, "--out")
 
 
-def _store(release: Release, size: int) -> tuple[PictureStore | MaskStore, Features]:
+Store: TypeAlias = PictureStore | MaskStore | VolumeStore
+
+
+def _store(release: Release, size: int) -> tuple[Store, Features]:
     """What stores a row of the release, and the columns that it stores."""
     task = release.task
+    if release.read_volume is not None:
+        segmented = isinstance(task, SegmentationTask)
+        if segmented != (release.read_label_map is not None):
+            raise ValueError(f"{task.name}: a segmentation of volumes, and no other task, needs `read_label_map`.")
+        return VolumeStore(release.read_volume, release.read_label_map, len(task.labels)), VolumeStore.features(task)
     if not isinstance(task, SegmentationTask):
         return PictureStore(release.read_image, size), PictureStore.features(task)
     if release.read_masks is None:
@@ -333,12 +343,10 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _open_builder(
-    work: Path, release: Release, rows: list[Row], store: PictureStore | MaskStore, features: Features
-) -> ShardBuilder:
+def _open_builder(work: Path, release: Release, rows: list[Row], store: Store, features: Features) -> ShardBuilder:
     """A builder that continues what is in `work`, if that is of the same rows and settings."""
     builder = ShardBuilder(work / "dataset" / "data", work / "records", features.arrow_schema, store)
-    settings = (FORMAT, PIL.__version__, pa.__version__, store.size, release.task.to_dict(), list(features))
+    settings = (FORMAT, PIL.__version__, pa.__version__, store.settings, release.task.to_dict(), list(features))
     digest = hashlib.sha256(repr(settings).encode())
     for row in rows:
         digest.update(repr(row).encode())
@@ -356,12 +364,12 @@ def _open_builder(
     return builder
 
 
-def _plan(rows: list[Row]) -> list[Shard]:
-    """Shards of equal length, at most `ROWS_PER_SHARD`, in the order of the rows."""
+def _plan(rows: list[Row], rows_per_shard: int) -> list[Shard]:
+    """Shards of equal length, in the order of the rows."""
     shards = []
     for split in SPLITS:
         chosen = [row for row in rows if row.split == split]
-        count = math.ceil(len(chosen) / ROWS_PER_SHARD)
+        count = math.ceil(len(chosen) / rows_per_shard)
         edges = [len(chosen) * i // count for i in range(count + 1)] if count else []
         for i, (start, stop) in enumerate(pairwise(edges)):
             shards.append(Shard(f"{split}-{i:05d}-of-{count:05d}.parquet", chosen[start:stop]))
@@ -395,7 +403,7 @@ def _collect(shard: Shard, record: ShardRecord, kept: dict[str, list[Row]]) -> p
     return pa.table(columns, schema=HASH_SCHEMA)
 
 
-def _statistics_table(shard: Shard, record: ShardRecord, places: pa.Table) -> pa.Table:
+def _statistics_table(shard: Shard, record: ShardRecord, places: pa.Table, schema: pa.Schema) -> pa.Table:
     """The statistics of a shard's pictures, in the places of their hashes; none where nothing has statistics."""
     values = [
         (shard.rows[number].metadata["image_id"], *numbers)
@@ -403,8 +411,8 @@ def _statistics_table(shard: Shard, record: ShardRecord, places: pa.Table) -> pa
         if numbers
     ]
     if not values:
-        return STATISTICS_SCHEMA.empty_table()
-    return pa.table([places["split"], places["row"], *map(list, zip(*values, strict=True))], schema=STATISTICS_SCHEMA)
+        return schema.empty_table()
+    return pa.table([places["split"], places["row"], *map(list, zip(*values, strict=True))], schema=schema)
 
 
 def _describe_duplicates(table: pa.Table, kept: dict[str, list[Row]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ OPEN_LICENSES = ("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-
 FEW = 10  # a figure about fewer patients could be one patient's
 MOST_COMMON = 6
 COLUMNS = {
+    "volume": "the volume as NIfTI (.nii.gz): voxels, type, affine and spacing as they were read, nothing else",
     "image": "the radiograph: one channel of 8 or 16 bits, lossless",
     "image_id": "the image, as the source calls it",
     "patient_id": "the patient, as the source calls them",
@@ -50,12 +51,14 @@ def dataset_card(task: AnyTask, features: Features, report: Mapping[str, Any]) -
     radiographs = task.modality == DEFAULT_MODALITY
     license_id = "apache-2.0" if phantom else facts.get("license") or "unknown"
     title = facts.get("title") or task.name
+    volumes = "volume" in features
     header = DatasetCardData(
         pretty_name=title,
         license=license_id,
         task_categories=[f"image-{_purpose(task)}"],
         size_categories=[_size_category(sum(report["rows"].values()))],
-        tags=[*(["chest-x-ray", "radiology"] if radiographs else []), "medical", "ark", *[PHANTOM_TAG] * phantom],
+        tags=[*(["chest-x-ray", "radiology"] if radiographs else []), *["3d"] * volumes, "medical", "ark"]
+        + [PHANTOM_TAG] * phantom,
     )
     if license_id == "other":
         header["license_name"], header["license_link"] = (
@@ -79,6 +82,8 @@ def dataset_card(task: AnyTask, features: Features, report: Mapping[str, Any]) -
         template_path=str(TEMPLATE),
         title=title,
         phantom=phantom,
+        column="volume" if volumes else "image",
+        labels=_labels_column(task, volumes),
         segmentation=isinstance(task, SegmentationTask),
         unlabelled=isinstance(task, Unlabelled),
         description=f"{title}, as `ark-hf data build` reads the source's own files.",
@@ -89,13 +94,19 @@ def dataset_card(task: AnyTask, features: Features, report: Mapping[str, Any]) -
         source=_source(facts),
         terms=_terms(license_id),
         label_note=facts.get("semantics", ""),
-        splits=[_split_rows(name, summary) for name, summary in report["splits"].items()],
+        splits=[_split_rows(name, summary, volumes) for name, summary in report["splits"].items()],
         disjointness=_disjointness(report),
-        provenance=_provenance(report, isinstance(task, SegmentationTask)),
+        provenance=_provenance(report, isinstance(task, SegmentationTask), volumes),
         problems=_problems(report),
         citation=facts.get("citation", "").strip(),
     )
     return str(card).rstrip() + "\n"
+
+
+def _labels_column(task: AnyTask, volumes: bool) -> str:
+    if not isinstance(task, SegmentationTask):
+        return "labels"
+    return "mask" if volumes else "masks"
 
 
 def _purpose(task: AnyTask) -> str:
@@ -143,6 +154,9 @@ def _meaning(column: str, task: AnyTask, report: Mapping[str, Any]) -> str:
             f"a mask per label, in the order below: 255 in it, 0 outside; {rule}; none where a label is unknown for "
             "the image"
         )
+    if column == "mask":
+        values = ", ".join(f"{value} {label}" for value, label in enumerate(task.labels, start=1))
+        return f"a label map on the volume's grid, as NIfTI: 0 background, {values}"
     if column == "labels" and isinstance(task, ArkTask) and task.problem_type == "single_label_classification":
         return "a class index: " + ", ".join(f"{i} {label}" for i, label in enumerate(task.labels)) + "; −1 unknown"
     if column == "labels":
@@ -169,7 +183,7 @@ def _terms(license_id: str) -> str:
     )
 
 
-def _split_rows(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _split_rows(name: str, summary: Mapping[str, Any], volumes: bool) -> dict[str, Any]:
     labels = []
     for label, counts in summary["labels"].items():
         known = counts["positive"] + counts["negative"]
@@ -180,7 +194,7 @@ def _split_rows(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     patients = summary["patients"]
     return {
         "name": name,
-        "rows": f"{summary['rows']:,} images",
+        "rows": f"{summary['rows']:,} {'volumes' if volumes else 'images'}",
         "labels": labels,
         "patients": "unknown" if patients is None else f"{patients:,}",
         "sex": _shares(summary["sex"], summary["rows"]),
@@ -215,16 +229,19 @@ def _disjointness(report: Mapping[str, Any]) -> str:
     return "No patient stands in two splits; the builder checks it, and so does training."
 
 
-def _provenance(report: Mapping[str, Any], segmentation: bool) -> str:
+def _provenance(report: Mapping[str, Any], segmentation: bool, volumes: bool) -> str:
     facts = report["facts"]
+    what = "volumes" if volumes else "images"
     drawn = f"Drawn by `ark_hf.data.sources.phantom` of ark-hf {package_version()}, "
-    read = f"By `ark-hf data build` of ark-hf {package_version()}: images read at full depth, "
+    read = f"By `ark-hf data build` of ark-hf {package_version()}: {what} read at full depth, "
     size = f"shrunk to a longer side of at most {report['size']} pixels (never enlarged), " if "size" in report else ""
     splits = f" Splits: {' '.join(facts['splits'].split())}" if facts.get("splits") else ""
     chosen = ", ".join(f"{name} {value}" for name, value in (facts.get("options") or {}).items())
     options = f" Options: {chosen}." if chosen else ""
-    shrunk = "of a shrunken mask a pixel is in that was covered by more than half, " if segmentation else ""
-    stored = f"{shrunk}stored as lossless grey PNG in parquet files."
+    masks = "of a shrunken mask a pixel is in that was covered by more than half, " if segmentation else ""
+    stored = f"{masks}stored as lossless grey PNG in parquet files."
+    if volumes:
+        stored = "not resampled, stored as NIfTI in parquet files."
     return f"{drawn if facts.get('phantom') else read + size}{stored}{splits}{options}"
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse
 
 from ...files import printable
-from ...metrics.shortcut import image_statistics
+from ...metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
 from ..images.image_files import UnreadableImageError, collecting_doubts
 from ..rows import Row
 from .duplicates import hash_picture
@@ -38,6 +38,12 @@ class MaskStore:
     size: int
     labels: Sequence[str]
     overlapping: bool
+    statistics: ClassVar[Sequence[str]] = SHORTCUT_STATISTICS
+
+    @property
+    def settings(self) -> object:
+        """What a build that goes on must have in common."""
+        return self.size
 
     @staticmethod
     def features() -> "Features":

@@ -2,14 +2,14 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import PIL.Image
 
-from ...metrics.shortcut import image_statistics
+from ...metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
 from ..images.image_files import collecting_doubts
 from ..rows import Row
 from .duplicates import hash_picture
@@ -34,6 +34,12 @@ class PictureStore:
 
     read_image: Callable[[Row], np.ndarray]
     size: int
+    statistics: ClassVar[Sequence[str]] = SHORTCUT_STATISTICS
+
+    @property
+    def settings(self) -> object:
+        """What a build that goes on must have in common."""
+        return self.size
 
     @staticmethod
     def features(task: "ArkTask | Unlabelled") -> "Features":

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ..images.image_files import UnreadableImageError
 from ..rows import Row
 
 ROWS_PER_SHARD = 256
-ROWS_PER_GROUP = 32  # what a reader of the file must hold at once
+# What a reader of the file must hold at once: so many rows, fewer where they are large
+ROWS_PER_GROUP, BYTES_PER_GROUP = 32, 2**26
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Stored:
     Args:
         columns: Everything but its metadata, which are stored as they are.
         hashes: SHA-256 and perceptual hash, by which equal and like pictures are found: see [`hash_picture`].
-        statistics: What [`image_statistics`] gives for the picture; empty for what is none.
+        statistics: Those of the store for the picture or volume; empty for what has none.
         doubts: Reasons of the reader to doubt it.
         present: Of a segmentation whether each label has a pixel, None unknown; empty for other tasks.
         shrunk: Of a segmentation how many rows and columns of the picture became one.
@@ -162,12 +162,24 @@ def _source(row: Row) -> list[int] | None:
 
 
 def write_parquet(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes rows as they come, `ROWS_PER_GROUP` a row group; keys that are no columns are left out."""
-    rows = iter(rows)
+    """Writes rows as they come, a row group at a time; keys that are no columns are left out."""
     # The pictures are compressed already, and nothing else counts
     with open(path, "wb") as file, pq.ParquetWriter(file, schema, compression="none", use_dictionary=False) as writer:
-        while group := list(islice(rows, ROWS_PER_GROUP)):
+        for group in _groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
         writer.close()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """`ROWS_PER_GROUP` rows each, or fewer, once they have `BYTES_PER_GROUP`."""
+    group, size = list[dict[str, Any]](), 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(cell["bytes"]) for cell in row.values() if isinstance(cell, dict) and cell.get("bytes"))
+        if len(group) == ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -15,10 +15,14 @@ from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..masks import read_masks
 from ..open_dataset import read_labels
 from ..radiograph import read_picture
-from ..task_dataset import SPLITS, read_any_task
+from ..task_dataset import BUILD_REPORT, SPLITS, read_any_task
 from ..unlabelled import AnyTask, Unlabelled
 
 METADATA = ("patient_id", "image_id", "sex", "view", "age")
+
+
+class _VolumesError(ValueError):
+    """A dataset of volumes, with which nothing is wrong."""
 
 
 @dataclass
@@ -77,6 +81,10 @@ def _load_split(name: str, paths: list[Path], task: AnyTask) -> Split:
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
+                if "volume" in file.schema_arrow.names:
+                    raise _VolumesError(
+                        f"{path} holds volumes, of which there is no report; see {BUILD_REPORT} and the card."
+                    )
                 missing = {"image", *told} - set(file.schema_arrow.names)
                 if missing:
                     raise ValueError(f"it lacks the columns {sorted(missing)}.")
@@ -85,6 +93,8 @@ def _load_split(name: str, paths: list[Path], task: AnyTask) -> Split:
                 if isinstance(task, SegmentationTask):
                     of_rows = _read_areas(file, task)
                 counts = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        except _VolumesError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"Cannot read {path}: {' '.join(str(error).split())} Rebuild the dataset.") from None
         if isinstance(task, ArkTask):
