@@ -31,6 +31,7 @@ _EXPORTS = {
     "one_vs_rest": ".metrics.auroc",
     "cardiothoracic_ratio": ".metrics.anatomy",
     "image_statistics": ".metrics.shortcut",
+    "volume_statistics": ".metrics.shortcut",
     "shortcut_baseline": ".metrics.shortcut",
     "compare_seeds": ".metrics.significance",
     "compare_overlap": ".metrics.overlap",
@@ -40,6 +41,16 @@ _EXPORTS = {
     "overlap_results": ".metrics.overlap",
     "read_input": ".data.inputs",
     "read_radiograph": ".data.radiograph",
+    "read_volume": ".data.volumes.reading",
+    "Volume": ".data.volumes.volume",
+    "stored_volume": ".data.volumes.nifti",
+    "write_nifti": ".data.volumes.nifti",
+    "reorient": ".data.volumes.geometry",
+    "resample": ".data.volumes.geometry",
+    "in_space_of": ".data.volumes.geometry",
+    "CubeRules": ".data.volumes.cubes",
+    "draw_cubes": ".data.volumes.cubes",
+    "scale_window": ".data.volumes.cubes",
     "InferenceSamples": ".data.loading",
     "dataset_statistics": ".data.image_statistics",
     "TaskDataset": ".data.open_dataset",
@@ -57,6 +68,8 @@ _EXPORTS = {
     "read_unlabelled": ".data.sources.generic_images",
     "MaskedSource": ".data.sources.generic_masks",
     "read_masked": ".data.sources.generic_masks",
+    "VolumeSource": ".data.sources.generic_volumes",
+    "read_volumes": ".data.sources.generic_volumes",
     "HubSource": ".data.sources.hub_source",
     "read_hub": ".data.sources.hub_source",
     "read_release": ".data.sources.releases",
@@ -64,9 +77,12 @@ _EXPORTS = {
     "PhantomSite": ".data.sources.phantom",
     "describe_phantom_image": ".data.sources.phantom",
     "draw_phantom_image": ".data.sources.phantom",
+    "describe_phantom_volume": ".data.sources.phantom_volume",
+    "draw_phantom_volume": ".data.sources.phantom_volume",
     "build_dataset": ".data.build.build",
     "build_phantom_masks": ".data.sources.phantom_sites",
     "build_phantom_sites": ".data.sources.phantom_sites",
+    "build_phantom_volumes": ".data.sources.phantom_volumes",
     "phantom_release": ".data.sources.phantom_sites",
     "describe_datasets": ".data.report.numbers",
     "write_data_report": ".data.report.page",
@@ -159,6 +175,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.sources.generic_images import read_unlabelled as read_unlabelled
     from .data.sources.generic_masks import MaskedSource as MaskedSource
     from .data.sources.generic_masks import read_masked as read_masked
+    from .data.sources.generic_volumes import VolumeSource as VolumeSource
+    from .data.sources.generic_volumes import read_volumes as read_volumes
     from .data.sources.hub_source import HubSource as HubSource
     from .data.sources.hub_source import read_hub as read_hub
     from .data.sources.phantom import SITES as PHANTOM_SITES  # noqa: F401
@@ -168,12 +186,25 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .data.sources.phantom_sites import build_phantom_masks as build_phantom_masks
     from .data.sources.phantom_sites import build_phantom_sites as build_phantom_sites
     from .data.sources.phantom_sites import phantom_release as phantom_release
+    from .data.sources.phantom_volume import describe_phantom_volume as describe_phantom_volume
+    from .data.sources.phantom_volume import draw_phantom_volume as draw_phantom_volume
+    from .data.sources.phantom_volumes import build_phantom_volumes as build_phantom_volumes
     from .data.sources.releases import read_release as read_release
     from .data.subsets import rows_per_class as rows_per_class
     from .data.task_dataset import load_task_dataset as load_task_dataset
     from .data.task_dataset import read_task as read_task
     from .data.task_dataset import resolve_labels as resolve_labels
     from .data.unlabelled import Unlabelled as Unlabelled
+    from .data.volumes.cubes import CubeRules as CubeRules
+    from .data.volumes.cubes import draw_cubes as draw_cubes
+    from .data.volumes.cubes import scale_window as scale_window
+    from .data.volumes.geometry import in_space_of as in_space_of
+    from .data.volumes.geometry import reorient as reorient
+    from .data.volumes.geometry import resample as resample
+    from .data.volumes.nifti import stored_volume as stored_volume
+    from .data.volumes.nifti import write_nifti as write_nifti
+    from .data.volumes.reading import read_volume as read_volume
+    from .data.volumes.volume import Volume as Volume
     from .demonstration import demo as demo
     from .demonstration import train_demo as train_demo
     from .evaluation.arguments import EvaluationArguments as EvaluationArguments
@@ -239,6 +270,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .metrics.overlap import overlap_results as overlap_results
     from .metrics.shortcut import image_statistics as image_statistics
     from .metrics.shortcut import shortcut_baseline as shortcut_baseline
+    from .metrics.shortcut import volume_statistics as volume_statistics
     from .metrics.significance import compare_seeds as compare_seeds
     from .models.ark.configuration_ark import ArkConfig as ArkConfig
     from .models.ark.configuration_ark import ArkTask as ArkTask

@@ -11,7 +11,7 @@ from ..provenance import package_version
 from .arguments import choose
 
 ABOUT = "Ark, an open foundation model for chest radiographs. Research use only. `ark-hf --version` names the version."
-NOT_VERBS = ("__main__", "arguments", "main")
+NOT_VERBS = ("__main__", "arguments", "data_arguments", "main")
 
 
 def main(argv: list[str] | None = None) -> int:

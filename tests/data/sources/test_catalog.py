@@ -11,6 +11,7 @@ from ark_hf.data.sources.catalog import CATALOG_FILE, read_catalog
 from ark_hf.data.sources.masked_releases import MASKED_RELEASES
 from ark_hf.data.sources.release_readers import READERS
 from ark_hf.data.sources.releases import released_task
+from ark_hf.data.sources.volume_releases import VOLUME_RELEASES
 from ark_hf.labels import read_synonyms
 from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.models.ark.convert_ark_checkpoint import RELEASED_TASKS
@@ -25,6 +26,7 @@ def test_all_datasets_of_the_papers_are_there():
         *("shenzhen", "montgomery", "covidx", "chestdr", "tbx11k", "siim_acr", "node21", "kermany"),
         *("kermany_pneumonia", "padchest"),
         *("jsrt", "montgomery_lungs", "vindr_ribcxr", "siim_acr_masks"),
+        "luna16",
     ]
 
 
@@ -37,7 +39,9 @@ def test_labels_are_those_of_the_released_heads_in_their_order(task):
 @ENTRIES
 def test_entry_is_complete(entry):
     assert released_task(entry).labels == entry.labels
-    assert entry.reader in (READERS if entry.masks is None else MASKED_RELEASES)
+    pictures = READERS if entry.masks is None else MASKED_RELEASES
+    assert entry.reader in (VOLUME_RELEASES if entry.volumes else pictures)
+    assert (entry.modality == "CR") != entry.volumes
     assert entry.masks in (None, "exclusive", "overlapping")
     assert set(entry.shares) <= {"validation", "test"} and sum(entry.shares.values()) < 0.5
     assert re.fullmatch(r"(@\w+\{\w+,\n(.|\n)*\n\}\n)+", entry.citation) and entry.citation.count("{") == (

@@ -8,7 +8,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Nifti, Value
 
 from ark_hf.cli.main import main
 from ark_hf.data.build.build import build_dataset
@@ -16,10 +16,12 @@ from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.rows import Release
 from ark_hf.data.sources.dicom_rows import add_dicom_metadata
 from ark_hf.data.sources.hub_source import HubSource, read_hub
-from ark_hf.data.task_dataset import load_task_dataset, read_task
+from ark_hf.data.task_dataset import load_task_dataset, read_task, split_names
+from ark_hf.data.volumes.nifti import encode_nifti, stored_volume
 from ark_hf.models.ark.configuration_ark import ArkTask
 from tests.data.images.test_dicom import make_dicom, save
 from tests.data.images.test_metaimage import metaimage
+from tests.data.volumes.made import ct
 from tests.wrong_inputs import chest
 
 from ..build.generated import contents, draw_picture
@@ -247,3 +249,61 @@ def test_the_command_builds_from_a_folder(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "6 train, 2 validation, 2 test" in told and "Splits: The source has none" in told
     assert read_task(tmp_path / "out") == ArkTask("foreign", ["Mass", "Edema"])
+
+
+def volumes(folder: Path, paths: bool = False) -> None:
+    """What `niftifolder` or a map makes: a column of NIfTI, its files within or beside."""
+    (folder / "nifti").mkdir(parents=True)
+    cells = []
+    for number in range(3):
+        path = folder / "nifti" / f"{number}.nii.gz"
+        path.write_bytes(encode_nifti(ct(seed=number)))
+        cells.append({"path": str(path), "bytes": None} if paths else {"path": None, "bytes": path.read_bytes()})
+    features = Features({"scan": Nifti(), "sick": Value("int64")})
+    (folder / "data").mkdir()
+    table = pa.Table.from_pylist([{"scan": each, "sick": 1} for each in cells], schema=features.arrow_schema)
+    pq.write_table(table, folder / "data" / "train-0.parquet")
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_volumes_are_stored_as_they_are_wherever_their_bytes_lie(tmp_path, paths):
+    """`to_parquet` stores the paths of NIfTI files in place of what is in them."""
+    volumes(tmp_path / "in", paths)
+    command = [
+        "data",
+        "build",
+        "hub",
+        "--raw",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+        "--name",
+        "scans",
+    ]
+    command += ["--image_column", "scan", "--labels", "sick", "--num_workers", "1"]
+    assert main(command) == 2  # no modality
+    assert main([*command, "--modality", "MR", "--size", "64"]) == 2
+    assert main([*command, "--modality", "MR"]) == 0
+    assert read_task(tmp_path / "out") == ArkTask("scans", ["sick"], modality="MR")
+    found = {
+        row["image_id"]: row
+        for split in split_names(tmp_path / "out")
+        for row in load_task_dataset(tmp_path / "out", split)
+    }
+    for number in range(3):
+        volume = stored_volume(found[f"train/{number}"]["volume"])
+        np.testing.assert_array_equal(volume.voxels, ct(seed=number).voxels)
+        np.testing.assert_allclose(volume.affine, ct().affine, atol=1e-5)
+
+
+def test_volumes_that_lead_out_of_the_dataset_are_refused(tmp_path):
+    volumes(tmp_path / "in", paths=True)
+    (tmp_path / "in" / "nifti").rename(tmp_path / "elsewhere")
+    table = pq.read_table(tmp_path / "in" / "data" / "train-0.parquet").to_pylist()
+    for row in table:
+        row["scan"]["path"] = row["scan"]["path"].replace("/in/nifti", "/elsewhere")
+    schema = Features({"scan": Nifti(), "sick": Value("int64")}).arrow_schema
+    pq.write_table(pa.Table.from_pylist(table, schema=schema), tmp_path / "in" / "data" / "train-0.parquet")
+    release = read_hub(HubSource(str(tmp_path / "in"), "scans", image_column="scan", labels=["sick"], modality="CT"))
+    with pytest.raises(ValueError, match="the image is but a path, and leads out of the dataset"):
+        build_dataset(release, tmp_path / "out", num_workers=1)

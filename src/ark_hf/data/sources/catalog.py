@@ -42,13 +42,16 @@ class CatalogEntry:
         labels: In the order of the stored labels.
         splits: Which splits are the release's own, and how the others are made.
         semantics: What the label values mean: uncertain, blank, "not mentioned".
-        reader: The function in `release_readers` that reads it, of outlines in `masked_releases`.
+        reader: The function in `release_readers` that reads it, of outlines in `masked_releases`, of volumes in
+            `volume_releases`.
         ignored: Folders of the release whose images are not of the dataset.
         path_parts: How many parts of an image's path name it; 1: the file's name does, alone.
         problem_type: As in `ArkTask`.
         eval_labels: As in `ArkTask`.
         masks: Where the labels are outlined, whether they are "overlapping" or "exclusive".
         pixel_spacing: As in `SegmentationTask`, of the images as they are read.
+        modality: As in `ArkTask`.
+        volumes: Whether they are volumes.
         shares: Shares of "validation" and "test" that are split off by a hash of the patient, of the images that the
             release puts into no split.
         seed: What that hash starts with; equal for variants of one release, so that their splits are equal.
@@ -75,6 +78,8 @@ class CatalogEntry:
     eval_labels: list[str] | None = None
     masks: str | None = None
     pixel_spacing: list[float] | None = None
+    modality: str = "CR"
+    volumes: bool = False
     shares: dict[str, float] = field(default_factory=dict)
     seed: str = ""
     expected: dict[str, Any] = field(default_factory=dict)

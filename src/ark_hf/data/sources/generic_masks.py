@@ -123,7 +123,7 @@ def _read_options(source: MaskedSource) -> tuple[dict[str, Path], dict[int, str]
     if source.label_maps is not None:
         if source.allow_missing_masks or source.overlapping:
             raise ValueError("--allow_missing_masks and --overlapping go with --masks: a label map holds all labels.")
-        folders, legend = {"label map": source.label_maps}, _read_legend(source.legend)
+        folders, legend = {"label map": source.label_maps}, read_legend(source.legend)
     else:
         folders, legend = {}, None
         for entry in source.masks:
@@ -142,7 +142,7 @@ def _read_options(source: MaskedSource) -> tuple[dict[str, Path], dict[int, str]
     return folders, legend
 
 
-def _read_legend(entries: Sequence[str]) -> dict[int, str]:
+def read_legend(entries: Sequence[str]) -> dict[int, str]:
     legend: dict[int, str] = {}
     for entry in entries:
         value, equals, label = entry.partition("=")

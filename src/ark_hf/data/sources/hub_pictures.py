@@ -1,4 +1,4 @@
-"""Images of a Hub dataset, where `datasets` keeps them. Needs no torch."""
+"""Images and volumes of a Hub dataset, where `datasets` keeps them. Needs no torch."""
 
 import io
 import os
@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset, Image, Nifti
 
 from ...files import printable
 from ..images.dicom import read_open_metadata
 from ..images.image_files import UnreadableImageError, open_image_file
 from ..radiograph import grey_values, open_radiograph
 from ..rows import Row
+from ..volumes.reading import read_open_volume
+from ..volumes.volume import Volume
 
 
 @dataclass(frozen=True)
 class HubPictures:
     """
-    Reads the images of the rows; `path` of a row is the file that `datasets` keeps it in, then its number there.
+    Reads the images or volumes of the rows; `path` of a row is the file that `datasets` keeps it in, then its number
+    there.
 
     Args:
         column: Of the images.
@@ -36,6 +39,11 @@ class HubPictures:
     def __call__(self, row: Row) -> np.ndarray:
         with self._file(row) as (file, name):
             return grey_values(open_radiograph(file, name))[None]
+
+    def read_volume(self, row: Row) -> Volume:
+        """The volume of a row."""
+        with self._file(row) as (file, name):
+            return read_open_volume(file, name)
 
     def read_tags(self, row: Row, fields: Sequence[str]) -> dict[str, float | str | None]:
         """As [`read_dicom_metadata`]."""
@@ -66,4 +74,6 @@ class HubPictures:
 
 @lru_cache(maxsize=4)
 def _open(file: str, column: str) -> Dataset:
-    return Dataset.from_file(file).select_columns(column).cast_column(column, Image(decode=False))
+    rows = Dataset.from_file(file).select_columns(column)
+    kind = Nifti if isinstance(rows.features[column], Nifti) else Image
+    return rows.cast_column(column, kind(decode=False))

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, LargeList, List, config
+from datasets import ClassLabel, Dataset, LargeList, List, Nifti, config
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from ..build.volumes import VOLUMES_PER_SHARD
 from ..rows import Problem, Release, Row
 from ..task_dataset import load_splits, named_class
+from ..volumes.volume import nibabel
 from .columns import column_key, find_column
 from .generic import SPLIT_NAMES, derive_splits
+from .generic_volumes import check_has_modality
 from .hub_pictures import HubPictures
 from .labelled import ClassNames, LabelledSource, LabelReader, metadata_remarks, read_metadata
 
@@ -23,8 +26,8 @@ class HubSource(LabelledSource):
     """
     A dataset of the Hub, and how its labels are read, see [`LabelledSource`].
 
-    A label column may hold numbers, a `label_column` a `ClassLabel`, texts, or lists of either. Metadata may be
-    `ClassLabel`s too.
+    Images are volumes where their column is one of NIfTI. A label column may hold numbers, a `label_column` a
+    `ClassLabel`, texts, or lists of either. Metadata may be `ClassLabel`s too.
 
     Args:
         dataset: Id or folder of anything that `datasets` loads.
@@ -67,6 +70,10 @@ def read_hub(source: HubSource) -> Release:
     remarks = [*metadata_remarks(metadata), *(names.remarks if names else [])]
     pictures = HubPictures(str(found[source.image_column]), _allowed_folders(source.dataset))
     release = Release(task, [], read_image=pictures, read_tags=pictures.read_tags, remarks=remarks)
+    if isinstance(first.features[pictures.column], Nifti):
+        check_has_modality(source.modality)
+        nibabel()
+        release.read_volume, release.rows_per_shard = pictures.read_volume, VOLUMES_PER_SHARD
     for name, dataset in splits.items():
         split = SPLIT_NAMES[name.lower()] if len(splits) > 1 else ""
         for number, (path, record) in enumerate(zip(_places(dataset), _records(dataset, columns), strict=True)):

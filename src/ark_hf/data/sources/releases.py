@@ -9,12 +9,14 @@ from typing import Any
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ..images.image_files import image_suffix
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
+from ..volumes.volume import nibabel
 from .catalog import CatalogEntry, read_catalog
 from .masked_releases import MASKED_RELEASES
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder
 from .release_readers import READERS
 from .released_images import ReleasedImage, ReleasedImages
+from .volume_releases import VOLUME_RELEASES
 
 FACTS = ("title", "homepage", "license", "access", "citation", "splits", "semantics", "notes")
 
@@ -45,7 +47,8 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
     options = _checked_options(entry, options or {})
     folder = RawFolder(raw, frozenset(entry.ignored))
     masked = MASKED_RELEASES.get(entry.reader)
-    records = (masked.read if masked else READERS[entry.reader])(folder, entry, options)
+    special = masked or VOLUME_RELEASES.get(entry.reader)
+    records = (special.read if special else READERS[entry.reader])(folder, entry, options)
     if lists is not None:
         records = _listed_records(entry, lists, records)
     release = Release(
@@ -53,6 +56,9 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
     )
     if masked:
         release.read_masks, release.read_image = masked.masks(folder, entry), masked.image
+    if entry.volumes:
+        nibabel()  # its absence is told before any volume is blamed
+        release.read_volume, release.rows_per_shard = VOLUME_RELEASES[entry.reader].volumes(options)
     for record in records:
         if isinstance(record, Problem):
             release.problems.append(record)
@@ -84,7 +90,7 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
 def released_task(entry: CatalogEntry) -> ArkTask | SegmentationTask:
     """The task of a dataset of the catalog."""
     if entry.masks is None:
-        return ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels)
+        return ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels, modality=entry.modality)
     overlapping = entry.masks == "overlapping"
     return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=entry.pixel_spacing)
 

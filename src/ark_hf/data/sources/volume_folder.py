@@ -1,0 +1,119 @@
+"""The volumes in a folder, wherever they lie: NIfTI and MetaImage files, and folders of DICOM. Needs no torch."""
+
+import os
+import re
+from pathlib import Path
+
+from ..images.dicom import is_dicom
+from ..images.image_files import is_image_file, is_other_file, walk
+from ..volumes.reading import VOLUME_SUFFIXES
+from .raw_folder import composed
+
+DATA_SUFFIXES = (".raw", ".zraw")  # of MetaImage headers
+
+
+class VolumeFolder:
+    """
+    Everything below a folder, listed once, links followed; hidden files are left out. No voxel is read.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        if not root.is_dir():
+            raise ValueError(f"{root} is not a folder; --raw names the one that the volumes lie in.")
+        self.paths: list[str] = []  # of volumes, from the root
+        self.others: list[str] = []  # files that one may take for some
+        for folder, names in walk(root):
+            inside = [(name, f"{folder}/{name}" if folder else name) for name in names]
+            files = [path for name, path in inside if name.lower().endswith(VOLUME_SUFFIXES)]
+            rest = [path for name, path in inside if not name.lower().endswith((*VOLUME_SUFFIXES, *DATA_SUFFIXES))]
+            self.paths += files
+            if any(_is_slice(root / path) for path in rest):
+                if not folder:
+                    raise ValueError(f"{root} itself holds DICOM files; give each series a folder below it.")
+                self.paths.append(folder)
+            else:
+                self.others += [path for path in rest if is_image_file(root / path)]
+        self.paths.sort()
+        self._named: dict[str, list[str]] = {}  # by every end of their paths, with suffix and without
+        self._within: dict[str, list[str]] = {}  # by the folders around them
+        for path in map(composed, self.paths):
+            parts = path.split("/")
+            for number in range(len(parts)):
+                end = "/".join(parts[number:])
+                for name in {end, without_volume_suffix(end)}:
+                    self._named.setdefault(name, []).append(path)
+                if number:
+                    self._within.setdefault("/".join(parts[:number]), []).append(path)
+
+    def find_image(self, name: str) -> Path:
+        """
+        A volume by its path from the folder or by the end of it, with or without suffix, or by the path of a folder
+        that holds no other.
+
+        Raises:
+            ValueError: There is none, there are several, or it lies outside the folder.
+        """
+        shown = "its volume" if os.path.isabs(name) else f"volume {name!r}"  # published: no path of this machine
+        wanted = composed(name.replace("\\", "/"))
+        for root in (os.path.abspath(self.root), os.path.realpath(self.root)):
+            wanted = wanted.removeprefix(f"{root}/")
+        wanted = os.path.normpath(wanted).replace(os.sep, "/").rstrip("/")
+        if wanted.startswith(("/", "../")) or wanted == "..":
+            raise ValueError(f"{shown} lies outside the folder; name it by its path from there")
+        paths = self._named.get(wanted) or self._within.get(wanted) or []
+        if wanted in paths:  # which is the end of others, too
+            return self.root / wanted
+        if len(paths) != 1:
+            several = f"may be {paths[0]} or {paths[1]}" if paths else "is not below the folder"
+            raise ValueError(f"{shown} {several}; name it by its path from there")
+        return self.root / paths[0]
+
+
+class PathPattern:
+    """
+    Paths of volumes by a pattern, such as "imagesTr/*.nii.gz" or "*_flair.nii.gz"; `*` stands for a part of one name.
+
+    Args:
+        pattern: It fits the whole path, or its end from the beginning of a name.
+        option: What it was given as, for messages.
+
+    Raises:
+        ValueError: It has no `*`, or more than one.
+    """
+
+    def __init__(self, pattern: str, option: str):
+        self.pattern = pattern
+        if pattern.count("*") != 1:
+            raise ValueError(f"{option} {pattern!r}: write one *, for what differs, such as 'imagesTr/*.nii.gz'.")
+        before, _, after = pattern.strip("/").partition("*")
+        self._expression = re.compile(rf"(?:.*/)?{re.escape(before)}([^/]*){re.escape(after)}", re.DOTALL)
+
+    def case(self, path: str) -> str | None:
+        """What `*` stands for in a path, None if the pattern does not fit."""
+        found = self._expression.fullmatch(path)
+        return found[1] if found else None
+
+
+def without_volume_suffix(path: str) -> str:
+    suffix = next((each for each in sorted(VOLUME_SUFFIXES, key=len)[::-1] if path.lower().endswith(each)), "")
+    return path[: len(path) - len(suffix)]
+
+
+def _is_slice(path: Path) -> bool:
+    """Whether a file is DICOM, by its name or else by its content."""
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        return True
+    if is_other_file(path) or not path.is_file():  # a pipe would be read for ever
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_dicom(path, file.read(132))
+    except OSError:
+        return False
