@@ -118,16 +118,17 @@ def test_a_table_tells_patients_and_splits_of_volumes_with_label_maps(tmp_path):
             save(raw / patient / f"{patient}_{kind}.nii.gz", ct(seed=number))
         save(raw / patient / f"{patient}_seg.nii.gz", organ(1, (0, 1, 4), np.int16))
     table = tmp_path / "patients.csv"
-    table.write_text("image,patient_id,split\nP1_flair,1,train\nP2/P2_flair.nii.gz,2,test\nP3_t1,3,train\n")
+    table.write_text("image,patient_id,split\nP1,1,train\nP2/P2_flair.nii.gz,2,test\nP3_t1,3,train\n")
     options = {"volumes": "*_flair.nii.gz", "label_maps": "*_seg.nii.gz", "legend": ["1=core", "4=enhancing"]}
     release = read(raw, csv=table, **options, modality="MR")
     assert [(row.metadata["image_id"], row.split) for row in release.rows] == [
         ("P1/P1_flair.nii.gz", "train"),
         ("P2/P2_flair.nii.gz", "test"),
     ]
-    assert reasons(release) == {"patients.csv, line 4": "it does not fit --volumes '*_flair.nii.gz'"}
+    (reason,) = reasons(release).values()
+    assert "'P3_t1' is not below the folder, or does not fit --volumes '*_flair.nii.gz'" in reason
     assert release.task == SegmentationTask("scans", ["core", "enhancing"], modality="MR")
-    assert [len(files) for files in release.left_out.values()] == [5, 0]
+    assert [len(files) for files in release.left_out.values()] == [1, 1, 3, 0]
     np.testing.assert_array_equal(np.unique(release.read_label_map(release.rows[0]).voxels), [0, 1, 2])
     table.unlink()
     assert len(read(raw, **options).rows) == 3

@@ -23,6 +23,7 @@ def start_of(cube: np.ndarray, shape) -> tuple[int, ...]:
     return np.unravel_index(int(round(float(cube[0, 0, 0]) * 2000)), shape)
 
 
+@settings(max_examples=60)
 @given(
     npst.arrays(
         np.int16, st.tuples(*[st.integers(1, 4)] * 2, st.integers(3, 6)), elements=st.sampled_from((-800, -150, 40))
@@ -97,6 +98,7 @@ def test_rules_that_make_no_cubes_are_refused(wrong):
         draw_cubes(numbered(), np.random.default_rng(0), ANYWHERE, "zxy")
 
 
+@settings(max_examples=40)
 @given(npst.arrays(np.int16, (2, 3, 4)))
 def test_hounsfield_units_become_0_to_1(voxels):
     scaled = scale_window(voxels)

@@ -49,7 +49,7 @@ def test_other_orientations_are_refused(wrong):
         reorient(ct(), wrong)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(LABEL_MAPS, SPACINGS, st.sampled_from(ORIENTATIONS), st.sampled_from(ORIENTATIONS))
 def test_a_label_map_on_turned_axes_comes_back_voxel_by_voxel(labels, spacing, stored, drawn):
     original = reorient(Volume(labels, affine(spacing)), stored)
@@ -60,7 +60,7 @@ def test_a_label_map_on_turned_axes_comes_back_voxel_by_voxel(labels, spacing, s
     np.testing.assert_array_equal(back.affine, original.affine)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(LABEL_MAPS, SPACINGS, st.tuples(*[st.floats(0.25, 0.99)] * 3), st.sampled_from(ORIENTATIONS))
 def test_a_label_map_on_a_finer_grid_comes_back_voxel_by_voxel(labels, spacing, finer, drawn):
     """The voxel of the finer grid that lies nearest to a voxel's centre has that voxel's value."""
@@ -70,7 +70,7 @@ def test_a_label_map_on_a_finer_grid_comes_back_voxel_by_voxel(labels, spacing, 
     np.testing.assert_array_equal(in_space_of(there, original).voxels, labels)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(SHAPES, SPACINGS, SPACINGS)
 def test_a_grid_of_another_spacing_covers_all_of_the_old_one(shape, spacing, other):
     volume = Volume(np.ones(shape, np.uint8), affine(spacing))

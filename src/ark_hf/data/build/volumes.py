@@ -102,5 +102,5 @@ def hash_volume(volume: Volume) -> tuple[str, str]:
     """
     digest = hashlib.sha256(repr((volume.shape, volume.voxels.dtype.str)).encode())
     for plane in volume.voxels.T:
-        digest.update(np.ascontiguousarray(plane))
+        digest.update(np.ascontiguousarray(plane).data)
     return digest.hexdigest(), digest.hexdigest()

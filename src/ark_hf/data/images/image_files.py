@@ -13,6 +13,7 @@ from ...files import printable
 
 # The largest scanned films, 14 x 17 inches at 50 micrometres, have 61 million pixels.
 MAX_PIXELS = 2**26
+MOST_PACKED = 1032  # bytes that zlib can make one of
 # Which files of a folder are images; a file that is named itself is read whatever its name is.
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom", ".mha", ".mhd",

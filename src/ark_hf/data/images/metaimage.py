@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ...files import printable
-from .image_files import UnreadableImageError, check_size
+from .image_files import MOST_PACKED, UnreadableImageError, check_size
 
 ELEMENT_TYPES = {
     "MET_CHAR": "i1",
@@ -136,12 +136,18 @@ def _placed(header: dict[str, str]) -> np.ndarray:
 
 
 def _read_elements(file: BinaryIO, header: dict[str, str], count: int, dtype: np.dtype) -> np.ndarray:
-    """So many elements, inflated no further."""
+    """So many elements, inflated no further; nothing is allocated for what the file cannot hold."""
     expected = count * dtype.itemsize
+    at = file.tell()
+    length = file.seek(0, 2) - at
+    file.seek(at)
     packed = header.get("compresseddata", "False").lower() == "true"
-    content = file.read(2 * expected + 1024 if packed else expected + 1)  # more than zlib makes of what it cannot pack
-    if packed:
+    content = b""
+    if packed and expected <= length * MOST_PACKED:
+        content = file.read(min(length, 2 * expected + 1024))  # more than zlib makes of what it cannot pack
         content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(content, expected + 1)
+    elif length == expected:
+        content = file.read()
     if len(content) != expected:
         raise UnreadableImageError("its pixels are not as many as its size needs; the file is damaged or cut short")
     return np.frombuffer(content, dtype)

@@ -22,6 +22,7 @@ from .labelled import (
 )
 from .raw_folder import RawFolder
 from .tables import Record, Table
+from .volume_folder import VolumeFolder
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 SPLIT_NAMES |= {"validation": "validation", "test": "test", "testing": "test"}
@@ -124,7 +125,7 @@ class ImageTable:
         self.rows = Table(path, list(dict.fromkeys(needed)))
 
     def read(
-        self, images: RawFolder, read_labels: Callable[[Record], list[float] | int]
+        self, images: RawFolder | VolumeFolder, read_labels: Callable[[Record], list[float] | int]
     ) -> tuple[list[Row], list[Problem]]:
         """Its rows, and those that cannot be used, of which `read_labels` may be the reason by a `ValueError`."""
         rows, problems = [], []

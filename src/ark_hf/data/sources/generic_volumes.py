@@ -34,7 +34,7 @@ class VolumeSource(GenericSource):
 
     Args:
         volumes: Which paths are volumes, by a pattern with one `*`, such as "imagesTr/*.nii.gz"; all that are found
-            unless set. It fits the end of a path too.
+            unless set. It fits the end of a path too. A table may then name a folder in which one volume fits.
         label_maps: Which are label maps, likewise: what `*` stands for in both belongs together.
         legend: What their values stand for: VALUE=LABEL. 0 is background unless it is named.
         unlabelled: Whether labels do not count.
@@ -56,7 +56,7 @@ def read_volumes(source: VolumeSource) -> Release:
     """
     nibabel()  # its absence is told before any volume is blamed
     _check_options(source)
-    folder = VolumeFolder(source.folder)
+    folder = VolumeFolder(source.folder, _pattern(source, "volumes"), _pattern(source, "label_maps"))
     table = source.csv or find_table(source.folder)
     if table is None and (source.labels or source.label_column is not None):
         table = source.folder / LABEL_TABLES[0]  # which is refused by its name
@@ -84,9 +84,9 @@ def _empty_release(source: VolumeSource, rows: ImageTable | None) -> tuple[Relea
         places([*legend.values()])  # which refuses twins
         if len(legend) > MAX_LABELS:
             raise ValueError(f"--legend names {len(legend)} labels; a label map has {MAX_LABELS} at most.")
-        task = SegmentationTask(source.name, [*legend.values()], modality=source.modality)
+        outlined = SegmentationTask(source.name, [*legend.values()], modality=source.modality)
         facts = {"semantics": f"From a label map for each volume, of the values {', '.join(source.legend)}."}
-        return Release(task, [], read_label_map=LabelMapFiles(legend), facts=facts, **settings), lambda record: []
+        return Release(outlined, [], read_label_map=LabelMapFiles(legend), facts=facts, **settings), lambda record: []
     if source.unlabelled or rows is None:
         return Release(Unlabelled(source.name, source.modality), [], **settings), lambda record: []
     names = None
@@ -174,48 +174,33 @@ def _check_options(source: VolumeSource) -> None:
         source.check_label_options()
 
 
-def _list_volumes(source: VolumeSource, folder: VolumeFolder, release: Release) -> None:
-    """Makes a row of every volume that the pattern fits; what fits that of the label maps is none."""
-    for option in TABLE_OPTIONS:
-        if getattr(source, option) != GenericSource.__dataclass_fields__[option].default:
-            raise ValueError(
-                f"{source.folder} has no labels.csv, of which --{option} names a column: give the table with --csv."
-            )
-    fits, of_maps = _pattern(source, "volumes"), _pattern(source, "label_maps")
-    paths = [path for path in folder.paths if fits is None or fits.case(path) is not None]
-    paths = [path for path in paths if of_maps is None or of_maps.case(path) is None]
-    if not paths:
-        there = "" if fits is None else f" that fit {fits.pattern!r}; there is {folder.paths[:1] or 'no other'}"
-        raise ValueError(f"{source.folder} holds no volumes{there}. Read are NIfTI, MetaImage and folders of DICOM.")
-    for path in paths:
-        metadata = {"image_id": path, "patient_id": None}
-        release.rows.append(Row(printable(path), source.folder / path, "", [], metadata))
-
-
 def _pattern(source: VolumeSource, option: str) -> PathPattern | None:
     pattern = getattr(source, option)
     return None if pattern is None else PathPattern(pattern, f"--{option}")
 
 
+def _list_volumes(source: VolumeSource, folder: VolumeFolder, release: Release) -> None:
+    """Makes a row of every volume."""
+    for option in TABLE_OPTIONS:
+        if getattr(source, option) != GenericSource.__dataclass_fields__[option].default:
+            raise ValueError(
+                f"{source.folder} has no labels.csv, of which --{option} names a column: give the table with --csv."
+            )
+    for path in folder.paths:
+        metadata = {"image_id": path, "patient_id": None}
+        release.rows.append(Row(printable(path), source.folder / path, "", [], metadata))
+
+
 def _give_label_maps(source: VolumeSource, folder: VolumeFolder, release: Release) -> None:
     """Finds the label maps of the rows; those for which this fails become problems."""
-    fits, of_maps = _pattern(source, "volumes"), _pattern(source, "label_maps")
-    maps: dict[str | None, list[str]] = {}
-    for path in folder.paths:
-        maps.setdefault(of_maps.case(path) if of_maps else None, []).append(path)
-    maps.pop(None, None)
-    if not maps:
-        raise ValueError(f"{source.folder} holds no label maps that fit {source.label_maps!r}.")
     kept = []
     users: dict[str, str] = {}
     for row in release.rows:
         name = row.metadata["image_id"]
-        case = fits.case(name) if fits else None
-        found = maps.get(case, [])
+        case = folder.pattern.case(name) if folder.pattern else None
+        found = folder.label_maps.get(case or "", [])
         fault = ""
-        if case is None:
-            fault = f"it does not fit --volumes {source.volumes!r}"
-        elif len(found) != 1:
+        if len(found) != 1:
             fault = f"{len(found) or 'none'} of the label maps {source.label_maps!r} has {case!r} for *; one is needed"
         elif users.setdefault(found[0], name) != name:
             fault = f"its label map {found[0]} is that of {users[found[0]]} too: * stands for the same in both"
@@ -228,10 +213,13 @@ def _give_label_maps(source: VolumeSource, folder: VolumeFolder, release: Releas
 
 
 def _left_out(folder: VolumeFolder, release: Release) -> dict[str, list[str]]:
-    told = {printable(row.metadata["image_id"]) for row in release.rows}
-    told |= {problem.where for problem in release.problems}
-    told |= {printable(path.relative_to(folder.root).as_posix()) for row in release.rows for path in row.masks or []}
-    return {
-        "no row that can be used names it": [path for path in folder.paths if printable(path) not in told],
+    """The files of which neither a row nor a problem tells, by the reason."""
+    told = {row.metadata["image_id"] for row in release.rows} | {problem.where for problem in release.problems}
+    used = {path.relative_to(folder.root).as_posix() for row in release.rows for path in row.masks or []}
+    files = {
+        "no row that can be used names it": folder.paths,
+        "it is a label map, and no volume that can be used has it": sorted(sum(folder.label_maps.values(), [])),
+        "it does not fit --volumes": folder.unfit,
         "it is an image, and no volume that is read": folder.others,
     }
+    return {reason: [path for path in paths if path not in told | used] for reason, paths in files.items()}

@@ -18,44 +18,62 @@ class VolumeFolder:
 
     Args:
         root: The folder.
+        volumes: Which of the paths are volumes; all unless given.
+        label_maps: Which are label maps, and so no volumes.
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: There is no such folder, it holds DICOM files itself, or nothing that fits the patterns.
     """
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, volumes: "PathPattern | None" = None, label_maps: "PathPattern | None" = None):
+        self.root, self.pattern = root, volumes
         if not root.is_dir():
             raise ValueError(f"{root} is not a folder; --raw names the one that the volumes lie in.")
         self.paths: list[str] = []  # of volumes, from the root
-        self.others: list[str] = []  # files that one may take for some
-        for folder, names in walk(root):
-            inside = [(name, f"{folder}/{name}" if folder else name) for name in names]
-            files = [path for name, path in inside if name.lower().endswith(VOLUME_SUFFIXES)]
-            rest = [path for name, path in inside if not name.lower().endswith((*VOLUME_SUFFIXES, *DATA_SUFFIXES))]
-            self.paths += files
-            if any(_is_slice(root / path) for path in rest):
-                if not folder:
-                    raise ValueError(f"{root} itself holds DICOM files; give each series a folder below it.")
-                self.paths.append(folder)
+        self.label_maps: dict[str, list[str]] = {}  # by what `*` stands for
+        self.unfit: list[str] = []  # what would be a volume, but for the pattern
+        self.others: list[str] = []  # files that one may take for volumes
+        for path in self._list():
+            case = label_maps.case(path) if label_maps else None
+            if case is not None:
+                self.label_maps.setdefault(case, []).append(path)
             else:
-                self.others += [path for path in rest if is_image_file(root / path)]
-        self.paths.sort()
+                fits = volumes is None or volumes.case(path) is not None
+                (self.paths if fits else self.unfit).append(path)
+        if not self.paths:
+            fit = "" if volumes is None else f" that fit {volumes.pattern!r}; there is {self.unfit[:1] or 'no other'}"
+            raise ValueError(f"{root} holds no volumes{fit}. Read are NIfTI, MetaImage and folders of DICOM.")
+        if label_maps and not self.label_maps:
+            raise ValueError(f"{root} holds no label maps that fit {label_maps.pattern!r}.")
         self._named: dict[str, list[str]] = {}  # by every end of their paths, with suffix and without
-        self._within: dict[str, list[str]] = {}  # by the folders around them
+        self._within: dict[str, list[str]] = {}  # by every part of their folders' paths
         for path in map(composed, self.paths):
             parts = path.split("/")
             for number in range(len(parts)):
                 end = "/".join(parts[number:])
                 for name in {end, without_volume_suffix(end)}:
                     self._named.setdefault(name, []).append(path)
-                if number:
-                    self._within.setdefault("/".join(parts[:number]), []).append(path)
+                for stop in range(number + 1, len(parts)):
+                    self._within.setdefault("/".join(parts[number:stop]), []).append(path)
+
+    def _list(self) -> list[str]:
+        found = []
+        for folder, names in walk(self.root):
+            inside = [f"{folder}/{name}" if folder else name for name in names]
+            found += [path for path in inside if path.lower().endswith(VOLUME_SUFFIXES)]
+            rest = [path for path in inside if not path.lower().endswith((*VOLUME_SUFFIXES, *DATA_SUFFIXES))]
+            if any(_is_slice(self.root / path) for path in rest):
+                if not folder:
+                    raise ValueError(f"{self.root} itself holds DICOM files; give each series a folder below it.")
+                found.append(folder)
+            else:
+                self.others += [path for path in rest if is_image_file(self.root / path)]
+        return sorted(found)
 
     def find_image(self, name: str) -> Path:
         """
-        A volume by its path from the folder or by the end of it, with or without suffix, or by the path of a folder
-        that holds no other.
+        A volume by its path from the folder or by the end of it, with or without suffix, or by a folder that holds no
+        other.
 
         Raises:
             ValueError: There is none, there are several, or it lies outside the folder.
@@ -72,6 +90,8 @@ class VolumeFolder:
             return self.root / wanted
         if len(paths) != 1:
             several = f"may be {paths[0]} or {paths[1]}" if paths else "is not below the folder"
+            if self.pattern and not paths:
+                several += f", or does not fit --volumes {self.pattern.pattern!r}"
             raise ValueError(f"{shown} {several}; name it by its path from there")
         return self.root / paths[0]
 

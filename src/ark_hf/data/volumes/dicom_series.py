@@ -79,12 +79,12 @@ def read_dicom_series(folder: Path) -> Volume:
     Raises:
         UnreadableImageError: There are no DICOM files, or of several series; they lack places, or differ in
             orientation, size or spacing; two lie in one place, one is missing between others, or they lie unevenly;
-            there is one slice alone; or one cannot be read. The message names a file.
+            there is one slice alone; or one cannot be read. The message names a file, not the folder.
     """
     paths = dicom_files(folder)
     if not paths:
         deeper = " itself; name the one below it that does" * any(each.is_dir() for each in folder.iterdir())
-        raise UnreadableImageError(f"{printable(folder)}: the folder holds no DICOM files{deeper}")
+        raise UnreadableImageError(f"the folder holds no DICOM files{deeper}")
     try:
         slices = [_read_slice(path) for path in paths]
         _check_alike(slices)
@@ -93,8 +93,7 @@ def read_dicom_series(folder: Path) -> Volume:
         _check_steps(slices, [float(each.position @ normal) for each in slices])
         return Volume(_stack(slices), _affine(slices, normal))
     except UnreadableImageError as refusal:
-        text = str(refusal).removeprefix(f"{printable(folder)}{os.sep}")
-        raise UnreadableImageError(f"{printable(folder)}: {text}") from None
+        raise UnreadableImageError(str(refusal).removeprefix(f"{printable(folder)}{os.sep}")) from None
 
 
 def _read_slice(path: Path) -> Slice:

@@ -116,11 +116,14 @@ def _sampled(volume: Volume, to_old: np.ndarray, shape: Sequence[int], nearest: 
     """
     if volume.shape == tuple(shape) and np.abs(to_old - np.eye(4)).max() * max(shape) < ROUNDING:
         return volume.voxels
-    matrix, offset = to_old[:3, :3], to_old[:3, 3]
+    matrix, offset, values = to_old[:3, :3], to_old[:3, 3], volume.voxels
+    if turned := abs(values.strides[0]) < abs(values.strides[2]):  # scipy takes six times as long against the grain
+        matrix, offset, values, shape = matrix[::-1, ::-1], offset[::-1], values.T, shape[::-1]
     scale = np.diag(matrix)
     if np.abs(matrix - np.diag(scale)).max() * max(shape) < ROUNDING:
         matrix = scale  # which scipy samples an axis at a time
-    dtype = volume.voxels.dtype if nearest else np.float32
-    return scipy.ndimage.affine_transform(
-        volume.voxels, matrix, offset, tuple(shape), dtype, order=0 if nearest else 1, mode=beyond, prefilter=False
+    dtype, order = (values.dtype, 0) if nearest else (np.dtype(np.float32), 1)
+    sampled = scipy.ndimage.affine_transform(
+        values, matrix, offset, tuple(shape), dtype, order=order, mode=beyond, prefilter=False
     )
+    return sampled.T if turned else sampled

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..images.dicom import is_dicom
-from ..images.image_files import UnreadableImageError, kind_of_content, open_image_file
+from ..images.image_files import UnreadableImageError, kind_of_content, naming_the_image, open_image_file
 from ..images.metaimage import is_metaimage, read_metaimage_volume
 from .dicom_series import LPS_TO_RAS, read_dicom_series
 from .nifti import is_nifti, read_nifti
@@ -41,7 +41,8 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     nibabel()  # its absence is told before any file is blamed
     path = Path(path)
     if path.is_dir():
-        return read_dicom_series(path)
+        with naming_the_image(str(path), RESCUE):
+            return read_dicom_series(path)
     with open_image_file(path, RESCUE) as file:
         return read_open_volume(file, path)
 

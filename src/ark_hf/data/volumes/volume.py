@@ -136,8 +136,8 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         values += np.float32(intercept)
         return values
     wide = stored.astype(np.int64 if stored.itemsize > 2 else np.int32)
-    wide *= int(slope)
-    wide += int(intercept)
+    np.multiply(wide, int(slope), out=wide)
+    np.add(wide, int(intercept), out=wide)
     return wide.astype(dtype)
 
 
