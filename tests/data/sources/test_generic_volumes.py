@@ -302,6 +302,13 @@ def test_label_maps_with_other_values_are_refused(tmp_path, values, kind, reason
         LabelMapFiles({1: "a"})(row)
 
 
+def test_a_damaged_label_map_is_told_without_the_paths_of_this_machine(tmp_path):
+    (tmp_path / "seg.nii.gz").write_bytes(b"nothing")
+    row = type("Row", (), {"masks": [tmp_path / "seg.nii.gz"]})
+    with pytest.raises(ValueError, match="^its label map seg.nii.gz: this is no NIfTI file"):
+        LabelMapFiles({1: "a"})(row)
+
+
 def test_label_maps_of_whole_floats_and_without_background_are_read(tmp_path):
     for values, expected in (((0.0, 1.0, 3.0), [0, 1, 2]), ((3.0, 1.0, 3.0), [1, 2])):
         save(tmp_path / "seg.nii.gz", organ(0, values, np.float32))

@@ -116,11 +116,12 @@ class LabelMapFiles:
 
     def __call__(self, row: Row) -> Volume:
         (path,) = row.masks
-        stored = read_volume(path)
         try:
+            stored = read_volume(path)
             return Volume(self._numbered(stored.voxels), stored.affine)
         except ValueError as error:
-            raise UnreadableImageError(f"its label map {printable(path.name)}: {error}") from None
+            reason = str(error).removeprefix(f"{printable(path)}: ")  # where it lies on this machine is told to no one
+            raise UnreadableImageError(f"its label map {printable(path.name)}: {reason}") from None
 
     def _numbered(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind == "f":  # as some tools write whole numbers
