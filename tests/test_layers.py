@@ -44,9 +44,12 @@ cli __main__.py
 PLACES = {path: number for number, line in enumerate(LAYERS.splitlines()) for path in line.split()}
 MODEL_FILES = (
     "configuration_ark.py",
+    "heads_ark.py",
     "image_processing_ark.py",
+    "masks_ark.py",
     "modeling_ark.py",
     "modeling_ark_segmentation.py",
+    "tasks_ark.py",
     "thresholds_ark.py",
 )
 

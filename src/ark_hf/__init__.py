@@ -18,7 +18,7 @@ _EXPORTS = {
     "ArkForImageClassification": ".models.ark.modeling_ark",
     "ArkModel": ".models.ark.modeling_ark",
     "ArkForSemanticSegmentation": ".models.ark.modeling_ark_segmentation",
-    "segmentation_loss": ".models.ark.modeling_ark_segmentation",
+    "segmentation_loss": ".models.ark.masks_ark",
     "ArkImageProcessor": ".models.ark.image_processing_ark",
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
     "RELEASED_TASKS": ".models.ark.convert_ark_checkpoint",
@@ -279,10 +279,10 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .models.ark.convert_ark_checkpoint import convert_checkpoint as convert_checkpoint
     from .models.ark.image_processing_ark import ArkImageProcessor as ArkImageProcessor
     from .models.ark.image_processing_ark import ArkImageProcessorPil as ArkImageProcessorPil
+    from .models.ark.masks_ark import segmentation_loss as segmentation_loss
     from .models.ark.modeling_ark import ArkForImageClassification as ArkForImageClassification
     from .models.ark.modeling_ark import ArkModel as ArkModel
     from .models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation as ArkForSemanticSegmentation
-    from .models.ark.modeling_ark_segmentation import segmentation_loss as segmentation_loss
     from .serving.page import build_page as build_page
     from .serving.page import start_page as start_page
     from .serving.serve import serve as serve

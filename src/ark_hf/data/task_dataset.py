@@ -27,7 +27,7 @@ from huggingface_hub import DatasetCard, hf_hub_download
 
 from ..cells import LABEL_VALUES, label_word
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
-from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
 from .copies import cache_dir, forget_earlier_states, split_revision
 from .unlabelled import AnyTask, Unlabelled, select_images
 from .volumes.volume import nibabel

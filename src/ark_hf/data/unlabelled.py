@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import pyarrow as pa
 from datasets import Dataset, Image, Nifti
 
-from ..models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
 from .rows import OPTIONAL_COLUMNS
 
 METADATA_COLUMNS = ("image_id", *OPTIONAL_COLUMNS)

@@ -33,9 +33,12 @@ TASKS = [
 ]
 CODE_FILES = {
     "configuration_ark.py",
+    "heads_ark.py",
+    "image_processing_ark.py",
+    "masks_ark.py",
     "modeling_ark.py",
     "modeling_ark_segmentation.py",
-    "image_processing_ark.py",
+    "tasks_ark.py",
     "thresholds_ark.py",
 }
 SIZE = {"height": 32, "width": 32}

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ark_hf.models.ark.configuration_ark import MODALITIES, PROBLEM_TYPES, ArkConfig, ArkTask, SegmentationTask
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
+from ark_hf.models.ark.tasks_ark import MODALITIES, PROBLEM_TYPES
 
 FINDINGS = {"name": "vindr", "labels": ["Tuberculosis", "Mass/Nodule"]}
 OPACITY = {

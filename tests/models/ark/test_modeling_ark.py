@@ -13,13 +13,8 @@ from torch.nn import functional as F
 from transformers import set_seed
 
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
-from ark_hf.models.ark.modeling_ark import (
-    ArkForImageClassification,
-    ArkModel,
-    known_elements,
-    log_odds,
-    masked_classification_loss,
-)
+from ark_hf.models.ark.heads_ark import known_elements, log_odds, masked_classification_loss
+from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
 
 from .golden import rule_state_dict
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from ark_hf.models.ark.modeling_ark import masked_classification_loss
+from ark_hf.models.ark.heads_ark import masked_classification_loss
 from ark_hf.training.finetune.losses import FinetuningLoss, class_weights
 
 MULTI, SINGLE = "multi_label_classification", "single_label_classification"

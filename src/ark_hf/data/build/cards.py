@@ -8,7 +8,7 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask
+from ...models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask
 from ...pages.formats import markdown_cell
 from ...provenance import package_version
 from ..task_dataset import card_entries

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...models.ark.configuration_ark import BACKGROUND, SegmentationTask
+from ...models.ark.tasks_ark import BACKGROUND, SegmentationTask
 from ..images.image_files import walk
 from ..mask_files import MASK_SUFFIXES, MaskFiles, shown_path
 from ..rows import Problem, Release, Row

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...cells import LABEL_VALUES, METADATA_READERS, fold, is_blank, label_word, plain_number, plain_text
 from ...labels import normalise
-from ...models.ark.configuration_ark import DEFAULT_MODALITY, ArkTask
+from ...models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask
 from .columns import column_key, find_column
 
 NOTHING = normalise("No Finding")

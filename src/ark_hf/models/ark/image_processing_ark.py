@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
 from transformers.image_utils import (
@@ -22,7 +21,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
-from .configuration_ark import DEFAULT_MODALITY, check_modality
+from .masks_ark import label_maps
+from .tasks_ark import DEFAULT_MODALITY, check_modality
 
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 CHANNEL_COUNTS = (1, 3, 4)
@@ -88,40 +88,8 @@ class ArkImageProcessingBase(BaseImageProcessor):
     def post_process_semantic_segmentation(
         self, outputs, target_sizes=None, return_segmentation_scores: bool = False
     ) -> list[torch.Tensor] | list[BatchFeature]:
-        """
-        Label maps of a segmenter's outputs, int64 (height, width): the values that `id2label` names.
-
-        Of labels that overlap, a pixel gets the one with the largest margin over its threshold, in log-odds, and 0
-        where none reaches it: a map cannot show the others, which `outputs.logits` have.
-
-        Args:
-            outputs: [`ArkSemanticSegmenterOutput`] of a batch.
-            target_sizes: (height, width) of each image, to which the logits are enlarged.
-            return_segmentation_scores: Whether to return of each image `segmentation`, the map, and
-                `segmentation_scores`, (values, height, width), of which it has the largest: logits, or of labels that
-                overlap the margins, after 0 for the background.
-
-        Raises:
-            ValueError: There are not as many sizes as images.
-        """
-        logits, cutoffs = outputs.logits, getattr(outputs, "cutoffs", None)
-        if target_sizes is not None and len(target_sizes) != len(logits):
-            raise ValueError(f"target_sizes must have one size an image: {len(target_sizes)} for {len(logits)}")
-        if cutoffs is not None:
-            margins = logits - cutoffs[:, :, None, None]
-            logits = torch.cat([torch.zeros_like(margins[:, :1]), margins], dim=1)
-        scores = list(logits)
-        if target_sizes is not None:
-            sizes = [tuple(int(side) for side in size) for size in target_sizes]
-            scores = [
-                F.interpolate(each[None], size=size, mode="bilinear", align_corners=False)[0]
-                for each, size in zip(scores, sizes, strict=True)
-            ]
-        maps = [each.argmax(dim=0) for each in scores]
-        if not return_segmentation_scores:
-            return maps
-        pairs = zip(maps, scores, strict=True)
-        return [BatchFeature({"segmentation": shown, "segmentation_scores": each}) for shown, each in pairs]
+        """Label maps of a segmenter's outputs; see [`label_maps`]. `target_sizes` are (height, width)."""
+        return label_maps(outputs, target_sizes, return_segmentation_scores)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3):
         return super()._prepare_images_structure(_add_missing_channel_axis(images), expected_ndims)

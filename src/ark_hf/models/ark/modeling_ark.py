@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from .configuration_ark import ArkConfig, ArkTask
+from .configuration_ark import ArkConfig
+from .heads_ark import ArkLinear, TaskHeadsMixin, check_classifies
 from .thresholds_ark import BoundThresholdsMixin
 
 if TYPE_CHECKING:  # transformers lets the files travel that are imported, and `auto_map` names this one in every model
@@ -56,71 +56,6 @@ class ArkImageClassifierOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     embeddings: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
-
-
-def known_elements(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
-    """Which elements (multi-label) or rows (single-label) carry a label; NaN and -100 are unknown."""
-    if problem_type == "multi_label_classification":
-        return ~torch.isnan(labels)
-    return ~torch.isnan(labels).any(dim=-1) if labels.is_floating_point() else labels != -100
-
-
-def masked_classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, num_known: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """
-    Binary or ordinary cross-entropy over the elements whose label is known.
-
-    Args:
-        logits: (batch, labels), float.
-        labels: Multi-label: float (batch, labels) in [0, 1], NaN unknown; (batch,) for one label. Single-label: int
-            (batch,), -100 unknown, or float (batch, labels) probabilities, a row with NaN unknown.
-        problem_type: "multi_label_classification" or "single_label_classification".
-        num_known: Number of known elements to divide by; by default those of this call. Training passes the number
-            in the global batch, so that the mean runs over all processes and accumulation steps.
-
-    Returns:
-        Scalar, zero with a graph if nothing is known.
-
-    Raises:
-        ValueError: The labels do not fit the logits.
-    """
-    if problem_type == "multi_label_classification":
-        labels = labels[:, None] if labels.ndim == 1 and logits.shape[-1] == 1 else labels
-        if labels.shape != logits.shape or not labels.is_floating_point():
-            raise ValueError(
-                f"Multi-label classification takes float labels of shape {tuple(logits.shape)}; "
-                f"got {labels.dtype} of shape {tuple(labels.shape)}."
-            )
-    elif labels.shape != (logits.shape if labels.is_floating_point() else logits.shape[:1]):
-        raise ValueError(
-            f"Single-label classification takes class indices of shape ({len(logits)},) or float probabilities of "
-            f"shape {tuple(logits.shape)}; got {labels.dtype} of shape {tuple(labels.shape)}."
-        )
-
-    known = known_elements(labels, problem_type)
-    if num_known is None:
-        num_known = known.sum()
-    logits = logits.float()
-    if problem_type == "multi_label_classification":
-        targets = torch.where(known, labels, 0).to(logits.dtype)
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    elif labels.is_floating_point():
-        losses = F.cross_entropy(logits, torch.where(known[:, None], labels, 0).to(logits.dtype), reduction="none")
-    else:
-        losses = F.cross_entropy(logits, labels.long(), reduction="none", ignore_index=-100)
-    return torch.where(known, losses, 0).sum() / torch.as_tensor(num_known, device=logits.device).clamp(min=1)
-
-
-def log_odds(logits: torch.Tensor) -> torch.Tensor:
-    """Per-class log-odds of a softmax, (batch, classes): the sigmoid of the result is exactly the softmax."""
-    differences = logits.unsqueeze(-2) - logits.unsqueeze(-1)  # first of all, or large logits would lose digits
-    itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    return -differences.masked_fill(itself, -torch.inf).logsumexp(dim=-1)
-
-
-class ArkLinear(nn.Linear):
-    """A linear layer of the projector or a head: as in the originals it keeps PyTorch's default initialisation."""
 
 
 class ArkPreTrainedModel(PreTrainedModel):
@@ -375,22 +310,14 @@ class ArkModel(ArkPreTrainedModel):
         )
 
 
-class ArkForImageClassification(BoundThresholdsMixin, ArkPreTrainedModel):
+class ArkForImageClassification(BoundThresholdsMixin, TaskHeadsMixin, ArkPreTrainedModel):
     """Ark with its heads, one per task and named; with `tasks=None` an ordinary classifier with one head."""
 
     def __init__(self, config: ArkConfig):
-        if config.segmentation is not None:
-            raise ValueError(
-                f"This is a segmenter of {config.segmentation.labels}: load it with AutoModelForSemanticSegmentation, "
-                "or give `num_labels=`, `id2label=` or `tasks=` for a classifier with its encoder."
-            )
+        check_classifies(config)
         super().__init__(config)
         self.ark = ArkModel(config)
-        self.num_labels = config.num_labels
-        if config.tasks is None:
-            self.classifier = ArkLinear(self.ark.embedding_dim, config.num_labels)
-        else:
-            self.heads = nn.ModuleDict({task.name: self._new_head(task) for task in config.tasks})
+        self.build_heads(self.ark.embedding_dim)
         self.post_init()
         # `ArkModel` ignores heads in a checkpoint, and its patterns were merged into ours: here they must be reported
         self._keys_to_ignore_on_load_unexpected: set[str] = set()
@@ -400,46 +327,8 @@ class ArkForImageClassification(BoundThresholdsMixin, ArkPreTrainedModel):
         super().set_image_size(image_size, window_size)
         self.drop_stale_thresholds()
 
-    def _new_head(self, task: ArkTask) -> ArkLinear:
-        return ArkLinear(self.ark.embedding_dim, len(task.labels))
-
     def get_input_embeddings(self):
         return None
-
-    def add_task(self, task: ArkTask) -> None:
-        """Adds a head with fresh weights, after the others. Raises `ValueError` if the name is taken."""
-        task = ArkTask.from_dict(task)
-        self.config.tasks = [*self._tasks(), task]
-        head = self._new_head(task)
-        reference = next(self.parameters())
-        self.heads[task.name] = head.to(device=reference.device, dtype=reference.dtype)
-        self.num_labels = self.config.num_labels
-
-    def remove_task(self, name: str) -> None:
-        """Removes a head. Raises `ValueError` if there is none of this name or it is the last one."""
-        self._task(name)
-        self.keep_tasks([task.name for task in self._tasks() if task.name != name])
-
-    def keep_tasks(self, names: list[str]) -> None:
-        """Keeps the named heads, in the given order, and removes the others. Raises `ValueError` on unknown names."""
-        kept = [self._task(name) for name in names]
-        self.config.tasks = kept
-        self.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in kept})
-        self.num_labels = self.config.num_labels
-
-    def _tasks(self) -> list[ArkTask]:
-        if self.config.tasks is None:
-            raise ValueError(
-                "This model is an ordinary classifier without named tasks (config.tasks is None). If label maps were "
-                "set on the config of a loaded multi-task model, load the model with that config instead."
-            )
-        return self.config.tasks
-
-    def _task(self, name: str) -> ArkTask:
-        tasks = {task.name: task for task in self._tasks()}
-        if name not in tasks:
-            raise ValueError(f"Unknown task {name!r}; this model has {list(tasks)}.")
-        return tasks[name]
 
     @can_return_tuple
     def forward(
@@ -464,56 +353,10 @@ class ArkForImageClassification(BoundThresholdsMixin, ArkPreTrainedModel):
             ValueError: The task is unknown, or the labels do not fit.
         """
         outputs: ArkModelOutput = self.ark(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
-        loss = None
-        if self.config.tasks is None and hasattr(self, "classifier") and task is None:
-            logits = self.classifier(outputs.embeddings).float()
-            if labels is not None:
-                loss = self._classifier_loss(logits, labels)
-        elif task is not None or len(self._tasks()) == 1:
-            chosen = self._task(task) if task is not None else self._tasks()[0]
-            logits = self.heads[chosen.name](outputs.embeddings).float()
-            if labels is not None:
-                loss = masked_classification_loss(logits, labels, chosen.problem_type)
-        else:
-            raw = {each.name: self.heads[each.name](outputs.embeddings).float() for each in self._tasks()}
-            if labels is not None:
-                loss = self._mean_task_loss(raw, labels)
-            logits = torch.cat(
-                [
-                    raw[each.name] if each.problem_type == "multi_label_classification" else log_odds(raw[each.name])
-                    for each in self._tasks()
-                ],
-                dim=-1,
-            )
+        loss, logits = self.answer(outputs.embeddings, labels, task)
         return ArkImageClassifierOutput(
             loss=loss, logits=logits, embeddings=outputs.embeddings, hidden_states=outputs.hidden_states
         )
-
-    def _classifier_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.problem_type is None:  # inferred and remembered, as transformers does
-            if self.config.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.is_floating_point():
-                self.config.problem_type = "multi_label_classification"
-            else:
-                self.config.problem_type = "single_label_classification"
-        if self.config.problem_type == "regression":
-            return F.mse_loss(logits.reshape(labels.shape), labels.to(logits.dtype))
-        return masked_classification_loss(logits, labels, self.config.problem_type)
-
-    def _mean_task_loss(self, logits: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        expected = (len(next(iter(logits.values()))), self.config.num_labels)
-        if labels.shape != expected or not labels.is_floating_point():
-            raise ValueError(
-                f"A model of several tasks takes float labels of shape {expected}, NaN where unknown, or `task=` and "
-                f"that task's labels; got {labels.dtype} of shape {tuple(labels.shape)}. To train one new head of "
-                "your own classes, load the model with `id2label=` or `num_labels=`."
-            )
-        losses, known = [], []
-        for task, part in zip(self._tasks(), labels.split([len(t.labels) for t in self._tasks()], dim=1), strict=True):
-            losses.append(masked_classification_loss(logits[task.name], part, task.problem_type))
-            known.append(known_elements(part, task.problem_type).any())
-        return torch.stack(losses).sum() / torch.stack(known).sum().clamp(min=1)
 
 
 __all__ = ["ArkForImageClassification", "ArkModel", "ArkPreTrainedModel"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import cached_file, logging
 
-from .configuration_ark import ArkTask
+from .tasks_ark import ArkTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
@@ -27,25 +27,26 @@ def weights_digests(weights: Mapping[str, torch.Tensor], config: Any) -> dict[st
     """
     Of each task with thresholds a sha256 over all that its probabilities come from.
 
-    That is the encoder, the projector and the task's own head: names, shapes and values as float32; and the side of
-    the input. So it does not change with other heads, with the files that weights are stored in, nor by storing them
-    in a wider type. 800 MB take less than a second on two cores.
+    That is the encoder, the projector and the task's own head: names, shapes and values as float32; and what the
+    config's `view` says. So it does not change with other heads, with the files that weights are stored in, nor by
+    storing them in a wider type. 800 MB take less than a second on two cores.
 
     Args:
-        weights: State dict of an `ArkForImageClassification`, on any device but "meta".
-        config: `ArkConfig` of the same model.
+        weights: State dict of the classifier, on any device but "meta".
+        config: Of the same model.
     """
     names = [task.name for task in config.tasks or [] if task.thresholds]
     if not names:
         return {}
-    wanted = tuple(f"heads.{name}." for name in names)
-    chosen = sorted(key for key in weights if key.startswith("ark.") or key.startswith(wanted))
+    encoder = f"{config.model_type}."
+    wanted = (encoder, *(f"heads.{name}." for name in names))
+    chosen = sorted(key for key in weights if key.startswith(wanted))
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         lines = dict(zip(chosen, pool.map(lambda key: _line(key, weights[key]), chosen), strict=True))
     digests = {}
     for name in names:
-        own = [line for key, line in lines.items() if key.startswith(("ark.", f"heads.{name}."))]
-        digests[name] = hashlib.sha256("\n".join([f"image_size {config.image_size}", *own]).encode()).hexdigest()
+        own = [line for key, line in lines.items() if key.startswith((encoder, f"heads.{name}."))]
+        digests[name] = hashlib.sha256("\n".join([config.view, *own]).encode()).hexdigest()
     return digests
 
 
@@ -76,7 +77,7 @@ def _recorded_thresholds(name_or_path: Any, kwargs: dict[str, Any]) -> dict[str,
 
 
 class BoundThresholdsMixin(_Model):
-    """What loading, saving, training and casting do to the operating points of an `ArkForImageClassification`."""
+    """What loading, saving, training and casting do to the operating points of a classifier with named heads."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ...models.ark.configuration_ark import ArkTask
-from ...models.ark.modeling_ark import known_elements, masked_classification_loss
+from ...models.ark.heads_ark import known_elements, masked_classification_loss
 
 # Of labels and their task: the labels and the problem type that the loss is computed with
 Criterion = Callable[[torch.Tensor, ArkTask], tuple[torch.Tensor, str]]

@@ -12,7 +12,8 @@ from ...data.loading import InferenceSamples
 from ...inference.predict import mean_probabilities, predict_logits
 from ...metrics.auroc import one_vs_rest
 from ...models.ark.configuration_ark import ArkTask
-from ...models.ark.modeling_ark import ArkForImageClassification, known_elements, masked_classification_loss
+from ...models.ark.heads_ark import known_elements, masked_classification_loss
+from ...models.ark.modeling_ark import ArkForImageClassification
 from ..selection import label_aurocs, mean_of_defined
 from .objective import Criterion
 

@@ -15,7 +15,8 @@ from ...evaluation.mask_scoring import score_masks
 from ...metrics.resampling import row_means
 from ...models.ark.configuration_ark import SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
-from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation, segmentation_loss
+from ...models.ark.masks_ark import segmentation_loss
+from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .arguments import FinetuningArguments
 from .losses import DIVERGED
 
