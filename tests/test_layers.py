@@ -42,15 +42,20 @@ auto.py __init__.py
 cli __main__.py
 """
 PLACES = {path: number for number, line in enumerate(LAYERS.splitlines()) for path in line.split()}
-MODEL_FILES = (
-    "configuration_ark.py",
-    "heads_ark.py",
-    "image_processing_ark.py",
-    "masks_ark.py",
-    "modeling_ark.py",
-    "modeling_ark_segmentation.py",
-    "tasks_ark.py",
-    "thresholds_ark.py",
+SHARED_FILES = ("ark/heads_ark.py", "ark/masks_ark.py", "ark/tasks_ark.py", "ark/thresholds_ark.py")
+ARK_FILES = (
+    *SHARED_FILES,
+    "ark/configuration_ark.py",
+    "ark/image_processing_ark.py",
+    "ark/modeling_ark.py",
+    "ark/modeling_ark_segmentation.py",
+)
+GENESIS_FILES = (
+    *SHARED_FILES,
+    "genesis/code_genesis.py",
+    "genesis/configuration_genesis.py",
+    "genesis/image_processing_genesis.py",
+    "genesis/modeling_genesis.py",
 )
 
 
@@ -88,10 +93,10 @@ def test_imports_point_down(path):
     assert not imports_from_above(path)
 
 
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_files_that_travel_to_the_hub_import_only_each_other(name):
-    folder = PACKAGE / "models" / "ark"
-    assert {target.name for target in imported_files(folder / name)} <= set(MODEL_FILES)
+@pytest.mark.parametrize("path, travelling", [(path, files) for files in (ARK_FILES, GENESIS_FILES) for path in files])
+def test_files_that_travel_to_the_hub_import_only_each_other(path, travelling):
+    found = imported_files(PACKAGE / "models" / path)
+    assert {str(target.relative_to(PACKAGE / "models")) for target in found} <= set(travelling)
 
 
 @pytest.mark.parametrize(

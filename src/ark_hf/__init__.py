@@ -23,6 +23,13 @@ _EXPORTS = {
     "ArkImageProcessorPil": ".models.ark.image_processing_ark",
     "RELEASED_TASKS": ".models.ark.convert_ark_checkpoint",
     "convert_checkpoint": ".models.ark.convert_ark_checkpoint",
+    "GenesisConfig": ".models.genesis.configuration_genesis",
+    "GenesisForImageClassification": ".models.genesis.modeling_genesis",
+    "GenesisForPreTraining": ".models.genesis.modeling_genesis",
+    "GenesisForSemanticSegmentation": ".models.genesis.modeling_genesis",
+    "GenesisModel": ".models.genesis.modeling_genesis",
+    "GenesisImageProcessor": ".models.genesis.image_processing_genesis",
+    "convert_genesis_checkpoint": ".models.genesis.convert_genesis_checkpoint",
     "normalise_label": ".labels:normalise",
     "read_synonyms": ".labels",
     "auroc": ".metrics.auroc",
@@ -86,7 +93,8 @@ _EXPORTS = {
     "phantom_release": ".data.sources.phantom_sites",
     "describe_datasets": ".data.report.numbers",
     "write_data_report": ".data.report.page",
-    "load_ark": ".inference.predict",
+    "load_ark": ".inference.load",
+    "load_genesis": ".inference.load",
     "mean_probabilities": ".inference.predict",
     "predict_files": ".inference.predict",
     "predict_logits": ".inference.predict",
@@ -241,11 +249,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.feature_clusters import co_segment as co_segment
     from .inference.feature_clusters import project_features as project_features
     from .inference.heatmaps import heat_maps as heat_maps
+    from .inference.load import load_ark as load_ark
+    from .inference.load import load_genesis as load_genesis
     from .inference.masks import label_masks as label_masks
     from .inference.overlays import mask_overlay as mask_overlay
     from .inference.overlays import overlay as overlay
     from .inference.pipeline import ChestXrayClassificationPipeline as ChestXrayClassificationPipeline
-    from .inference.predict import load_ark as load_ark
     from .inference.predict import mean_probabilities as mean_probabilities
     from .inference.predict import predict_files as predict_files
     from .inference.predict import predict_logits as predict_logits
@@ -283,6 +292,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .models.ark.modeling_ark import ArkForImageClassification as ArkForImageClassification
     from .models.ark.modeling_ark import ArkModel as ArkModel
     from .models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation as ArkForSemanticSegmentation
+    from .models.genesis.configuration_genesis import GenesisConfig as GenesisConfig
+    from .models.genesis.convert_genesis_checkpoint import convert_genesis_checkpoint as convert_genesis_checkpoint
+    from .models.genesis.image_processing_genesis import GenesisImageProcessor as GenesisImageProcessor
+    from .models.genesis.modeling_genesis import GenesisForImageClassification as GenesisForImageClassification
+    from .models.genesis.modeling_genesis import GenesisForPreTraining as GenesisForPreTraining
+    from .models.genesis.modeling_genesis import GenesisForSemanticSegmentation as GenesisForSemanticSegmentation
+    from .models.genesis.modeling_genesis import GenesisModel as GenesisModel
     from .serving.page import build_page as build_page
     from .serving.page import start_page as start_page
     from .serving.serve import serve as serve

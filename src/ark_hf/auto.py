@@ -1,10 +1,11 @@
-"""Registers Ark with transformers' Auto classes, and its code to travel with every `save_pretrained`."""
+"""Registers Ark and Genesis with transformers' Auto classes; Ark's code, too, to travel with all that is saved."""
 
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
     AutoModelForSemanticSegmentation,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
@@ -16,6 +17,14 @@ from .models.ark.configuration_ark import ArkConfig
 from .models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from .models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from .models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from .models.genesis.configuration_genesis import GenesisConfig
+from .models.genesis.image_processing_genesis import GenesisImageProcessor
+from .models.genesis.modeling_genesis import (
+    GenesisForImageClassification,
+    GenesisForPreTraining,
+    GenesisForSemanticSegmentation,
+    GenesisModel,
+)
 
 AutoConfig.register("ark", ArkConfig)
 AutoModel.register(ArkConfig, ArkModel)
@@ -25,6 +34,17 @@ MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["ark"] = "ArkForSemanticSegmentati
 AutoImageProcessor.register(
     ArkConfig, image_processor_classes={"torchvision": ArkImageProcessor, "pil": ArkImageProcessorPil}
 )
+
+AutoConfig.register("genesis", GenesisConfig)
+AutoModel.register(GenesisConfig, GenesisModel)
+AutoModelForPreTraining.register(GenesisConfig, GenesisForPreTraining)
+AutoModelForImageClassification.register(GenesisConfig, GenesisForImageClassification)
+AutoModelForSemanticSegmentation.register(GenesisConfig, GenesisForSemanticSegmentation)
+# The one class for whichever backend is asked for
+AutoImageProcessor.register(
+    GenesisConfig, image_processor_classes=dict.fromkeys(("torchvision", "pil"), GenesisImageProcessor)
+)
+
 PIPELINE_REGISTRY.register_pipeline(
     "chest-xray-classification",
     pipeline_class=ChestXrayClassificationPipeline,

@@ -16,7 +16,8 @@ from .evaluation.report.task_report import TaskReport, evaluate_task
 from .evaluation.report.text import report_text
 from .evaluation.scoring import load_evaluation_data
 from .files import replace_folder
-from .inference.predict import load_ark, predict_files
+from .inference.load import load_ark
+from .inference.predict import predict_files
 from .inference.prediction_files import write_predictions
 from .inference.task_labels import task_label_names
 from .provenance import weights_sha256

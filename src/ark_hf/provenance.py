@@ -52,7 +52,7 @@ def write_provenance(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
         facts: Ready for JSON and free of paths, at least those that `KINDS` names. Further, of a training: `start`,
             the name of what it started from; `start_provenance`, the same facts of that; `settings`; `data`, of each
             dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`. Of
-            a conversion: `method`, where the original was not trained as Ark is ("peac").
+            a conversion: `method`, where the original was not trained as Ark is ("peac", "genesis").
     """
     versions = {"ark-hf": package_version(), **{name: version(name) for name in ("torch", "transformers", "timm")}}
     write_json(folder / PROVENANCE_FILE, {"kind": kind, **facts, "versions": versions})

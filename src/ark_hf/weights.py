@@ -5,6 +5,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,6 +100,48 @@ def check_tensors(weights: dict[str, Any], where: str) -> None:
             raise UnreadableWeightsError(
                 f"{where}: tensor {key!r} holds NaN or infinite values; the training that wrote it had diverged."
             )
+
+
+def without_module_prefix(weights: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict without the `module.` of a model that was trained in parallel."""
+    stripped = {key.removeprefix("module."): value for key, value in weights.items()}
+    if len(stripped) < len(weights):
+        raise UnreadableWeightsError(f"{path} holds tensors twice, with and without the prefix `module.`.")
+    return stripped
+
+
+def check_filled(
+    weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], shown: Callable[[str], str] = str
+) -> None:
+    """
+    Checks that a state dict fills a model's.
+
+    Args:
+        weights: With the model's keys alone.
+        expected: The model's state dict, on any device.
+        shown: What a message calls a key.
+
+    Raises:
+        ValueError: Tensors are missing, of another shape, or no floating-point numbers where the model has such.
+    """
+    exact = [
+        shown(key)
+        for key, value in weights.items()
+        if expected[key].is_floating_point() and not value.is_floating_point()
+    ]
+    if exact:
+        raise ValueError(f"tensors hold no floating-point numbers: {len(exact)}, such as {exact[:3]}.")
+    missing = [shown(key) for key in expected if key not in weights]
+    misshapen = [
+        f"{shown(key)} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
+        for key, value in weights.items()
+        if value.shape != expected[key].shape
+    ]
+    if missing or misshapen:
+        raise ValueError(
+            f"tensors are missing ({len(missing)}) or of another shape ({len(misshapen)}), such as "
+            f"{(missing + misshapen)[:3]}; the file is not whole, or not of this architecture."
+        )
 
 
 def _read(path: Path) -> Any:

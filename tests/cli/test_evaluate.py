@@ -21,7 +21,7 @@ from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import build_phantom_sites, phantom_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.hub.model_card import model_card_files
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.metrics.auroc import auroc
 from ark_hf.metrics.calibration import brier_score
 from ark_hf.models.ark.configuration_ark import ArkConfig

@@ -294,7 +294,7 @@ def test_flags_of_all_verbs():
 def mean_column_aurocs(model_dir, dataset, used) -> dict[str, float | None]:
     """AUROC of the mean of the named columns over the dataset's test split, None without columns."""
     from ark_hf.data.task_dataset import load_task_dataset
-    from ark_hf.inference.predict import load_ark
+    from ark_hf.inference.load import load_ark
     from ark_hf.metrics.auroc import auroc
 
     model, processor = load_ark(model_dir)

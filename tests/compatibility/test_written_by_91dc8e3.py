@@ -19,7 +19,7 @@ from ark_hf.data.task_dataset import load_task_dataset, read_build_facts, read_t
 from ark_hf.evaluation.report.stored import read_report
 from ark_hf.hub import push_model
 from ark_hf.inference.embeddings import open_store, picture_keys
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.models.ark.configuration_ark import AUTO_MAP
 from ark_hf.models.ark.modeling_ark import ArkModel
 from ark_hf.training.ark.pretrainer import CyclicPretrainer

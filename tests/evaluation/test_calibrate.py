@@ -19,7 +19,8 @@ from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.evaluation.calibrate import calibrate_task, calibrated_scores, fold_temperature, save_calibrated
 from ark_hf.evaluation.scoring import score_task
-from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits, with_crops
+from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import mean_probabilities, predict_logits, with_crops
 from ark_hf.metrics.auroc import auroc, one_vs_rest
 from ark_hf.metrics.calibration import (
     brier_score,

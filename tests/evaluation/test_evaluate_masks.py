@@ -27,7 +27,7 @@ from ark_hf.evaluation.mask_scoring import (
 )
 from ark_hf.evaluation.report.gallery import without_pictures
 from ark_hf.evaluation.report.mask_gallery import ranked_rows
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.metrics.overlap import dice, hausdorff_distance, iou
 
 from ..inference.segmenters import save_segmenter

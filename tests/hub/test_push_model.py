@@ -28,7 +28,7 @@ from ark_hf.cli.main import main
 from ark_hf.hub.model_card import model_card
 from ark_hf.hub.push_dataset import push_dataset
 from ark_hf.hub.push_model import check_model_folder, model_files, push_model
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.provenance import read_provenance
 from ark_hf.training.peac.heads import HEADS_FILE
 from tests.conftest import COUNTS

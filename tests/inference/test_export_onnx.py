@@ -24,7 +24,8 @@ from transformers import AutoImageProcessor
 from ark_hf.cli.export import export
 from ark_hf.evaluation.calibrate import fold_temperature
 from ark_hf.inference.export_onnx import export_onnx
-from ark_hf.inference.predict import load_ark, predict_files
+from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import predict_files
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel

@@ -14,13 +14,8 @@ from ark_hf.data.inputs import read_input
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.inference.agreement import FindingLabel, writing_second_opinions
 from ark_hf.inference.heatmaps import heat_maps
-from ark_hf.inference.predict import (
-    load_ark,
-    mean_probabilities,
-    predict_files,
-    predict_logits,
-    with_crops,
-)
+from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import mean_probabilities, predict_files, predict_logits, with_crops
 from ark_hf.inference.prediction_files import write_predictions
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil

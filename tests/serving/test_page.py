@@ -23,9 +23,9 @@ from PIL import Image
 from ark_hf.cli.serve import serve as serve_verb
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
+from ark_hf.inference.load import load_ark
 from ark_hf.inference.overlays import overlay
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
-from ark_hf.inference.predict import load_ark
 from ark_hf.inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor

@@ -21,6 +21,8 @@ def pytest_configure(config):
 def names_of_classes():
     """They look up by name which classes take labels; a registered class has no entry there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modeling_auto.MODEL_MAPPING_NAMES, "ark", "ArkModel")
-        patch.setitem(modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "ark", "ArkForImageClassification")
+        for model_type, name in (("ark", "Ark"), ("genesis", "Genesis")):
+            patch.setitem(modeling_auto.MODEL_MAPPING_NAMES, model_type, f"{name}Model")
+            classifiers = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+            patch.setitem(classifiers, model_type, f"{name}ForImageClassification")
         yield

@@ -6,12 +6,12 @@ from typing import Literal
 from .arguments import check_at_least, parse, quiet
 
 DESCRIPTION = (
-    "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM) as a model of this package. Those of "
-    "Ark are given to who asks, by the form under 'Pre-trained Ark models' at https://github.com/jlianglab/Ark, for "
-    "academic and other non-commercial use alone (ASU GitHub Project License). Known are "
-    "Ark6_swinLarge768_ep50.pth.tar (Ark+) and ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar (Ark-6 of MICCAI "
-    "2023): six heads with 52 labels under their true names, and the image processor. Architecture and size are "
-    "read from the file."
+    "An original checkpoint (Ark, Ark+, a fine-tuned timm Swin, PEAC, SimMIM, Models Genesis) as a model of this "
+    "package. Those of Ark are given to who asks, by the form under 'Pre-trained Ark models' at "
+    "https://github.com/jlianglab/Ark, for academic and other non-commercial use alone (ASU GitHub Project License). "
+    "Known are Ark6_swinLarge768_ep50.pth.tar (Ark+) and ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar (Ark-6 "
+    "of MICCAI 2023): six heads with 52 labels under their true names, and the image processor. Architecture and size "
+    "are read from the file."
 )
 
 
@@ -46,10 +46,11 @@ def convert(argv: list[str]) -> int:
     )
     quiet()
     from ..hub.save import convert as run
+    from ..models.ark.convert_ark_checkpoint import Conversion
     from ..training.peac.heads import HEADS_FILE
 
     conversion = run(given.checkpoint, **vars(args))
     print(f"{conversion.summary()}\nThe model is in {args.out}.")
-    if conversion.heads is not None:
+    if isinstance(conversion, Conversion) and conversion.heads is not None:
         print(f"{HEADS_FILE} beside it serves `method: peac` alone: `init: {args.out}` in a recipe goes on with it.")
     return 0

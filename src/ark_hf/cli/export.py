@@ -29,7 +29,7 @@ def export(argv: list[str]) -> int:
     check_names(given.model)
     quiet()
     from ..inference.export_onnx import MODEL_FILE, check_can_export, export_onnx
-    from ..inference.predict import load_ark
+    from ..inference.load import load_ark
     from ..provenance import weights_sha256
 
     out = Path(args.out)

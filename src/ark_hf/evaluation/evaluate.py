@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset
-from ..inference.predict import load_ark, with_crops
+from ..inference.load import load_ark
+from ..inference.predict import with_crops
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
 from ..metrics.operating_point import Rule

@@ -8,8 +8,8 @@ from typing import Any
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset, open_dataset
 from ..data.task_dataset import SPLITS, read_dataset_task, split_names
+from ..inference.load import load_ark
 from ..inference.overlays import check_whole_picture
-from ..inference.predict import load_ark
 from ..models.ark.configuration_ark import SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from ..data.loading import iterate
 from ..data.masks import MaskInferenceSamples, read_masks
 from ..data.open_dataset import TaskDataset
+from ..inference.load import process_state
 from ..inference.masks import label_masks
-from ..inference.predict import process_state
 from ..metrics.overlap import dice, hausdorff_distance, iou
 from ..models.ark.configuration_ark import SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor

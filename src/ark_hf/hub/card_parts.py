@@ -5,15 +5,25 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, EvalResultEntry
 
 from ..evaluation.report.tables import TextTable
 from ..evaluation.report.text import table_lines
 from ..pages.formats import markdown_cell
 
+PROSE = Path(__file__).parent / "templates" / "model_card.yaml"
 SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+@cache
+def read_prose() -> dict[str, Any]:
+    """What cards say that no run can know."""
+    return yaml.safe_load(PROSE.read_text(encoding="utf-8"))
 
 
 def defined_results(

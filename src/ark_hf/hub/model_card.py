@@ -1,7 +1,6 @@
 """The card of a model, filled from its own files and the report of its test, and what goes to the Hub beside it."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..pages.formats import format_defined, format_interval, format_number
 from ..provenance import read_provenance, weights_sha256
 from . import label_results, mask_results
-from .card_parts import cell, table_text
+from .card_parts import cell, read_prose, table_text
 from .push import CARD_FILE
 
 AUTO_CLASSES = {
@@ -30,7 +29,6 @@ EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
 REPORT_PAGE = "report.html"
 REPORT_FILES = ("report.json", "report.md", REPORT_PAGE)
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-PROSE = TEMPLATE.with_suffix(".yaml")
 UNKNOWN = "unknown"  # where the weights come from
 ARK = "ark"  # the method of whatever names none
 
@@ -92,7 +90,7 @@ def model_card(
         crops: What of the images the reports are about, see [`with_crops`].
     """
     config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
-    prose, history, kind = _prose(), _history(origin), _results(config)
+    prose, history, kind = read_prose(), _history(origin), _results(config)
     licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
     auto_class = AUTO_CLASSES.get((config.architectures or [""])[0], "AutoModel")
     segmentation = config.segmentation if kind is mask_results else None
@@ -161,11 +159,6 @@ def _check_same_weights(folder: Path, facts: Mapping[str, Any], report: Path) ->
         )
 
 
-@cache
-def _prose() -> dict[str, Any]:
-    return yaml.safe_load(PROSE.read_text(encoding="utf-8"))
-
-
 def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """The provenance of a model, then of what it started from, and so on."""
     return [] if origin is None else [origin, *_history(origin.get("start_provenance"))]
@@ -179,7 +172,7 @@ def _header(
     reports: Sequence[Any],
     licence: str | Mapping[str, str],
 ) -> ModelCardData:
-    prose, methods = _prose(), dict.fromkeys(map(_method, history))
+    prose, methods = read_prose(), dict.fromkeys(map(_method, history))
     trained_on = [
         data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
     ]

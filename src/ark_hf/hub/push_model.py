@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ..inference.load import check_type, load_ark
 from ..inference.masks import SEGMENTER
-from ..inference.predict import load_ark
 from ..models.ark import configuration_ark
 from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
@@ -144,6 +145,11 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
+    if (folder / "config.json").is_file():
+        try:
+            check_type(PreTrainedConfig.get_config_dict(folder)[0], "ark")
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{folder} cannot be pushed: {error}.") from None
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     files = {name: path for name, path in found.items() if name not in STAYS and not LEFT_BY_TOOLS.fullmatch(name)}
     weights = {name for name in files if WEIGHTS.fullmatch(name)}

@@ -25,7 +25,7 @@ from ..files import printable, replacing, write_json
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..provenance import shown_name
-from .predict import load_ark
+from .load import load_ark
 
 # What decides how a picture becomes an embedding, beside the weights
 _MODEL_SETTINGS = (

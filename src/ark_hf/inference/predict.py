@@ -1,4 +1,4 @@
-"""Loading a model, and its probabilities over a task dataset or over files."""
+"""A model's probabilities over a task dataset or over files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,10 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -18,76 +15,16 @@ from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
 from ..data.loading import InferenceSamples, iterate
 from ..data.views import resize_side
-from ..hub_errors import explain, is_of_the_hub
 from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
-from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
-from ..names import check_name
+from ..models.ark.modeling_ark import ArkForImageClassification
 from .heatmaps import ExplainedPass
-from .masks import check_segments
+from .load import process_state
 
-# What transformers raises for files that are absent, damaged, or hold JSON of another kind
-LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
-    ImportError,
-)  # fmt: skip
 Result = TypeVar("Result")
 Extra = TypeVar("Extra")
 _NO_PIXELS = np.empty((1, 0, 0), dtype=np.uint8)
-
-
-def process_state() -> PartialState:
-    """This process among those of `accelerate launch`, whose `--cpu` accelerate reads in its `Accelerator` alone."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcessor]:
-    """
-    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
-
-    Args:
-        name_or_path: Folder or Hub id of an ark-cxr.
-        kind: Class of the model, such as `ArkModel` for the encoder alone. Unless given, what its `config.json` says:
-            `ArkForSemanticSegmentation`, or else `ArkForImageClassification`.
-
-    Raises:
-        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads; or a segmenter has no
-            named task, or its decoder's library is not installed.
-    """
-    folder = Path(name_or_path)
-    check_name(name_or_path, "model")
-    if folder.exists() and not (folder / "config.json").is_file():
-        hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
-        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
-    try:
-        values, _ = ArkConfig.get_config_dict(name_or_path)
-        if values.get("model_type") != "ark":
-            raise ValueError(f"its config.json is of model type {values.get('model_type')!r}, not 'ark'")
-        if kind is None:
-            architectures = values.get("architectures") or ()
-            if ArkModel.__name__ in architectures:  # before transformers prints a table of all that is missing
-                raise ValueError("it is an encoder without heads; `ark-hf finetune` gives it one")
-            segments = ArkForSemanticSegmentation.__name__ in architectures
-            kind = ArkForSemanticSegmentation if segments else ArkForImageClassification
-        model, loaded = kind.from_pretrained(
-            name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        processor = ArkImageProcessor.from_pretrained(name_or_path)
-    except LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())  # transformers' own run over several lines
-        if is_of_the_hub(error):
-            reason = f"it is no folder here, and on the Hub {explain(error)}"
-        raise ValueError(f"Cannot load an Ark model from {name_or_path!r}: {reason}") from None
-    if kind is ArkForSemanticSegmentation:
-        check_segments(model.config, name_or_path)
-    missing = sorted(loaded["missing_keys"])  # transformers has drawn these at random
-    if missing and all(name.startswith("classifier.") for name in missing):
-        raise ValueError(f"{name_or_path!r} holds an encoder without heads; `ark-hf finetune` gives it one.")
-    if missing:
-        raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
-    return model.eval().to(process_state().device), processor
 
 
 def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> ArkImageProcessor:

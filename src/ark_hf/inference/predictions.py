@@ -17,9 +17,10 @@ from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
+from .load import load_ark, process_state
 from .measurements import Measurements
 from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
-from .predict import load_ark, move_model, predict_files, process_state, with_crops
+from .predict import move_model, predict_files, with_crops
 from .prediction_files import (
     LONG_AREA_COLUMNS,
     LONG_COLUMNS,

@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..inference.load import load_ark
 from ..inference.pipeline import ChestXrayClassificationPipeline
-from ..inference.predict import load_ark
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 

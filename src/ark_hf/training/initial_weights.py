@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..inference.predict import load_ark
+from ..inference.load import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder

@@ -14,7 +14,8 @@ from ark_hf import ArkTask
 from ark_hf.cli.main import main
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.task_dataset import load_task_dataset, read_task
-from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
+from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import mean_probabilities, predict_logits
 from ark_hf.models.ark.heads_ark import log_odds, masked_classification_loss
 from ark_hf.training.ark.curriculum import merge_labels
 from ark_hf.training.ark.objective import Objective

@@ -13,7 +13,8 @@ from ark_hf.data.build.build import build_dataset
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.sources.phantom_sites import build_phantom_sites, phantom_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
-from ark_hf.inference.predict import load_ark, mean_probabilities, predict_logits
+from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import mean_probabilities, predict_logits
 from ark_hf.metrics.auroc import one_vs_rest
 from ark_hf.training.ark.growth import growth_table
 from ark_hf.training.ark.pretrainer import CyclicPretrainer

@@ -19,7 +19,7 @@ from ark_hf.data.build.build import build_dataset, encode_png, write_task_datase
 from ark_hf.data.loading import grey_plane
 from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.hub.save import save_conversion
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.models.ark.convert_ark_checkpoint import convert_checkpoint
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec

@@ -17,7 +17,7 @@ from ark_hf import (
     SegmentationTask,
 )
 from ark_hf.evaluation.mask_scoring import score_masks
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.metrics.overlap import dice
 from ark_hf.provenance import read_provenance
 from ark_hf.training.finetune.arguments import FinetuningArguments

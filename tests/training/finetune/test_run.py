@@ -12,7 +12,7 @@ from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
 from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.data.subsets import fraction_rows
 from ark_hf.evaluation.report.stored import read_report
-from ark_hf.inference.predict import load_ark
+from ark_hf.inference.load import load_ark
 from ark_hf.metrics.auroc import auroc
 from ark_hf.provenance import read_provenance, weights_sha256
 from ark_hf.training.finetune import run as module

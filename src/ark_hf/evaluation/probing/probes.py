@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...data.loading import default_num_workers
 from ...inference.embeddings import embed_rows, open_store
-from ...inference.predict import load_ark
+from ...inference.load import load_ark
 from ...models.ark.modeling_ark import ArkModel
 from ...provenance import shown_name
 from .neighbours import find_neighbours, similar_pictures, write_neighbours

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from ...weights import check_tensors, read_weights_file
+from ...weights import check_filled, check_tensors, read_weights_file, without_module_prefix
 from .configuration_ark import ArkConfig, ArkTask
 from .image_processing_ark import ArkImageProcessor
 from .modeling_ark import ArkForImageClassification, ArkModel
@@ -146,10 +146,20 @@ def convert_checkpoint(
         ValueError: The file cannot be read, does not hold such a model, holds tensors that have no place in it or
             lacks some, or its heads are not those of `tasks`.
     """
-    loaded = read_weights_file(path)
+    return convert_loaded(read_weights_file(path), path, key, tasks, image_size)
+
+
+def convert_loaded(
+    loaded: dict[str, Any],
+    path: str | Path,
+    key: str | None = None,
+    tasks: list[ArkTask] | None = None,
+    image_size: int | None = None,
+) -> Conversion:
+    """As [`convert_checkpoint`], of what [`read_weights_file`] read at `path`."""
     section, weights = _select_weights(loaded, key, path)
     check_tensors(weights, f"{path}, {section}")
-    weights = _without_module_prefix(weights, path)
+    weights = without_module_prefix(weights, path)
     try:
         return _convert(weights, tasks, image_size, Path(path).name, section)
     except ValueError as error:
@@ -236,13 +246,6 @@ def _select_weights(loaded: dict[str, Any], key: str | None, path: str | Path) -
         raise ValueError(f"{path} holds no {role}; it has {', '.join(present)}. Choose with --key.")
     epoch = loaded.get("epoch")
     return f"{role} of epoch {epoch}" if isinstance(epoch, int) else role, present[role]
-
-
-def _without_module_prefix(weights: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.Tensor]:
-    stripped = {key.removeprefix("module."): value for key, value in weights.items()}
-    if len(stripped) < len(weights):
-        raise ValueError(f"{path} holds tensors twice, with and without the prefix `module.`.")
-    return stripped
 
 
 def _convert(
@@ -398,20 +401,7 @@ def check_fit(kind: Any, config: ArkConfig, original: dict[str, torch.Tensor]) -
     left_over = [key for key in converted if key not in expected]
     if left_over:
         raise ValueError(_left_over_message([_short(key) for key in left_over]))
-    missing = [_short(key) for key in expected if key not in converted]
-    exact = [_short(key) for key, value in converted.items() if not value.is_floating_point()]
-    if exact:
-        raise ValueError(f"tensors hold no floating-point numbers: {len(exact)}, such as {exact[:3]}.")
-    misshapen = [
-        f"{_short(key)} {tuple(value.shape)} instead of {tuple(expected[key].shape)}"
-        for key, value in converted.items()
-        if value.shape != expected[key].shape
-    ]
-    if missing or misshapen:
-        raise ValueError(
-            f"tensors are missing ({len(missing)}) or of another shape ({len(misshapen)}), such as "
-            f"{(missing + misshapen)[:3]}; the file is not whole, or not of this architecture."
-        )
+    check_filled(converted, expected, _short)
     return converted
 
 

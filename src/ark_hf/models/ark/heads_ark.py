@@ -1,10 +1,12 @@
 """What classifiers of Ark and Genesis share: named heads, and losses over the labels that are known."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import ModelOutput
 
 from .tasks_ark import ArkTask
 
@@ -12,6 +14,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
 else:
     _Model = object  # a mixin: the model's own base class comes beside it
+
+
+@dataclass
+class ArkImageClassifierOutput(ModelOutput):
+    """
+    Args:
+        loss: Scalar, with `labels`.
+        logits: (batch, labels), always float32.
+        embeddings: What the heads look at: of Ark (batch, projector_dim), of Genesis the pooled features.
+        hidden_states: With `output_hidden_states=True`, those of the encoder.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 def known_elements(labels: torch.Tensor, problem_type: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_ark import ArkConfig
-from .heads_ark import ArkLinear, TaskHeadsMixin, check_classifies
+from .heads_ark import ArkImageClassifierOutput, ArkLinear, TaskHeadsMixin, check_classifies
 from .thresholds_ark import BoundThresholdsMixin
 
 if TYPE_CHECKING:  # transformers lets the files travel that are imported, and `auto_map` names this one in every model
@@ -38,22 +38,6 @@ class ArkModelOutput(ModelOutput):
 
     last_hidden_state: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
-    embeddings: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class ArkImageClassifierOutput(ModelOutput):
-    """
-    Args:
-        loss: Scalar, with `labels`.
-        logits: (batch, labels), always float32.
-        embeddings: (batch, projector_dim).
-        hidden_states: As in [`ArkModelOutput`].
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     embeddings: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 

@@ -26,7 +26,8 @@ from ...evaluation.report.page import write_report
 from ...evaluation.report.task_report import report_task
 from ...evaluation.scoring import ScoredTask, score_task
 from ...files import replace_folder, write_json, write_text
-from ...inference.predict import load_ark, mean_probabilities, predict_logits
+from ...inference.load import load_ark
+from ...inference.predict import mean_probabilities, predict_logits
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification

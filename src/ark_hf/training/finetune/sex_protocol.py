@@ -15,7 +15,7 @@ from accelerate import PartialState
 from ...data.open_dataset import TaskDataset
 from ...evaluation.scoring import evaluated_columns, score_task
 from ...files import write_json, write_text
-from ...inference.predict import load_ark
+from ...inference.load import load_ark
 from ...metrics.auroc import bootstrap_aurocs
 from ...metrics.resampling import percentile_interval, row_means
 from ...models.ark.configuration_ark import SegmentationTask

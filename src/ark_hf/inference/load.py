@@ -1,0 +1,145 @@
+"""Loading a model and its image processor, with every reason why that fails in one line."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+from ..hub_errors import explain, is_of_the_hub
+from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.genesis.image_processing_genesis import GenesisImageProcessor
+from ..models.genesis.modeling_genesis import (
+    GenesisForImageClassification,
+    GenesisForPreTraining,
+    GenesisForSemanticSegmentation,
+    GenesisModel,
+)
+from ..names import check_name
+from .masks import check_segments
+
+# What transformers raises for files that are absent, damaged, or hold JSON of another kind
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
+    ImportError,
+)  # fmt: skip
+WHAT = {"ark": "an Ark model", "genesis": "a Genesis"}
+# Of a model type that something else was asked for, what to say of it
+OTHER: dict[Any, str] = {
+    "ark": "it is an Ark, a model of radiographs; `ark_hf.load_ark` loads it",
+    "genesis": "it is a Genesis, a model of volumes, and this takes models of radiographs (Ark) alone so far; "
+    "`ark_hf.load_genesis` loads it",
+}
+GENESIS_CLASSES: dict[str, Any] = {
+    each.__name__: each
+    for each in (
+        GenesisForImageClassification,
+        GenesisForPreTraining,
+        GenesisForSemanticSegmentation,
+        GenesisModel,
+    )
+}
+
+
+def process_state() -> PartialState:
+    """This process among those of `accelerate launch`, whose `--cpu` accelerate reads in its `Accelerator` alone."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcessor]:
+    """
+    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
+
+    Args:
+        name_or_path: Folder or Hub id of an ark-cxr.
+        kind: Class of the model, such as `ArkModel` for the encoder alone. Unless given, what its `config.json` says:
+            `ArkForSemanticSegmentation`, or else `ArkForImageClassification`.
+
+    Raises:
+        ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads; or a segmenter has no
+            named task, or its decoder's library is not installed.
+    """
+
+    def choose(architectures: list[str]) -> Any:
+        if kind is not None:
+            return kind
+        if ArkModel.__name__ in architectures:  # before transformers prints a table of all that is missing
+            raise ValueError("it is an encoder without heads; `ark-hf finetune` gives it one")
+        segments = ArkForSemanticSegmentation.__name__ in architectures
+        return ArkForSemanticSegmentation if segments else ArkForImageClassification
+
+    model, processor, missing = _load(name_or_path, "ark", choose, ArkImageProcessor)
+    if type(model) is ArkForSemanticSegmentation:
+        check_segments(model.config, name_or_path)
+    if missing and all(name.startswith("classifier.") for name in missing):
+        raise ValueError(f"{name_or_path!r} holds an encoder without heads; `ark-hf finetune` gives it one.")
+    _check_whole(name_or_path, missing)
+    return model.eval().to(process_state().device), processor
+
+
+def load_genesis(name_or_path: str, kind: Any = None) -> tuple[Any, GenesisImageProcessor]:
+    """
+    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
+
+    Args:
+        name_or_path: Folder or Hub id of a Genesis.
+        kind: Class of the model, such as `GenesisModel` for the encoder alone. Unless given, the one that its
+            `config.json` says was saved.
+
+    Raises:
+        ValueError: There is no Genesis, or its file lacks weights of that class.
+    """
+
+    def choose(architectures: list[str]) -> Any:
+        known = [each for each in architectures if each in GENESIS_CLASSES]
+        if kind is None and not known:
+            raise ValueError(f"its config.json names none of {list(GENESIS_CLASSES)} under `architectures`")
+        return GENESIS_CLASSES[known[0]] if kind is None else kind
+
+    model, processor, missing = _load(name_or_path, "genesis", choose, GenesisImageProcessor)
+    _check_whole(name_or_path, missing)
+    return model.eval().to(process_state().device), processor
+
+
+def _load(
+    name_or_path: str, model_type: str, choose: Callable[[list[str]], Any], processor_class: Any
+) -> tuple[Any, Any, list[str]]:
+    """Model, image processor, and the weights that its file lacks, which transformers has drawn at random."""
+    folder = Path(name_or_path)
+    check_name(name_or_path, "model")
+    if folder.exists() and not (folder / "config.json").is_file():
+        hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
+        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(name_or_path)
+        check_type(values, model_type)
+        kind = choose(values.get("architectures") or [])
+        model, loaded = kind.from_pretrained(
+            name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        processor = processor_class.from_pretrained(name_or_path)
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())  # transformers' own run over several lines
+        if is_of_the_hub(error):
+            reason = f"it is no folder here, and on the Hub {explain(error)}"
+        raise ValueError(f"Cannot load {WHAT[model_type]} from {name_or_path!r}: {reason}") from None
+    return model, processor, sorted(loaded["missing_keys"])
+
+
+def check_type(values: Mapping[str, Any], model_type: str) -> None:
+    """Raises `ValueError` if what a `config.json` holds is of another model type; the message says what it is."""
+    found = values.get("model_type")
+    if found != model_type:
+        raise ValueError(OTHER.get(found, f"its config.json is of model type {found!r}, not {model_type!r}"))
+
+
+def _check_whole(name_or_path: str, missing: list[str]) -> None:
+    if missing:
+        raise ValueError(f"{name_or_path!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
