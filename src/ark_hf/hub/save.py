@@ -65,13 +65,15 @@ def save_conversion(conversion: Conversion | GenesisConversion, output_dir: str 
     def write(folder: Path) -> None:
         conversion.model.save_pretrained(folder)
         conversion.processor.save_pretrained(folder)
-        facts, card = {"source": conversion.source, "summary": conversion.summary()}, model_card
+        facts, name = {"source": conversion.source, "summary": conversion.summary()}, output_dir.resolve().name
         if isinstance(conversion, GenesisConversion):
-            facts["method"], card = "genesis", genesis_card
-        elif conversion.heads is not None:
+            write_provenance(folder, "conversion", facts | {"method": "genesis"})
+            write_text(folder / CARD_FILE, str(genesis_card(folder, name)))
+            return
+        if conversion.heads is not None:
             save_file(conversion.heads, folder / HEADS_FILE, {"format": "pt"})
             facts["method"] = "peac"
         write_provenance(folder, "conversion", facts)
-        write_text(folder / CARD_FILE, str(card(folder, output_dir.resolve().name)))
+        write_text(folder / CARD_FILE, str(model_card(folder, name)))
 
     replace_folder(output_dir, write)

@@ -2,7 +2,7 @@
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ark_hf.models.ark.configuration_ark import ArkTask, SegmentationTask
@@ -21,6 +21,7 @@ def test_new_models_are_those_of_the_paper_but_for_axes_and_batch_norm():
     assert GenesisConfig(axes="xyz").cube_size == [64, 64, 32]
 
 
+@settings(max_examples=25)
 @given(
     depth=st.integers(2, 5),
     multiples=st.lists(st.integers(1, 4), min_size=3, max_size=3),

@@ -1,5 +1,6 @@
 """Image processor of Genesis: volumes of CT, as arrays of Hounsfield units, to cubes in [0, 1]."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -8,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from ..ark.masks_ark import label_maps
+from ..ark.masks_ark import ArkSemanticSegmenterOutput, label_maps
 from ..ark.tasks_ark import check_modality
 from .code_genesis import WithCodeMixin
 from .configuration_genesis import CUBE_SIZE, HU_WINDOW, GenesisConfig, checked_window, three_numbers
 
 AXES = ("zyx", "xyz")
-ROUNDING = 1e-4  # how far rounding, as of a resampling in float32, may carry floats out of [0, 1]
+ROUNDING = 1e-4  # how far rounding, as of a resampling in float32, may carry floats out of [0, 1]; and of a voxel
 
 
 class GenesisImageProcessorKwargs(TypedDict, total=False):
@@ -32,8 +33,8 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
     r"""
     Image processor of Genesis, for volumes.
 
-    A volume is a NumPy array or tensor (depth, height, width), that is z, y, x, whatever the model's axes are, or
-    (num_channels, depth, height, width). Its values are
+    A volume is a NumPy array or tensor (depth, height, width), whatever the model's axes are, or (num_channels, depth,
+    height, width): z, y, x leading to the head, to the back and to the left, as in DICOM. Its values are
 
     - integers, or floats that are not all in [0, 1]: Hounsfield units, clipped to `hu_window` and scaled to [0, 1];
     - floats in [0, 1]: taken as they are. Without a window (`hu_window=None`, as for MR) no others are taken.
@@ -118,12 +119,7 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
         if modality not in (None, self.modality):
             raise ValueError(f"this image processor is for volumes of modality {self.modality}, not {modality}")
         volumes = _listed(images)
-        spacings = _spacings(spacing, len(volumes))
-        if self.spacing is not None and spacing is None:
-            raise ValueError(
-                f"this model sees voxels of {self.spacing} mm ({self.axes}): give `spacing`, the volumes' own, in the "
-                "order z, y, x"
-            )
+        spacings = self._checked_spacings(spacing, len(volumes))
         crop = self.do_center_crop if do_center_crop is None else do_center_crop
         cubes = [self._cube(each, own, crop) for each, own in zip(volumes, spacings, strict=True)]
         sizes = sorted({tuple(each.shape) for each in cubes})
@@ -137,50 +133,78 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
     def _cube(self, volume: Any, spacing: list[float] | None, crop: bool) -> torch.Tensor:
         values = _to_unit_range(_to_channels_first(volume), self.hu_window)
         if self.spacing is not None and spacing is not None:
-            wanted = self.spacing[::-1] if self.axes == "xyz" else self.spacing
-            values = resample(values, spacing, wanted)
+            values = resample(values, spacing, self._spacing_zyx)
         if self.axes == "xyz":
             values = values.permute(0, 3, 2, 1)
         return (_center_crop(values, self.cube_size) if crop else values).contiguous()
 
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes=None, return_segmentation_scores: bool = False
+        self, outputs, target_sizes=None, return_segmentation_scores: bool = False, spacing=None
     ) -> list[torch.Tensor] | list[BatchFeature]:
         """
         Label maps of a segmenter's outputs for whole volumes; see [`label_maps`].
 
-        Their axes are z, y, x again, and `target_sizes` the (depth, height, width) of each volume as it was given.
+        Their axes are z, y, x again.
+
+        Args:
+            target_sizes: (depth, height, width) of each volume as it was given.
+            spacing: As it was given, where the volumes were resampled: the maps lie on their voxels.
+
+        Raises:
+            ValueError: There are not as many sizes or spacings as volumes, or the spacing is missing.
         """
         if self.axes == "xyz":
-            outputs = type(outputs)(**{**outputs, "logits": outputs.logits.permute(0, 1, 4, 3, 2)})
-        return label_maps(outputs, target_sizes, return_segmentation_scores)
+            turned = outputs.logits.permute(0, 1, 4, 3, 2)
+            outputs = ArkSemanticSegmenterOutput(logits=turned, cutoffs=outputs.cutoffs)
+        if self.spacing is None or target_sizes is None or len(target_sizes) != len(outputs.logits):
+            return label_maps(outputs, target_sizes, return_segmentation_scores)
+        found: list[Any] = []
+        for number, own in enumerate(self._checked_spacings(spacing, len(target_sizes))):
+            logits = resample(outputs.logits[number], self._spacing_zyx, own, target_sizes[number])
+            cutoffs = None if outputs.cutoffs is None else outputs.cutoffs[[number]]
+            one = ArkSemanticSegmenterOutput(logits=logits[None], cutoffs=cutoffs)  # type: ignore[arg-type]
+            found += label_maps(one, None, return_segmentation_scores)
+        return found
+
+    @property
+    def _spacing_zyx(self) -> list[float]:
+        return self.spacing[::-1] if self.axes == "xyz" else self.spacing
+
+    def _checked_spacings(self, spacing: Any, count: int) -> list[Any]:
+        if self.spacing is not None and spacing is None:
+            raise ValueError(
+                f"this model sees voxels of {self.spacing} mm ({self.axes}): give `spacing`, the volumes' own, in the "
+                "order z, y, x"
+            )
+        return _spacings(spacing, count)
 
 
-def resample(volume: torch.Tensor, spacing: Sequence[float], wanted: Sequence[float]) -> torch.Tensor:
+def resample(
+    volume: torch.Tensor, spacing: Sequence[float], wanted: Sequence[float], size: Sequence[int] | None = None
+) -> torch.Tensor:
     """
-    A volume with other voxels over the same field of view, by linear interpolation; a triangle as wide as the new
-    voxels where they are larger, so that no structure falls between them.
+    A volume with other voxels, by linear interpolation between their centres.
 
     Args:
         volume: (channels, depth, height, width), float.
         spacing: Of its voxels, an axis each.
-        wanted: Spacing that is asked for. That of the result differs from it by half a voxel over the whole field.
+        wanted: Of the result's.
+        size: Of the result, an axis each; as many voxels as cover the volume, unless set.
+
+    Returns:
+        It begins at the first edge of the volume. Beyond the centres of the last voxels it has their values.
     """
-    sides = volume.shape[1:]
-    depth, height, width = (
-        max(1, round(side * old / new)) for side, old, new in zip(sides, spacing, wanted, strict=True)
-    )
-    planes = _resized(volume, (height, width))
-    return _resized(planes.flatten(2), (depth, height * width)).unflatten(2, (height, width))
-
-
-def _resized(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(..., height, width) of three or four dimensions."""
-    if tuple(planes.shape[-2:]) == size:
-        return planes
-    batch = planes if planes.ndim == 4 else planes[None]
-    resized = F.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return resized if planes.ndim == 4 else resized[0]
+    for axis, (old, new) in enumerate(zip(spacing, wanted, strict=True), start=1):
+        side, factor = volume.shape[axis], new / old
+        count = max(1, math.ceil(side / factor - ROUNDING)) if size is None else int(size[axis - 1])
+        if count == side and abs(factor - 1) * side < ROUNDING:
+            continue
+        places = ((torch.arange(count, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, side - 1)
+        lower = places.floor().long()
+        share = (places - lower).to(volume.dtype).view(-1, *[1] * (volume.ndim - axis - 1)).to(volume.device)
+        ends = lower.to(volume.device), (lower + 1).clamp(max=side - 1).to(volume.device)
+        volume = torch.lerp(*(volume.index_select(axis, end) for end in ends), share)
+    return volume
 
 
 def _listed(images: Any) -> list[Any]:

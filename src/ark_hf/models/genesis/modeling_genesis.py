@@ -1,13 +1,14 @@
 """Genesis: the 3D U-Net of Models Genesis, alone and with what it restores, classifies or outlines."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedImageModelingOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
 from ..ark.heads_ark import ArkImageClassifierOutput, ArkLinear, TaskHeadsMixin, check_classifies
@@ -16,6 +17,23 @@ from ..ark.thresholds_ark import BoundThresholdsMixin
 from .configuration_genesis import GenesisConfig
 
 PRELU_SLOPE = 0.25  # that PyTorch starts with
+
+
+@dataclass
+class GenesisForPreTrainingOutput(ModelOutput):
+    """
+    Args:
+        loss: Scalar, with `labels`: the mean squared error.
+        reconstruction: float32 in [0, 1], of the shape of `pixel_values`: the sigmoid of `logits`.
+        logits: float32, of the same shape.
+        hidden_states: With `output_hidden_states=True`, the encoder's features (batch, channels, d, h, w), a tensor a
+            level, from fine to coarse.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 class GenesisBatchNorm(nn.BatchNorm3d):
@@ -204,16 +222,12 @@ class GenesisForPreTraining(GenesisPreTrainedModel):
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
-    ) -> MaskedImageModelingOutput:
+    ) -> GenesisForPreTrainingOutput:
         """
         Args:
             pixel_values: Deformed cubes, see [`GenesisPreTrainedModel`].
             labels: The cubes as they were, of the same shape: the loss is the mean squared error.
             output_hidden_states: Whether to return the features of each level of the encoder, from fine to coarse.
-
-        Returns:
-            `loss`, with `labels`; `reconstruction`, float32 in [0, 1], of the shape of `pixel_values`;
-            `hidden_states`.
 
         Raises:
             ValueError: The shape does not fit.
@@ -223,12 +237,14 @@ class GenesisForPreTraining(GenesisPreTrainedModel):
                 f"labels are the cubes as they were, of shape {tuple(pixel_values.shape)}; got {tuple(labels.shape)}."
             )
         outputs = self.genesis(pixel_values, output_hidden_states=True, return_dict=True)
-        restored = self.restoration_head(self.decoder(outputs.hidden_states)).float().sigmoid()
+        logits = self.restoration_head(self.decoder(outputs.hidden_states)).float()
+        restored = logits.sigmoid()
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        return MaskedImageModelingOutput(
+        return GenesisForPreTrainingOutput(
             loss=None if labels is None else F.mse_loss(restored, labels.float()),
             reconstruction=restored,
+            logits=logits,
             hidden_states=outputs.hidden_states if output_hidden_states else None,
         )
 
