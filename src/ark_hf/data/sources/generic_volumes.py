@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...files import printable
-from ...models.ark.configuration_ark import DEFAULT_MODALITY, SegmentationTask
+from ...models.ark.tasks_ark import DEFAULT_MODALITY, SegmentationTask
 from ..build.volumes import VOLUMES_PER_SHARD
 from ..images.image_files import UnreadableImageError
 from ..rows import Problem, Release, Row
