@@ -168,7 +168,8 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
 
     @property
     def _spacing_zyx(self) -> list[float]:
-        return self.spacing[::-1] if self.axes == "xyz" else self.spacing
+        spacing = list(self.spacing or [])
+        return spacing[::-1] if self.axes == "xyz" else spacing
 
     def _checked_spacings(self, spacing: Any, count: int) -> list[Any]:
         if self.spacing is not None and spacing is None:
