@@ -48,7 +48,7 @@ class PeacArguments:
     )
     backbone: str = field(
         default="swin_base_patch4_window7_224",
-        metadata=_help("timm name of the encoder, a Swin or ViT: its patch tokens must be the cells of a square."),
+        metadata=_help("timm name of the encoder, a Swin, ViT or ConvNeXt: its tokens must be the cells of a square."),
     )
     backbone_kwargs: dict[str, Any] | None = _same("backbone_kwargs")
     image_size: int | None = field(

@@ -73,7 +73,7 @@ def _cell(config: ArkConfig, tokens: int) -> int:
     if side * side != tokens or side < 2 or config.image_size % side:
         raise ValueError(
             f"backbone {config.backbone!r} makes {tokens} patch tokens of {config.image_size} pixels; PEAC needs the "
-            "cells of a square, four at least: take a Swin or ViT, or another image_size."
+            "cells of a square, four at least: take a Swin, ViT or ConvNeXt, or another image_size."
         )
     if config.image_size < SMALLEST:
         raise ValueError(f"image_size {config.image_size} leaves no room to distort crops: {SMALLEST} at least.")
