@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
@@ -147,8 +146,10 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
         raise ValueError(f"{folder} is not a folder.")
     if (folder / "config.json").is_file():
         try:
-            check_type(PreTrainedConfig.get_config_dict(folder)[0], "ark")
-        except (ValueError, OSError) as error:
+            check_type(json.loads((folder / "config.json").read_text(encoding="utf-8")), "ark")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{folder} cannot be pushed: config.json is not JSON: {error}.") from None
+        except (ValueError, AttributeError) as error:
             raise ValueError(f"{folder} cannot be pushed: {error}.") from None
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     files = {name: path for name, path in found.items() if name not in STAYS and not LEFT_BY_TOOLS.fullmatch(name)}
