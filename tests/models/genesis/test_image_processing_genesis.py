@@ -188,6 +188,7 @@ def test_volumes_are_brought_to_the_models_spacing():
         ((1, 1), "spacing must be three positive numbers"),
         ((1, 0, 1), "spacing must be three positive numbers"),
         ([(1, 1, 1), (1, 1, 1)], "one for each, 1; got 2"),
+        ((1e4, 1e4, 1e4), "has 50000 x 120000 x 280000 voxels of .2.0, 1.0, 0.5. mm: is it in mm"),
     ],
 )
 def test_a_spacing_that_is_missing_or_wrong(spacing, message):

@@ -15,6 +15,7 @@ from .code_genesis import WithCodeMixin
 from .configuration_genesis import CUBE_SIZE, HU_WINDOW, GenesisConfig, checked_window, three_numbers
 
 AXES = ("zyx", "xyz")
+MAX_VOXELS = 2**31
 ROUNDING = 1e-4  # how far rounding, as of a resampling in float32, may carry floats out of [0, 1]; and of a voxel
 
 
@@ -194,10 +195,21 @@ def resample(
 
     Returns:
         It begins at the first edge of the volume. Beyond the centres of the last voxels it has their values.
+
+    Raises:
+        ValueError: The result would have more than 2^31 voxels.
     """
-    for axis, (old, new) in enumerate(zip(spacing, wanted, strict=True), start=1):
-        side, factor = volume.shape[axis], new / old
-        count = max(1, math.ceil(side / factor - ROUNDING)) if size is None else int(size[axis - 1])
+    factors = [new / old for old, new in zip(spacing, wanted, strict=True)]
+    if size is None:
+        pairs = zip(volume.shape[1:], factors, strict=True)
+        size = [max(1, math.ceil(side / factor - ROUNDING)) for side, factor in pairs]
+    if math.prod(size) > MAX_VOXELS:
+        raise ValueError(
+            f"with a spacing of {list(spacing)} mm the volume has {' x '.join(map(str, size))} voxels of "
+            f"{list(wanted)} mm: is it in mm?"
+        )
+    for axis, (factor, count) in enumerate(zip(factors, map(int, size), strict=True), start=1):
+        side = volume.shape[axis]
         if count == side and abs(factor - 1) * side < ROUNDING:
             continue
         places = ((torch.arange(count, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, side - 1)
