@@ -36,7 +36,7 @@ def test_both_ways_are_the_same_network(models):
 
 
 def test_every_part_is_measured(benchmark, capsys):
-    args = argparse.Namespace(image_size=64, batch_size=2, turns=1, threads=1, mask_size=96)
+    args = argparse.Namespace(image_size=64, batch_size=2, turns=2, threads=1, mask_size=96)
     memory = {("test_resnet", "training", way): 100.0 for way in benchmark.WAYS}
     row = benchmark.measure("test_resnet", "training", memory, args)
     assert all(row[way]["images_per_second"] > 0 for way in benchmark.WAYS) and row["peak_mb_ratio"] == 1

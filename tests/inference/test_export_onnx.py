@@ -172,7 +172,7 @@ def test_the_file_explains_itself(exports, name):
 
 def test_the_folder_is_as_optimum_has_it(vit):
     files = {"model.onnx", "config.json", "preprocessor_config.json"}
-    code = {"configuration_ark.py", "image_processing_ark.py"}
+    code = {"configuration_ark.py", "image_processing_ark.py", "masks_ark.py", "tasks_ark.py"}
     assert {path.name for path in vit.folder.iterdir()} == files | code
     config = ArkConfig.from_pretrained(vit.folder)
     assert config.tasks == ArkConfig.from_pretrained(vit.model).tasks and config.tasks[0].thresholds["Mass"] == 0.3
