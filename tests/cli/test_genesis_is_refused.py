@@ -33,13 +33,13 @@ VERBS = [
     "evaluate GENESIS SITE",
     "embed GENESIS chest.png --out features.parquet",
     "export GENESIS --out onnx",
-    "finetune GENESIS SITE --output_dir run",
     "pretrain ark.yaml",
     "push GENESIS someone/genesis",
 ]
 SLOWER_VERBS = [
     "serve GENESIS",
     "probe GENESIS SITE",
+    "finetune GENESIS SITE --output_dir run",
     "finetune GENESIS MASKS --output_dir run",
     "pretrain peac.yaml",
     "federate federated.yaml",

@@ -7,7 +7,7 @@ from tests.models.ark.golden import rule_state_dict
 LEVELS = ("64", "128", "256", "512")  # what the keys call them, whatever the width
 
 
-def shapes(width: int = 4, inputs: int = 1, slopes: int | None = None) -> dict[str, list[int]]:
+def shapes(width: int = 2, inputs: int = 1, slopes: int | None = None) -> dict[str, list[int]]:
     """Shapes of the parameters by their keys, of a U-Net with `slopes` numbers in each PReLU, or none."""
     found: dict[str, list[int]] = {}
 

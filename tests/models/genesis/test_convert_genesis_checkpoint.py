@@ -53,7 +53,7 @@ def test_prelu_is_known_by_its_slopes(tmp_path, slopes):
     model = convert_genesis_checkpoint(saved(tmp_path, weights)).model
     assert model.config.activation == "prelu"
     slope = model.genesis.encoder.levels[0][1].activation.weight
-    assert torch.equal(slope, weights["down_tr64.ops.1.activation.weight"].expand(8))
+    assert torch.equal(slope, weights["down_tr64.ops.1.activation.weight"].expand(4))
 
 
 def test_elu_is_told(tmp_path):
@@ -80,7 +80,7 @@ def changed(change):
         (changed(lambda w: w.pop("up_tr64.ops.1.bn1.bias")), r"missing \(1\).*decoder.levels.2.1.normalization.bias"),
         (changed(lambda w: w.update({"out_tr.bias": torch.zeros(1)})), "left over .* 1, such as .'out_tr.bias'"),
         (changed(lambda w: w.update({"up_tr64.ops.bias": torch.zeros(1)})), "left over .*'up_tr64.ops.bias'"),
-        (changed(lambda w: w.update({FIRST: torch.zeros(4, 1, 3, 3)})), "not that of a 3D convolution"),
+        (changed(lambda w: w.update({FIRST: torch.zeros(2, 1, 3, 3)})), "not that of a 3D convolution"),
         (changed(lambda w: w.update({FIRST: torch.zeros(0, 1, 3, 3, 3)})), "not that of a 3D convolution"),
         (changed(lambda w: w.update({FIRST: torch.zeros(8, 1, 3, 3, 3)})), "of another shape"),
         (changed(lambda w: w.update({FIRST: w[FIRST].long()})), "hold no floating-point numbers"),
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_an_error(tmp_path, make, message):
 
 def test_a_segmenter_of_the_originals_has_other_classes_than_channels(tmp_path):
     weights = genesis_state_dict()
-    weights["out_tr.final_conv.weight"] = torch.zeros(3, 8, 1, 1, 1)
+    weights["out_tr.final_conv.weight"] = torch.zeros(3, 4, 1, 1, 1)
     with pytest.raises(ValueError, match="restoration_head.weight .* instead of"):
         convert_genesis_checkpoint(saved(tmp_path, weights))
 
@@ -119,7 +119,7 @@ def test_no_code_of_a_file_runs(tmp_path, capsys):
 def test_the_verb_knows_the_file_by_its_tensors(tmp_path, capsys):
     path = saved(tmp_path, training_checkpoint(genesis_state_dict()), "mine.pt")
     assert main(["convert", str(path), "--out", str(tmp_path / "genesis")]) == 0
-    assert "3D U-Net of Models Genesis, 4 levels, width 4, relu" in capsys.readouterr().out
+    assert "3D U-Net of Models Genesis, 4 levels, width 2, relu" in capsys.readouterr().out
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "genesis").eval()
     processor = AutoImageProcessor.from_pretrained(tmp_path / "genesis")
     cubes = torch.rand(2, 1, 16, 16, 8)

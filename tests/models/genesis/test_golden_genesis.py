@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ark_hf.models.genesis.convert_genesis_checkpoint import convert_genesis_checkpoint, convert_genesis_state_dict
+from ark_hf.models.genesis.convert_genesis_checkpoint import convert_genesis_state_dict, convert_loaded_genesis
 from ark_hf.models.genesis.modeling_genesis import GenesisForPreTraining
 from tests.models.ark.golden import read_case, rule_state_dict
 
@@ -16,18 +16,16 @@ ENCODER = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
 
 
 @pytest.fixture(scope="module")
-def golden(shared, tmp_path_factory):
-    """A case, and a model converted from the file that its weights would be in."""
+def golden(shared):
+    """A case, and a model converted from what the file of its weights would hold."""
 
     @functools.cache
-    def read(name: str) -> tuple[dict, dict, str]:
+    def read(name: str) -> tuple[dict, dict, dict]:
         case, arrays = read_case(shared / "golden" / "genesis", name)
         shapes = {key: shape for key, shape, *_ in case["state_dict"] if key in case["parameter_order"]}
         weights = with_statistics(rule_state_dict(shapes, case["weight_seed"]))
         assert set(weights) == {key for key, *_ in case["state_dict"]}
-        path = tmp_path_factory.mktemp("genesis") / f"{name}.pt"
-        torch.save(training_checkpoint(weights), path)
-        return case, arrays, str(path)
+        return case, arrays, training_checkpoint(weights)
 
     return read
 
@@ -74,8 +72,8 @@ def assert_buffers(model: GenesisForPreTraining, expected: dict) -> None:
     assert not any(found[key] for key in tracked)
 
 
-def check_outputs(case: dict, arrays: dict, path: str) -> None:
-    model = convert_genesis_checkpoint(path).model
+def check_outputs(case: dict, arrays: dict, checkpoint: dict) -> None:
+    model = convert_loaded_genesis(checkpoint, "golden.pt").model
     assert sum(parameter.numel() for parameter in model.parameters()) == case["n_parameters"]
     pixel_values = torch.from_numpy(arrays["input"])
     restored, found = features(model.train(), pixel_values)
@@ -100,8 +98,8 @@ def test_outputs_of_published_cubes_equal_the_originals(golden):
 
 @pytest.mark.slow_ci  # seven seconds
 def test_training_steps_equal_the_originals(golden):
-    case, arrays, path = golden("unet3d_relu_train")
-    model, training = convert_genesis_checkpoint(path).model.train(), case["train"]
+    case, arrays, checkpoint = golden("unet3d_relu_train")
+    model, training = convert_loaded_genesis(checkpoint, "golden.pt").model.train(), case["train"]
     optimizer = torch.optim.SGD(model.parameters(), lr=training["lr"], momentum=training["momentum"])
     losses = []
     for step in range(len(training["losses"])):

@@ -279,6 +279,7 @@ def test_labels_that_do_not_fit(labels, message):
         small(GenesisForSemanticSegmentation, segmentation=ORGANS)(volumes(), labels=labels)
 
 
+@pytest.mark.slow_ci  # with what else Trainer does
 def test_the_stock_trainer_learns_to_restore(tmp_path):
     model = small(GenesisForPreTraining).train()
     cubes = volumes(4)
