@@ -59,6 +59,22 @@ def starts(models: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
+def check(models: list[str]) -> None:
+    """Ends the script if a folder holds no model, two have one name, or two one backbone in different shapes."""
+    names, shapes = [figures.shown_name(model) for model in models], {}
+    if len(set(names)) < len(names):
+        raise SystemExit("The models' folders must have different names.")
+    for model in models:
+        if not Path(model, "config.json").is_file():
+            raise SystemExit(f"{model} holds no model: name the folder ark-cxr of a run.")
+        config = ark_hf.ArkConfig.from_pretrained(model)
+        shape = config.backbone_kwargs, config.image_size
+        if shapes.setdefault(config.backbone, shape) != shape:
+            raise SystemExit(
+                f"{model} has another size or other backbone_kwargs than a model before it: run them apart."
+            )
+
+
 def random_weights(model: str) -> str:
     """The name of a model's network with random weights."""
     return f"random {ark_hf.ArkConfig.from_pretrained(model).backbone}"
@@ -200,6 +216,7 @@ def gain(found: dict[str, Any]) -> str:
 
 
 def main(data_root: Path, folder: Path, models: list[str]) -> None:
+    check(models)
     os.environ["OMP_NUM_THREADS"] = "1"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"data_root": data_root, "folder": folder}

@@ -148,3 +148,18 @@ def test_what_an_encoder_is_good_for(in_this_process, tmp_path, monkeypatch):
     assert len(results["few labels"]) == 1 and len(results["lungs"]) == 1
     page = (tmp_path / "out" / "downstream.md").read_text()
     assert page.count("| difference |") == 3 and "nan" not in page
+
+
+def test_models_that_cannot_be_compared(in_this_process, model, tmp_path):
+    downstream = in_this_process("downstream")
+    config = ArkConfig.from_pretrained(model)
+    config.image_size = 64
+    config.save_pretrained(tmp_path / "larger")
+    for models, message in [
+        ([str(tmp_path / "nowhere")], "nowhere holds no model"),
+        ([model, model], "different names"),
+        ([model, str(tmp_path / "larger")], "larger has another size"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            downstream.main(tmp_path, tmp_path / "out", models)
+    assert not (tmp_path / "out").exists()
