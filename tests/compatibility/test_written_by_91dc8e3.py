@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ark_hf.data.report.numbers import describe_datasets
 from ark_hf.data.task_dataset import load_task_dataset, read_build_facts, read_task
 from ark_hf.evaluation.report.stored import read_report
 from ark_hf.hub import push_model
+from ark_hf.hub.families import FAMILIES
 from ark_hf.inference.embeddings import open_store, picture_keys
 from ark_hf.inference.load import load_ark
 from ark_hf.models.ark.configuration_ark import AUTO_MAP
@@ -202,15 +204,11 @@ def test_reports_of_comparison_and_calibration_come_back_whole(written):
 @pytest.fixture
 def later_version(tmp_path, monkeypatch):
     """This package as if its code had changed, got one file more, and the configs named a class of it."""
-    files = {}
-    for name, path in push_model.CODE_FILES.items():
-        files[name] = tmp_path / name
-        files[name].write_bytes(path.read_bytes() + b"# later\n")
-    files["modeling_ark_more.py"] = tmp_path / "modeling_ark_more.py"
-    files["modeling_ark_more.py"].write_bytes(b"# more\n")
-    monkeypatch.setattr(push_model, "CODE_FILES", files)
+    code = {name: text + b"# later\n" for name, text in FAMILIES["ark"].code.items()}
+    code["modeling_ark_more.py"] = b"# more\n"
+    monkeypatch.setitem(FAMILIES, "ark", replace(FAMILIES["ark"], code=code))
     monkeypatch.setitem(AUTO_MAP, "AutoModelForMore", "modeling_ark_more.ArkForMore")
-    return files
+    return code
 
 
 def test_a_push_renews_the_code_and_says_so(hub, workplace, later_version, capsys):
@@ -222,8 +220,7 @@ def test_a_push_renews_the_code_and_says_so(hub, workplace, later_version, capsy
         assert "An earlier version of ark-hf wrote this model. Renewed in what is sent, not in the folder: " in printed
         assert f"{', '.join(renewed)}." in printed
     sent, folder = hub.model("someone/ark-cxr").files, workplace / "whole" / "ark-cxr"
-    for name, path in later_version.items():
-        assert sent[name] == path.read_bytes()
+    assert all(sent[name] == text for name, text in later_version.items())
     ours, theirs = read_json(folder / "config.json"), json.loads(sent["config.json"])
     assert theirs.pop("auto_map") == dict(AUTO_MAP) != ours.pop("auto_map") and theirs == ours
     assert sent["model.safetensors"] == (folder / "model.safetensors").read_bytes()

@@ -192,7 +192,7 @@ def add_tensors(name):
         (drop_a_head, "lacks 2 of the model's tensors, such as heads.phantom_hill"),
         (lambda folder: (folder / "modeling_ark.py").unlink(), "lacks modeling_ark.py. With `import ark_hf`, load"),
         (write("config.json", b"{"), "config.json is not JSON"),
-        (spoil_json("config.json", model_type="vit"), "of model type 'vit', not 'ark'"),
+        (spoil_json("config.json", model_type="vit"), "of model type 'vit', not 'ark' or 'genesis'"),
         (shutil.rmtree, "is not a folder"),
     ],
 )

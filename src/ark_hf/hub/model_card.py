@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
@@ -11,25 +12,21 @@ from ..data.leaks import shared_lines
 from ..evaluation.report.gallery import without_pictures
 from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import TextTable
-from ..inference.masks import SEGMENTER
 from ..inference.task_labels import UNNAMED_TASK, label_names
-from ..models.ark.configuration_ark import ArkConfig
-from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..pages.formats import format_defined, format_interval, format_number
 from ..provenance import read_provenance, weights_sha256
 from . import label_results, mask_results
 from .card_parts import cell, read_prose, table_text
+from .families import AUTO_CLASSES, SEGMENTERS, Family, family_of
 from .push import CARD_FILE
 
-AUTO_CLASSES = {
-    "ArkForImageClassification": "AutoModelForImageClassification",
-    SEGMENTER: "AutoModelForSemanticSegmentation",
-}
 EVAL_RESULTS_FILE = ".eval_results/ark-hf.yaml"
 REPORT_PAGE = "report.html"
 REPORT_FILES = ("report.json", "report.md", REPORT_PAGE)
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATES = Path(__file__).parent / "templates"
+FEATURES = ("AutoModel", "AutoModelForPreTraining")  # classes of models that name and outline nothing
 UNKNOWN = "unknown"  # where the weights come from
+METHODS = {"peac": "PEAC", "genesis": "Models Genesis"}  # without labels, as they are called
 ARK = "ark"  # the method of whatever names none
 
 
@@ -55,7 +52,7 @@ def model_card_files(
     Raises:
         ValueError: The report is of other weights, or a file cannot be read.
     """
-    kind = _results(ArkConfig.from_pretrained(folder))
+    kind = _results(family_of(folder).config_class.from_pretrained(folder))
     facts, reports = ({}, []) if report is None else read_report(report, kind.REPORT_KIND)
     if report is not None:
         _check_same_weights(folder, facts, report)
@@ -89,24 +86,34 @@ def model_card(
         reports: The test results, a [`TaskReport`] or of a segmenter a [`MaskReport`] each, by the path of its figure.
         crops: What of the images the reports are about, see [`with_crops`].
     """
-    config, origin, reports = ArkConfig.from_pretrained(folder), read_provenance(folder), reports or {}
+    family, origin, reports = family_of(folder), read_provenance(folder), reports or {}
+    config = family.config_class.from_pretrained(folder)
     prose, history, kind = read_prose(), _history(origin), _results(config)
     licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
     auto_class = AUTO_CLASSES.get((config.architectures or [""])[0], "AutoModel")
     segmentation = config.segmentation if kind is mask_results else None
+    labels = [] if auto_class in FEATURES else _label_rows(config)
+    known: dict[str, Any] = {
+        "place": place,
+        "auto_class": auto_class,
+        "config": config,
+        "view": _view(folder, family, config),
+        "labels": labels,
+        "segmentation": segmentation,
+    }
     return ModelCard.from_template(
-        _header(place, config, auto_class, history, list(reports.values()), license_id or licence),
-        template_path=str(TEMPLATE),
+        _header(place, family, config, auto_class, history, list(reports.values()), license_id or licence),
+        template_path=str(TEMPLATES / "model_card.md"),
+        **known,
         name=place.rpartition("/")[2],
-        place=place,
-        prose=prose,
-        origin=_origin(prose, origin) if origin else "",
-        auto_class=auto_class,
-        projects=config.projector_dim is not None,
-        view=_view(folder),
-        labels=[] if auto_class == "AutoModel" else _label_rows(config),
-        segmentation=segmentation,
-        limits=prose[_limits(auto_class, segmentation is not None)],
+        use=_use(family, known),
+        sees=family.sees,
+        images="images" if family.sees == "radiographs" else "volumes",
+        pixel="pixel" if family.sees == "radiographs" else "voxel",
+        intended_use=prose["intended_use"][family.sees],
+        not_for=prose["not_for"][family.sees],
+        origin=_origin(prose, origin, family) if origin else "",
+        limits=prose[_limits(auto_class, segmentation is not None)][family.sees],
         operating_points=_operating_points(config),
         untested=_untested(config, list(reports.values())),
         reports=[kind.section(figure, report) for figure, report in reports.items()],
@@ -115,10 +122,10 @@ def model_card(
         about_figures=kind.FIGURE,
         about_report=kind.WHOLE,
         crops=crops,
-        history=[_training_section(each) for each in history],
+        history=[_training_section(each, family) for each in history],
         phantom=bool(history) and all(_is_of_phantoms(each) for each in history),
         licence_text=licence["text"] if license_id is None else f"The weights are under {license_id}.",
-        citation=_citations(prose, history),
+        citation=_citations(prose, history, config.model_type),
     )
 
 
@@ -126,23 +133,30 @@ def _method(origin: Mapping[str, Any]) -> str:
     return origin.get("method", ARK)
 
 
-def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any], family: Family) -> str:
     """How the weights came about, and of a method that is not Ark's what it is."""
-    return " ".join([prose["origins"][origin["kind"]], *filter(None, [prose["methods"].get(_method(origin))])])
+    told = prose["origins"][origin["kind"]].format(sees=family.sees)
+    return " ".join([told, *filter(None, [prose["methods"].get(_method(origin))])])
+
+
+def _use(family: Family, known: Mapping[str, Any]) -> str:
+    """How to use the model, in code."""
+    template = (TEMPLATES / f"use_{family.sees}.md").read_text(encoding="utf-8")
+    return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(known).strip()
 
 
 def _limits(auto_class: str, outlines: bool) -> str:
-    if auto_class == "AutoModel":
+    if auto_class in FEATURES:
         return "limits_of_features"
     return "limits_of_masks" if outlines else "limits"
 
 
-def _results(config: ArkConfig) -> Any:
+def _results(config: Any) -> Any:
     """The module that knows the results of such a model."""
-    return mask_results if SEGMENTER in (config.architectures or []) else label_results
+    return label_results if SEGMENTERS.isdisjoint(config.architectures or []) else mask_results
 
 
-def _operating_points(config: ArkConfig) -> list[str]:
+def _operating_points(config: Any) -> list[str]:
     if config.segmentation is not None:
         thresholds = config.segmentation.thresholds or {}
         return [f"{cell(label)} {threshold:g}" for label, threshold in thresholds.items()]
@@ -166,7 +180,8 @@ def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 def _header(
     place: str,
-    config: ArkConfig,
+    family: Family,
+    config: Any,
     auto_class: str,
     history: Sequence[Mapping[str, Any]],
     reports: Sequence[Any],
@@ -180,8 +195,11 @@ def _header(
     header = ModelCardData(
         license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
-        pipeline_tag="image-feature-extraction" if auto_class == "AutoModel" else kind.TAG,
-        tags=[*prose["tags"], *(tag for method in methods for tag in prose["tags_of_methods"].get(method, []))],
+        pipeline_tag="image-feature-extraction" if auto_class in FEATURES else kind.TAG,
+        tags=[
+            *prose["tags"][family.sees],
+            *(tag for method in methods for tag in prose["tags_of_methods"].get(method, [])),
+        ],
         base_model=start if start.count("/") == 1 else None,
         datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
         metrics=[kind.METRIC] if reports else None,
@@ -203,9 +221,17 @@ def _is_of_phantoms(origin: Mapping[str, Any]) -> bool:
     return scratch and bool(origin.get("data")) and all(data.get("phantom") for data in origin["data"])
 
 
-def _view(folder: Path) -> str:
-    """What the image processor makes of a picture."""
-    processor = ArkImageProcessor.from_pretrained(folder)
+def _view(folder: Path, family: Family, config: Any) -> str:
+    """What the network sees of a picture or volume."""
+    if family.sees == "volumes":
+        sides = " x ".join(map(str, config.cube_size))
+        spacing = "as scanned" if config.spacing is None else f"of {' x '.join(f'{mm:g}' for mm in config.spacing)} mm"
+        window = "" if config.hu_window is None else ": {:g} to {:g} Hounsfield units".format(*config.hu_window)
+        return (
+            f"`pixel_values` (batch, {config.num_channels}, {', '.join(config.axes)}), float in [0, 1]{window}. It "
+            f"was trained on cubes of {sides} voxels {spacing}; sides must be multiples of {config.stride}"
+        )
+    processor = family.processor_class.from_pretrained(folder)
     if processor.do_ten_crop or processor.do_center_crop:
         what = "ten crops" if processor.do_ten_crop else "the centre"
         crop, size = (f"{side['height']} x {side['width']}" for side in (processor.crop_size, processor.size))
@@ -214,14 +240,14 @@ def _view(folder: Path) -> str:
     return f"the whole radiograph, resized to {size['height']} x {size['width']} pixels"
 
 
-def _untested(config: ArkConfig, reports: Sequence[Any]) -> list[str]:
+def _untested(config: Any, reports: Sequence[Any]) -> list[str]:
     if config.tasks is None:
         return []
     tested = {report.task for report in reports if report.matches is None}
     return [task.name for task in config.tasks if reports and task.name not in tested]
 
 
-def _label_rows(config: ArkConfig) -> list[dict[str, str]]:
+def _label_rows(config: Any) -> list[dict[str, str]]:
     if config.segmentation is not None:
         task = config.segmentation
         kind = "masks that may overlap" if task.overlapping else "masks that exclude each other"
@@ -239,14 +265,14 @@ def _kind(problem_type: str | None) -> str:
     return "several labels an image" if problem_type == "multi_label_classification" else "one class an image"
 
 
-def _training_section(origin: Mapping[str, Any]) -> dict[str, Any]:
+def _training_section(origin: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the template tells of one training or conversion; empty where nothing is known."""
     settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
     data = [each for each in origin.get("data", []) if "splits" in each]
     looks_at_labels = origin["kind"] != "self-supervision"
     return {
         "start": _start(origin.get("start")),
-        "training": _training(origin),
+        "training": _training(origin, family),
         "data": [_data_row(each) for each in data],
         "looks_at_labels": looks_at_labels,
         "shared": [cell(line) for line in shared_lines(origin)],
@@ -270,7 +296,7 @@ def _start(name: str | None) -> str:
     return {"none": "random weights", "imagenet": "ImageNet weights of timm"}.get(name, f"`{name}`")
 
 
-def _training(origin: Mapping[str, Any]) -> str:
+def _training(origin: Mapping[str, Any], family: Family) -> str:
     validation = origin.get("validation") or {}
     means = {"AUROC": validation.get("mean_auroc"), "Dice": validation.get("mean_dice")}
     validated = "".join(
@@ -281,13 +307,14 @@ def _training(origin: Mapping[str, Any]) -> str:
     if origin.get("kind") == "self-supervision":
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in validation.items() if loss is not None)
         told = f" Validation losses: {losses}." if losses else ""
-        return f"Weights of the end of epoch {origin['epoch']} of {origin['method'].upper()}, without labels.{told}"
+        return f"Weights of the end of epoch {origin['epoch']} of {METHODS[origin['method']]}, without labels.{told}"
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":
+        images = "images" if family.sees == "radiographs" else family.sees
         head = "Its head for this task went on." if origin["head"] == "continued" else "Its head was fresh."
         return (
-            f"{head} Trained on {origin['train_images']:,} images for {origin['steps']:,} steps, seed "
+            f"{head} Trained on {origin['train_images']:,} {images} for {origin['steps']:,} steps, seed "
             f"{origin['seed']}; weights of step {origin['best_step']:,}.{validated}"
         )
     return ""
@@ -343,9 +370,9 @@ def _seeds(seeds: Mapping[str, Any] | None) -> str:
     return table_text(table)
 
 
-def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
-    """The papers of the methods of pretraining, Ark's where none is known, then those of the training data."""
-    methods = [_method(each) for each in history if each["kind"] != "fine-tuning"] or [ARK]
+def _citations(prose: Mapping[str, Any], history: Sequence[Mapping[str, Any]], model_type: str) -> str:
+    """The papers of the methods of pretraining, the model's own where none is known, then those of the data."""
+    methods = [_method(each) for each in history if each["kind"] != "fine-tuning"] or [model_type]
     of_methods = [prose["citations"][method].strip() for method in methods]
     of_data = [data["citation"].strip() for each in history for data in each.get("data", []) if data.get("citation")]
     return "\n".join(dict.fromkeys([*of_methods, *of_data]))

@@ -11,37 +11,20 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from ..inference.load import check_type, load_ark
-from ..inference.masks import SEGMENTER
-from ..models.ark import configuration_ark
-from ..models.ark.configuration_ark import AUTO_MAP, ArkConfig
-from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkModel
 from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
 from ..training.peac.heads import HEADS_FILE
+from .families import CLASSIFIERS, FAMILIES, Family, family_of
 from .model_card import model_card_files
 from .push import CARD_FILE, Push, Repository, check_secrets, check_text, explained, name_files, open_repository, send
 
-PROCESSOR_MAP: dict[str, dict[str, str]] = ArkImageProcessor().to_dict()["auto_map"]
-
-
-def _code_files() -> dict[str, Path]:
-    """By name, the modules that `auto_map` names and those that they import."""
-    named = {*AUTO_MAP.values(), *PROCESSOR_MAP["AutoImageProcessor"].values()}
-    modules = {Path(configuration_ark.__file__).with_name(f"{reference.partition('.')[0]}.py") for reference in named}
-    imported = {Path(file) for module in modules for file in get_relative_import_files(module)}
-    return {path.name: path for path in sorted(modules | imported)}
-
-
-CODE_FILES = _code_files()
-NEEDED = ("config.json", "preprocessor_config.json", *CODE_FILES)
+CONFIGS = ("config.json", "preprocessor_config.json")
 EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-ALLOWED = {*NEEDED, PROVENANCE_FILE, CALIBRATION_FILE, CARD_FILE, WEIGHTS_INDEX}
+ALLOWED = {*CONFIGS, PROVENANCE_FILE, CALIBRATION_FILE, CARD_FILE, WEIGHTS_INDEX}
+CODE_NAMES = {name for family in FAMILIES.values() for name in family.code}
 GENERATED = re.compile(r"figures/(auroc|dice)-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
 REFUSED = {
@@ -106,13 +89,15 @@ def push_model(
     api = HfApi()
     with explained(f"Cannot push {folder} to {repo_id}: "):
         there = open_repository(api, repo_id, "model", public, revision, pull_request)
-        if not there.is_new and not _holds_ark(there):
+        kind = family_of(folder)
+        if not there.is_new and not _holds(there, kind):
             raise ValueError("it holds something else; choose another name.")
         card = files.card
         if there.id != repo_id:  # a name without the account's
             card = model_card_files(folder, there.id, report, license_id)
         sent = files.model | card
-        message = f"{ArkConfig.from_pretrained(folder).backbone}, {len(sent)} files"
+        config = kind.config_class.from_pretrained(folder)
+        message = f"{getattr(config, 'backbone', config.model_type)}, {len(sent)} files"
         pushed = send(api, there, sent, message, _is_ours, revision, pull_request)
         return pushed._replace(renewed=tuple(files.renewed), stays=files.stays)
 
@@ -132,29 +117,28 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     What of a model's folder goes to the Hub, if all of it may. The card there is not among it: a new one is made.
 
     Args:
-        folder: An ark-cxr that training, conversion, calibration or `save_pretrained` wrote.
+        folder: An ark-cxr or a Genesis that training, conversion, calibration or `save_pretrained` wrote.
 
     Returns:
         The files by their path in the repository: as bytes where an earlier version of ark-hf wrote them and they are
         renewed, that is its code, and what the configs name of it.
 
     Raises:
-        ValueError: The folder is no Ark model, cannot be loaded, or holds images, tables, pickles, code that is not
-            this package's, tokens, paths of this machine or anything else that is no part of a model.
+        ValueError: The folder is no model of ours, cannot be loaded, or holds images, tables, pickles, code that is
+            not this package's, tokens, paths of this machine or anything else that is no part of a model.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    if (folder / "config.json").is_file():
-        try:
-            check_type(json.loads((folder / "config.json").read_text(encoding="utf-8")), "ark")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{folder} cannot be pushed: config.json is not JSON: {error}.") from None
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{folder} cannot be pushed: {error}.") from None
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a model: it has no config.json.")
+    try:
+        family = family_of(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be pushed: {error}.") from None
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     files = {name: path for name, path in found.items() if name not in STAYS and not LEFT_BY_TOOLS.fullmatch(name)}
     weights = {name for name in files if WEIGHTS.fullmatch(name)}
-    others = sorted(set(files) - ALLOWED - weights)
+    others = sorted(set(files) - ALLOWED - family.code.keys() - weights)
     for what, endings in REFUSED.items():
         refused = [name for name in others if name.lower().endswith(endings)]
         if refused:
@@ -166,8 +150,8 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
         raise ValueError(
             f"{folder} holds files that are no part of a model: {name_files(others)}. Move them elsewhere."
         )
-    renewed = _renewed_code(files)
-    missing = [name for name in NEEDED if name not in files.keys() | renewed.keys()]
+    renewed = _renewed_code(files, family)
+    missing = [name for name in (*CONFIGS, *family.code) if name not in files.keys() | renewed.keys()]
     if missing:
         raise ValueError(
             f"{folder} lacks {name_files(missing)}. With `import ark_hf`, load the model and its image processor, and "
@@ -176,8 +160,8 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     for path in files.values():
         if path.suffix == ".json":
             _check_text_file(path, path.read_text(encoding="utf-8", errors="replace"))
-    renewed |= _renewed_auto_maps(folder)
-    _check_weights(folder, weights)
+    renewed |= _renewed_auto_maps(folder, family)
+    _check_weights(folder, weights, family)
     return {name: path for name, path in files.items() if name != CARD_FILE} | renewed
 
 
@@ -186,9 +170,9 @@ def _earlier_versions() -> dict[str, Any]:
     return yaml.safe_load(EARLIER_VERSIONS.read_text(encoding="utf-8"))
 
 
-def _renewed_code(files: Mapping[str, Path]) -> dict[str, bytes]:
+def _renewed_code(files: Mapping[str, Path], family: Family) -> dict[str, bytes]:
     """This version's code, in the place of an earlier one's; empty if the folder's is of this version."""
-    ours = {name: path.read_bytes() for name, path in CODE_FILES.items()}
+    ours = family.code
     others = {name: files[name].read_bytes() for name in ours if name in files}
     changed = {name: code for name, code in others.items() if code != ours[name]}
     for name, code in changed.items():
@@ -200,14 +184,14 @@ def _renewed_code(files: Mapping[str, Path]) -> dict[str, bytes]:
     return {name: code for name, code in ours.items() if others.get(name) != code} if changed else {}
 
 
-def _renewed_auto_maps(folder: Path) -> dict[str, bytes]:
+def _renewed_auto_maps(folder: Path, family: Family) -> dict[str, bytes]:
     """
     The configs with the classes of this version's code, where they name an earlier one's.
 
     Raises:
         ValueError: The classes that readers would load are of neither.
     """
-    current: dict[str, dict] = {"config.json": AUTO_MAP, "preprocessor_config.json": PROCESSOR_MAP}
+    current = dict(zip(CONFIGS, (family.auto_map, family.processor_map), strict=True))
     renewed = {}
     for name, classes in current.items():
         values = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -218,11 +202,11 @@ def _renewed_auto_maps(folder: Path) -> dict[str, bytes]:
                 f"{folder / name} names other code than this package's under `auto_map`. With `import ark_hf`, load "
                 "the model and its image processor, and save them again with `save_pretrained`."
             )
-        renewed[name] = (json.dumps({**values, "auto_map": classes}, indent=2, sort_keys=True) + "\n").encode()
+        renewed[name] = (json.dumps({**values, "auto_map": dict(classes)}, indent=2, sort_keys=True) + "\n").encode()
     return renewed
 
 
-def _check_weights(folder: Path, names: set[str]) -> None:
+def _check_weights(folder: Path, names: set[str], family: Family) -> None:
     """Raises `ValueError` if the files are not safetensors, or do not hold this model and nothing else."""
     stored: set[str] = set()
     for name in sorted(names):
@@ -232,18 +216,17 @@ def _check_weights(folder: Path, names: set[str]) -> None:
                 stored |= set(weights.keys())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder / name} is no safetensors file: {error}.") from None
-    architectures = ArkConfig.from_pretrained(folder).architectures or []
-    classifies = "ArkForImageClassification" in architectures
-    model, _ = load_ark(str(folder), None if classifies or SEGMENTER in architectures else ArkModel)
+    config = family.config_class.from_pretrained(folder)
+    architectures = config.architectures or []
+    model = family.load(str(folder), architectures)
     beside = sorted(stored - set(model.state_dict()))
     if beside:
         raise ValueError(
             f"{folder} holds tensors that are not the model's: {name_files(beside)}. Load the model and save it again."
         )
     kept = {task.name for task in model.config.tasks or [] if task.thresholds}
-    stored_tasks = ArkConfig.from_pretrained(folder).tasks or []
-    stale = [task.name for task in stored_tasks if task.thresholds and task.name not in kept]
-    if classifies and stale:
+    stale = [task.name for task in config.tasks or [] if task.thresholds and task.name not in kept]
+    if stale and not CLASSIFIERS.isdisjoint(architectures):
         raise ValueError(
             f"{folder}: nothing shows that the operating points of {name_files(stale)} were found on these weights. "
             "Load the model and save it again, which drops them, or calibrate it anew."
@@ -292,11 +275,12 @@ def _inside(values: Any) -> Iterable[Any]:
 
 
 def _is_ours(path: str) -> bool:
-    return bool(path in ALLOWED or WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path))
+    return bool(path in ALLOWED | CODE_NAMES or WEIGHTS.fullmatch(path) or GENERATED.fullmatch(path))
 
 
-def _holds_ark(there: Repository) -> bool:
+def _holds(there: Repository, family: Family) -> bool:
+    """Whether a model of this family is there."""
     if "config.json" not in there.files:
         return False
-    values, _ = ArkConfig.get_config_dict(there.id, revision=there.commit)
-    return values.get("model_type") == "ark"
+    values, _ = family.config_class.get_config_dict(there.id, revision=there.commit)
+    return values.get("model_type") == family.config_class.model_type

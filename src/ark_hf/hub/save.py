@@ -11,7 +11,6 @@ from ..models.genesis.convert_genesis_checkpoint import GenesisConversion, conve
 from ..provenance import write_provenance
 from ..training.peac.heads import HEADS_FILE
 from ..weights import read_weights_file
-from .genesis_card import genesis_card
 from .model_card import model_card
 from .push import CARD_FILE
 
@@ -67,10 +66,8 @@ def save_conversion(conversion: Conversion | GenesisConversion, output_dir: str 
         conversion.processor.save_pretrained(folder)
         facts, name = {"source": conversion.source, "summary": conversion.summary()}, output_dir.resolve().name
         if isinstance(conversion, GenesisConversion):
-            write_provenance(folder, "conversion", facts | {"method": "genesis"})
-            write_text(folder / CARD_FILE, str(genesis_card(folder, name)))
-            return
-        if conversion.heads is not None:
+            facts["method"] = "genesis"
+        elif conversion.heads is not None:
             save_file(conversion.heads, folder / HEADS_FILE, {"format": "pt"})
             facts["method"] = "peac"
         write_provenance(folder, "conversion", facts)
