@@ -7,8 +7,9 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 import yaml
+from datasets import Image, List
 from huggingface_hub import CommitOperationAdd, HfApi
-from PIL import Image
+from PIL import Image as PillowImage
 
 from ark_hf.cli.main import main
 from ark_hf.data import image_statistics
@@ -34,12 +35,6 @@ def test_all_files_of_a_phantom_site_may_go(sites):
     assert sorted(files) == sorted([*beside, *shards])
 
 
-def test_volumes_may_go_and_label_maps_not_yet(phantom_volumes):
-    assert "README.md" in check_dataset_folder(phantom_volumes["phantom_ct_nodule"])
-    with pytest.raises(ValueError, match="holds segmentation masks, which cannot be pushed yet"):
-        check_dataset_folder(phantom_volumes["phantom_ct_structures"])
-
-
 def test_patients_are_refused_unless_allowed(patients):
     with pytest.raises(ValueError, match="add --allow_patient_data") as caught:
         check_dataset_folder(patients)
@@ -59,9 +54,9 @@ def test_what_anybody_may_pass_on_needs_no_word(patients, licence):
 
 
 def spoil_with_pictures(folder):
-    Image.new("L", (8, 8)).save(folder / "scan.png")
+    PillowImage.new("L", (8, 8)).save(folder / "scan.png")
     (folder / "data" / "raw").mkdir()
-    Image.new("L", (8, 8)).save(folder / "data" / "raw" / "scan.png")
+    PillowImage.new("L", (8, 8)).save(folder / "data" / "raw" / "scan.png")
 
 
 def spoil_with_a_path_in_the_report(folder):
@@ -153,9 +148,42 @@ def test_images_without_labels_go_and_come_back(hub, tmp_path):
     assert 'open_images("someone/chests")' in hub.dataset("someone/chests").files["README.md"].decode()
 
 
-def test_masks_are_refused(phantom_masks):
-    with pytest.raises(ValueError, match="phantom_organs holds segmentation masks, which cannot be pushed yet"):
-        check_dataset_folder(phantom_masks["phantom_organs"])
+def stored(data, column):
+    """The cells of a column of files as they are stored."""
+    rows = data.splits["train"]
+    features = rows.features.copy()
+    kind = features[column]
+    features[column] = List(Image(decode=False)) if isinstance(kind, List) else type(kind)(decode=False)
+    return [row[column] for row in rows.cast(features)]
+
+
+def test_masks_and_label_maps_go_and_come_back(hub, phantom_masks, phantom_volumes):
+    for column, folder in {
+        "masks": phantom_masks["phantom_findings"],
+        "mask": phantom_volumes["phantom_ct_structures"],
+        "volume": phantom_volumes["phantom_ct_nodule"],
+    }.items():
+        push_dataset(folder, f"someone/{column}")
+        here, there = open_dataset(folder), open_dataset(f"someone/{column}")
+        assert here.task == there.task and stored(here, column) == stored(there, column)
+
+
+@pytest.mark.parametrize("column", ["masks", "mask"])
+def test_masks_are_not_named_by_paths_of_this_machine(column, phantom_masks, phantom_volumes, tmp_path):
+    folder = {"masks": phantom_masks["phantom_organs"], "mask": phantom_volumes["phantom_ct_structures"]}[column]
+    shutil.copytree(folder, tmp_path / "named")
+
+    def name_one(table):
+        cells = table[column].to_pylist()
+        for cell in cells[-1] if column == "masks" else [cells[-1]]:
+            cell["path"] = "/home/me/jane.png"
+        return table.set_column(
+            table.column_names.index(column), column, pa.array(cells, type=table.schema.field(column).type)
+        )
+
+    rewrite(tmp_path / "named", name_one)
+    with pytest.raises(ValueError, match="images are named by paths of this machine"):
+        check_dataset_folder(tmp_path / "named")
 
 
 def test_a_second_push_sends_and_changes_nothing(hub, sites, pushed):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from datasets.info import DatasetInfosDict
@@ -13,11 +14,11 @@ from ..data.build.duplicates import HASH_FILE
 from ..data.image_statistics import STATISTICS_FILE
 from ..data.rows import OPTIONAL_COLUMNS
 from ..data.task_dataset import BUILD_REPORT, CARD_KEY, NAME_KEY, SPLITS, read_any_task
-from ..models.ark.configuration_ark import SegmentationTask
 from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
 
 SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-COLUMNS = ["image", "volume", "labels", "image_id", *OPTIONAL_COLUMNS]
+FILES = ("image", "volume", "masks", "mask")  # columns of files, each with its path
+COLUMNS = [*FILES, "labels", "image_id", *OPTIONAL_COLUMNS]
 # "/home/x", "~/x", "C:\\x", "file:/x", and ".." between slashes
 _LEADS_OUT = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 PATIENT_COLUMNS = ["patient_id", "study_id", "sex", "age"]
@@ -78,8 +79,7 @@ def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    if isinstance(read_any_task(folder), SegmentationTask):
-        raise ValueError(f"{folder} holds segmentation masks, which cannot be pushed yet.")
+    read_any_task(folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     shards = [name for name in files if SHARD.fullmatch(name)]
     if not shards:
@@ -125,10 +125,10 @@ def _check_shards(folder: Path, shards: list[str], card: DatasetCard) -> set[str
             file = pq.ParquetFile(folder / name)
             columns |= set(file.schema_arrow.names)
             rows[name.removeprefix("data/").split("-")[0]] += file.metadata.num_rows
-            content = "volume" if "volume" in file.schema_arrow.names else "image"
-            for batch in file.iter_batches(columns=[f"{content}.path", "image_id"]):
-                paths = batch.column(content).field("path").to_pylist() + batch.column("image_id").to_pylist()
-                if any(path and _LEADS_OUT.match(path) for path in paths):
+            leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+            paths = [leaf for leaf in leaves if leaf.partition(".")[0] in FILES and leaf.endswith(".path")]
+            for batch in file.iter_batches(columns=[*paths, "image_id"]):
+                if any(name and _LEADS_OUT.match(name) for column in batch.columns for name in _names(column)):
                     raise ValueError(
                         "images are named by paths of this machine, or that lead out of the source's folder; build it "
                         "again with names from there"
@@ -146,6 +146,13 @@ def _check_shards(folder: Path, shards: list[str], card: DatasetCard) -> set[str
                 f"files hold {rows[split]}. Build it again."
             )
     return columns
+
+
+def _names(column: pa.Array) -> list[str | None]:
+    """The paths in a column of files, or of lists of them; or what a column of texts holds."""
+    if pa.types.is_list(column.type):
+        column = column.flatten()
+    return (column.field("path") if pa.types.is_struct(column.type) else column).to_pylist()
 
 
 def _card_of_same_task(there: Repository, task: str) -> DatasetCard:
