@@ -134,7 +134,7 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
     def _cube(self, volume: Any, spacing: list[float] | None, crop: bool) -> torch.Tensor:
         values = _to_unit_range(_to_channels_first(volume), self.hu_window)
         if self.spacing is not None and spacing is not None:
-            values = resample(values, spacing, self._spacing_zyx)
+            values = resample(values, spacing, self.spacing_zyx)
         if self.axes == "xyz":
             values = values.permute(0, 3, 2, 1)
         return (_center_crop(values, self.cube_size) if crop else values).contiguous()
@@ -161,14 +161,15 @@ class GenesisImageProcessor(WithCodeMixin, BaseImageProcessor):
             return label_maps(outputs, target_sizes, return_segmentation_scores)
         found: list[Any] = []
         for number, own in enumerate(self._checked_spacings(spacing, len(target_sizes))):
-            logits = resample(outputs.logits[number], self._spacing_zyx, own, target_sizes[number])
+            logits = resample(outputs.logits[number], self.spacing_zyx, own, target_sizes[number])
             cutoffs = None if outputs.cutoffs is None else outputs.cutoffs[[number]]
             one = ArkSemanticSegmenterOutput(logits=logits[None], cutoffs=cutoffs)  # type: ignore[arg-type]
             found += label_maps(one, None, return_segmentation_scores)
         return found
 
     @property
-    def _spacing_zyx(self) -> list[float]:
+    def spacing_zyx(self) -> list[float]:
+        """`spacing` in the order z, y, x, whatever the model's axes are; empty without one."""
         spacing = list(self.spacing or [])
         return spacing[::-1] if self.axes == "xyz" else spacing
 
@@ -212,12 +213,21 @@ def resample(
         side = volume.shape[axis]
         if count == side and abs(factor - 1) * side < ROUNDING:
             continue
-        places = ((torch.arange(count, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, side - 1)
-        lower = places.floor().long()
-        share = (places - lower).to(volume.dtype).view(-1, *[1] * (volume.ndim - axis - 1)).to(volume.device)
-        ends = lower.to(volume.device), (lower + 1).clamp(max=side - 1).to(volume.device)
-        volume = torch.lerp(*(volume.index_select(axis, end) for end in ends), share)
+        lower, upper, share = neighbours(count, side, factor)
+        share = share.to(volume.device, volume.dtype).view(-1, *[1] * (volume.ndim - axis - 1))
+        ends = (volume.index_select(axis, end.to(volume.device)) for end in (lower, upper))
+        volume = torch.lerp(*ends, share)
     return volume
+
+
+def neighbours(count: int, side: int, factor: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Between which of the `side` voxels of an axis those of [`resample`]'s result lie, `count` of `factor` times their
+    length: the lower ones and the upper ones, int64 (count,), and float64 shares of the way from the former.
+    """
+    places = ((torch.arange(count, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, side - 1)
+    lower = places.floor().long()
+    return lower, (lower + 1).clamp(max=side - 1), places - lower
 
 
 def _listed(images: Any) -> list[Any]:
@@ -280,4 +290,4 @@ def _center_crop(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.pad(volume, padding)
 
 
-__all__ = ["GenesisImageProcessor", "resample"]
+__all__ = ["GenesisImageProcessor", "neighbours", "resample"]
