@@ -59,7 +59,8 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
         return narrow(read_metaimage(file))
     if path.name.lower().endswith((".nii", ".nii.gz")) or head.startswith(_NIFTI):
         raise UnreadableImageError(
-            "NIfTI holds volumes, which `read_volume` reads; export a radiograph as PNG or DICOM"
+            "NIfTI holds volumes, which models of volumes (Genesis) and `read_volume` take; export a radiograph as "
+            "PNG or DICOM"
         )
     return all_bits(open_picture(file))
 

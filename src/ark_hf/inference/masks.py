@@ -7,14 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
+from ..models.genesis.configuration_genesis import GenesisConfig
 from .task_labels import label_names
 
-SEGMENTER = "ArkForSemanticSegmentation"
+SEGMENTER, VOLUME_SEGMENTER = "ArkForSemanticSegmentation", "GenesisForSemanticSegmentation"
 
 
-def check_segments(config: ArkConfig, name_or_path: str) -> None:
+def check_segments(config: ArkConfig | GenesisConfig, name_or_path: str) -> None:
     """Raises `ValueError` if a model is no segmenter, or one without a named task, whose classes nobody knows."""
-    if SEGMENTER not in (config.architectures or [SEGMENTER]):
+    segmenter = VOLUME_SEGMENTER if isinstance(config, GenesisConfig) else SEGMENTER
+    if segmenter not in (config.architectures or [segmenter]):
         raise ValueError(f"{name_or_path!r} is no segmenter; fine-tuning it on a dataset with masks makes one of it.")
     if config.segmentation is None:
         labels = label_names(config)[1:] or ["lungs"]

@@ -4,12 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from ..images.dicom import is_dicom
-from ..images.image_files import is_image_file, is_other_file, walk
-from ..volumes.reading import VOLUME_SUFFIXES
+from ..volumes.listing import list_volumes, without_volume_suffix
 from .raw_folder import composed
-
-DATA_SUFFIXES = (".raw", ".zraw")  # of MetaImage headers
 
 
 class VolumeFolder:
@@ -32,8 +28,10 @@ class VolumeFolder:
         self.paths: list[str] = []  # of volumes, from the root
         self.label_maps: dict[str, list[str]] = {}  # by what `*` stands for
         self.unfit: list[str] = []  # what would be a volume, but for the pattern
-        self.others: list[str] = []  # files that one may take for volumes
-        for path in self._list():
+        listed, self.others = list_volumes(root)  # the latter are files that one may take for volumes
+        if "" in listed:
+            raise ValueError(f"{root} itself holds DICOM files; give each series a folder below it.")
+        for path in listed:
             case = label_maps.case(path) if label_maps else None
             if case is not None:
                 self.label_maps.setdefault(case, []).append(path)
@@ -55,20 +53,6 @@ class VolumeFolder:
                     self._named.setdefault(name, []).append(path)
                 for stop in range(number + 1, len(parts)):
                     self._within.setdefault("/".join(parts[number:stop]), []).append(path)
-
-    def _list(self) -> list[str]:
-        found = []
-        for folder, names in walk(self.root):
-            inside = [f"{folder}/{name}" if folder else name for name in names]
-            found += [path for path in inside if path.lower().endswith(VOLUME_SUFFIXES)]
-            rest = [path for path in inside if not path.lower().endswith((*VOLUME_SUFFIXES, *DATA_SUFFIXES))]
-            if any(_is_slice(self.root / path) for path in rest):
-                if not folder:
-                    raise ValueError(f"{self.root} itself holds DICOM files; give each series a folder below it.")
-                found.append(folder)
-            else:
-                self.others += [path for path in rest if is_image_file(self.root / path)]
-        return sorted(found)
 
     def find_image(self, name: str) -> Path:
         """
@@ -119,21 +103,3 @@ class PathPattern:
         """What `*` stands for in a path, None if the pattern does not fit."""
         found = self._expression.fullmatch(path)
         return found[1] if found else None
-
-
-def without_volume_suffix(path: str) -> str:
-    suffix = next((each for each in sorted(VOLUME_SUFFIXES, key=len)[::-1] if path.lower().endswith(each)), "")
-    return path[: len(path) - len(suffix)]
-
-
-def _is_slice(path: Path) -> bool:
-    """Whether a file is DICOM, by its name or else by its content."""
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return True
-    if is_other_file(path) or not path.is_file():  # a pipe would be read for ever
-        return False
-    try:
-        with path.open("rb") as file:
-            return is_dicom(path, file.read(132))
-    except OSError:
-        return False
