@@ -1,4 +1,4 @@
-"""The verb `predict`: probabilities, or masks and areas, of every label for image files."""
+"""The verb `predict`: probabilities, or masks and areas, of every label for image files and volumes."""
 
 import sys
 from dataclasses import dataclass, field
@@ -25,10 +25,16 @@ class PredictArguments:
         metadata={
             "help": "wide: one row per image, one column per task/label; long: one row per image and label, with the "
             "columns image, task, label, probability, threshold, positive and warnings; of a segmenter pixels, mm2, "
-            "score, threshold, cardiothoracic_ratio and mask in place of probability, threshold and positive."
+            "score, threshold, cardiothoracic_ratio and mask in place of probability, threshold and positive; of one of "
+            "volumes voxels, ml, threshold, mask and value."
         },
     )
-    batch_size: int = field(default=16, metadata={"help": "Images a forward pass."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images a forward pass, 16 unless set; of a segmenter of volumes its windows, 4 unless set."
+        },
+    )
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
     second_opinion: bool = field(
         default=False,
@@ -57,21 +63,27 @@ class PredictArguments:
     )
 
     def __post_init__(self):
-        check_at_least(1, batch_size=self.batch_size)
+        if self.batch_size is not None:
+            check_at_least(1, batch_size=self.batch_size)
         check_at_least(0, num_workers=self.num_workers)
 
 
 def predict(argv: list[str]) -> int:
-    """Probabilities, or masks and areas, for image files."""
+    """Probabilities, or masks and areas, for image files and volumes."""
     args, given = parse(
         PredictArguments,
         "predict",
         argv,
         "Probabilities of every label for radiographs (PNG, JPEG, TIFF, BMP, WebP, DICOM, MetaImage; 8 to 16 bits). "
         "Of a segmenter the area of every label in pixels, in mm2 where a DICOM file says how large its pixels are, "
-        "and of heart and lungs the cardiothoracic ratio; NAME.masks and NAME.overlays beside --out are the pictures.",
-        model={"help": "Folder or Hub id of an ark-cxr."},
-        paths={"nargs": "+", "help": "Files, http(s) addresses, or folders that are searched for images."},
+        "and of heart and lungs the cardiothoracic ratio; NAME.masks and NAME.overlays beside --out are the pictures. "
+        "A Genesis takes volumes (NIfTI, MetaImage, folders of DICOM series): a segmenter of them writes label maps in "
+        "the volumes' own space, millilitres, and slices in three planes.",
+        model={"help": "Folder or Hub id of an ark-cxr or a Genesis."},
+        paths={
+            "nargs": "+",
+            "help": "Files, of radiographs http(s) addresses, or folders that are searched for images or volumes.",
+        },
     )
     check_names(given.model)
     quiet()
@@ -88,7 +100,7 @@ def predict(argv: list[str]) -> int:
 def _tell(written: "Predictions", args: PredictArguments) -> None:
     if written.images:
         kinds = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in written.kinds.most_common())
-        print(f"{written.images} images are in {args.out} ({kinds}; {written.computed}).")
+        print(f"{written.images} {written.what} are in {args.out} ({kinds}; {written.computed}).")
         if written.second_opinion is not None:
             print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
         if written.masks is not None:
@@ -100,10 +112,12 @@ def _tell(written: "Predictions", args: PredictArguments) -> None:
         print(f"No file could be read; {args.out} is {kept}.", file=sys.stderr)
     if written.left_out:
         named = f"such as {printable(written.left_out[0])}"
-        print(f"{len(written.left_out)} files left out, {named}: no images by name and content.", file=sys.stderr)
+        print(
+            f"{len(written.left_out)} files left out, {named}: no {written.what} by name and content.", file=sys.stderr
+        )
     if written.unreadable is not None:
         print(f"Files that cannot be read are listed in {written.unreadable}.", file=sys.stderr)
     for line in written.warnings[:MAX_WARNINGS]:
         print(f"Warning: {line}", file=sys.stderr)
     if len(written.warnings) > MAX_WARNINGS:
-        print(f"... and {len(written.warnings) - MAX_WARNINGS} more images with warnings.", file=sys.stderr)
+        print(f"... and {len(written.warnings) - MAX_WARNINGS} more {written.what} with warnings.", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Loading a model and its image processor, with every reason why that fails in one line."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,8 @@ def _load(
     name_or_path: str, model_type: str, choose: Callable[[list[str]], Any], processor_class: Any
 ) -> tuple[Any, Any, list[str]]:
     """Model, image processor, and the weights that its file lacks, which transformers has drawn at random."""
-    folder = Path(name_or_path)
-    check_name(name_or_path, "model")
-    if folder.exists() and not (folder / "config.json").is_file():
-        hint = f" Did you mean {folder / 'ark-cxr'}?" if (folder / "ark-cxr" / "config.json").is_file() else ""
-        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
-    try:
+    _check_folder(name_or_path)
+    with _telling_why(name_or_path, WHAT[model_type]):
         values, _ = PreTrainedConfig.get_config_dict(name_or_path)
         check_type(values, model_type)
         kind = choose(values.get("architectures") or [])
@@ -125,12 +122,40 @@ def _load(
             name_or_path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         processor = processor_class.from_pretrained(name_or_path)
+    return model, processor, sorted(loaded["missing_keys"])
+
+
+def read_model_type(name_or_path: str) -> str | None:
+    """
+    What the `config.json` of a model's folder or Hub id says that it is: "ark", "genesis" or something else.
+
+    Raises:
+        ValueError: There is no model.
+    """
+    _check_folder(name_or_path)
+    with _telling_why(name_or_path, "a model"):
+        values, _ = PreTrainedConfig.get_config_dict(name_or_path)
+        return values.get("model_type")
+
+
+def _check_folder(name_or_path: str) -> None:
+    folder = Path(name_or_path)
+    check_name(name_or_path, "model")
+    if folder.exists() and not (folder / "config.json").is_file():
+        below = [folder / name for name in ("ark-cxr", "genesis") if (folder / name / "config.json").is_file()]
+        hint = f" Did you mean {' or '.join(map(str, below))}?" if below else ""
+        raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+
+
+@contextmanager
+def _telling_why(name_or_path: str, what: str) -> Iterator[None]:
+    try:
+        yield
     except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())  # transformers' own run over several lines
         if is_of_the_hub(error):
             reason = f"it is no folder here, and on the Hub {explain(error)}"
-        raise ValueError(f"Cannot load {WHAT[model_type]} from {name_or_path!r}: {reason}") from None
-    return model, processor, sorted(loaded["missing_keys"])
+        raise ValueError(f"Cannot load {what} from {name_or_path!r}: {reason}") from None
 
 
 def check_type(values: Mapping[str, Any], model_type: str) -> None:

@@ -1,4 +1,4 @@
-"""What is measured on a segmenter's masks of one radiograph: areas, scores, the cardiothoracic ratio."""
+"""What is measured on a segmenter's masks: of a radiograph areas, scores, the cardiothoracic ratio; of a volume ml."""
 
 import math
 from dataclasses import dataclass
@@ -50,6 +50,37 @@ def measure(
     organs = heart_and_lungs(task.name, tuple(task.labels))
     ratio = None if organs is None else cardiothoracic_ratio(*(masks[number] for number in organs))
     return masks, Measurements(pixels, mm2, mask_scores(logits, task, masks), ratio)
+
+
+@dataclass(frozen=True)
+class VolumeMeasurements:
+    """
+    What is measured on the label map of one volume.
+
+    Args:
+        voxels: Of each label.
+        ml: The same in millilitres.
+    """
+
+    voxels: list[int]
+    ml: list[float]
+
+
+def measure_volume(found: np.ndarray, affine: np.ndarray, task: SegmentationTask) -> VolumeMeasurements:
+    """
+    Args:
+        found: As [`segment_volume`] gives it.
+        affine: Of the volume: mm from voxel to voxel.
+    """
+    if task.overlapping:
+        voxels = [int(np.count_nonzero(each)) for each in found]
+    else:
+        counts = np.zeros(len(task.labels) + 1, np.int64)
+        for plane in np.moveaxis(found, 2, 0):  # because `bincount` makes eight bytes of one
+            counts += np.bincount(plane.ravel(order="K"), minlength=len(counts))
+        voxels = counts[1:].tolist()
+    ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    return VolumeMeasurements(voxels, [count * ml for count in voxels])
 
 
 @cache

@@ -193,8 +193,13 @@ def save_masks(
 
 def picture_name(row: int, image: str | None, number: int | None = None, label: str = "") -> str:
     """The name of a file that is made of an image, see [`save_overlays`]."""
-    parts = f"{row:05d}", _for_file_name(path_in(image or "").stem), "" if number is None else f"{number:03d}"
-    return f"{'_'.join(filter(None, (*parts, _for_file_name(label))))}.png"
+    return made_name(row, path_in(image or "").stem, number, label, ".png")
+
+
+def made_name(row: int, stem: str, number: int | None, label: str, suffix: str) -> str:
+    """As [`picture_name`], of an image of this name without its ending."""
+    parts = f"{row:05d}", _for_file_name(stem), "" if number is None else f"{number:03d}"
+    return "_".join(filter(None, (*parts, _for_file_name(label)))) + suffix
 
 
 def _for_file_name(text: str) -> str:

@@ -3,25 +3,54 @@
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 
 from ..files import printable, replacing
 from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
-from .measurements import Measurements, heart_and_lungs
+from .measurements import Measurements, VolumeMeasurements, heart_and_lungs
 from .task_labels import DEFAULT_THRESHOLD, labels_by_task
 
 SUFFIXES = (".csv", ".jsonl")
 LONG_COLUMNS = ["image", "task", "label", "probability", "threshold", "positive", "warnings"]
 LONG_AREA_COLUMNS = ["image", "task", "label", "pixels", "mm2", "score", "threshold", "cardiothoracic_ratio", "mask",
                      "warnings"]  # fmt: skip
-DIGITS, DIGITS_OF_MM2 = 6, 1
+LONG_VOLUME_COLUMNS = ["image", "task", "label", "voxels", "ml", "threshold", "mask", "value", "warnings"]
+DIGITS, DIGITS_OF_UNITS = 6, {"mm2": 1, "ml": 3}
 
 T = TypeVar("T")
 Result = tuple[Path | str, np.ndarray | str]
+Format = Literal["wide", "long"]
+
+
+@dataclass
+class Predictions:
+    """
+    What [`predict`] wrote: `images` rows in `out`, nothing if there are none; `unreadable`, the list of the files that
+    could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it; `masks`
+    and `overlays`, the folders of a segmenter's pictures or label maps. None where there is no such file. `warnings`
+    are reasons to doubt an image, a line each; `left_out` are files of the given folders that one may take for images,
+    and that are none; `kinds` counts the images by the endings of their names; `computed` is where the model ran, and
+    in which precision; `what` the images are, "images" or "volumes".
+    """
+
+    out: Path
+    images: int = 0
+    unreadable: Path | None = None
+    second_opinion: Path | None = None
+    disagreements: str | None = None
+    masks: Path | None = None
+    overlays: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    computed: str = ""
+    what: str = "images"
 
 
 def check_prediction_file(path: Path) -> None:
@@ -130,6 +159,47 @@ def long_area_rows(
     ]
 
 
+def volume_columns(task: SegmentationTask) -> list[str]:
+    """Of the table of a segmenter of volumes with a row a volume."""
+    return ["image", *(f"{task.name}/{label} {unit}" for label in task.labels for unit in ("voxels", "ml"))]
+
+
+def volume_row(task: SegmentationTask, image: str, measured: VolumeMeasurements) -> dict[str, Any]:
+    """A volume's, with the columns of [`volume_columns`]."""
+    row: dict[str, Any] = {"image": image}
+    for number, label in enumerate(task.labels):
+        row[f"{task.name}/{label} voxels"] = measured.voxels[number]
+        row[f"{task.name}/{label} ml"] = measured.ml[number]
+    return row
+
+
+def long_volume_rows(
+    task: SegmentationTask, image: str, measured: VolumeMeasurements, masks: Sequence[Path], warnings: list[str]
+) -> list[dict[str, Any]]:
+    """
+    A volume's, one a label, with the columns `LONG_VOLUME_COLUMNS`.
+
+    Args:
+        masks: The file of each label's mask, in which it has the `value`.
+        warnings: Reasons to doubt the volume.
+    """
+    thresholds = task.thresholds or {}
+    return [
+        {
+            "image": image,
+            "task": task.name,
+            "label": label,
+            "voxels": measured.voxels[number],
+            "ml": measured.ml[number],
+            "threshold": thresholds.get(label, DEFAULT_THRESHOLD) if task.overlapping else None,
+            "mask": masks[number].as_posix(),
+            "value": 1 if task.overlapping else number + 1,
+            "warnings": warnings,
+        }
+        for number, label in enumerate(task.labels)
+    ]
+
+
 def _defined(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
@@ -187,4 +257,4 @@ def _cell(column: str, value: Any) -> Any:
 def _digits(column: str, value: Any) -> int | None:
     if not isinstance(value, float) or column == "threshold":  # of which a digit less may call another label positive
         return None
-    return DIGITS_OF_MM2 if column.endswith("mm2") else DIGITS
+    return DIGITS_OF_UNITS.get(column.rpartition(" ")[2], DIGITS)

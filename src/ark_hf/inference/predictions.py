@@ -1,11 +1,10 @@
 """Predictions of image files as tables and pictures: what `ark-hf predict` does."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,13 +16,15 @@ from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
-from .load import load_ark, process_state
+from .load import load_ark, process_state, read_model_type
 from .measurements import Measurements
 from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
 from .predict import move_model, predict_files, with_crops
 from .prediction_files import (
     LONG_AREA_COLUMNS,
     LONG_COLUMNS,
+    Format,
+    Predictions,
     area_columns,
     area_row,
     check_prediction_file,
@@ -34,32 +35,7 @@ from .prediction_files import (
 )
 from .segmentation import segment_files
 from .task_labels import task_label_names
-
-Format = Literal["wide", "long"]
-
-
-@dataclass
-class Predictions:
-    """
-    What [`predict`] wrote: `images` rows in `out`, nothing if there are none; `unreadable`, the list of the files that
-    could not be read; `second_opinion`, the table of that name, and `disagreements`, a text of what is in it; `masks`
-    and `overlays`, the folders of a segmenter's pictures. None where there is no such file. `warnings` are reasons to
-    doubt an image, a line each; `left_out` are files of the given folders that one may take for images, and that are
-    none; `kinds` counts the images by the endings of their names; `computed` is where the model ran, and in which
-    precision.
-    """
-
-    out: Path
-    images: int = 0
-    unreadable: Path | None = None
-    second_opinion: Path | None = None
-    disagreements: str | None = None
-    masks: Path | None = None
-    overlays: Path | None = None
-    warnings: list[str] = field(default_factory=list)
-    left_out: list[Path] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
-    computed: str = ""
+from .volume_predictions import predict_volumes
 
 
 class _Table(NamedTuple):
@@ -90,7 +66,7 @@ def predict(
     model: str,
     paths: Sequence[str | Path],
     out: str | Path = "predictions.csv",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     crops: str = "whole",
     second_opinion: bool = False,
     heatmaps: str | Path | None = None,
@@ -105,14 +81,18 @@ def predict(
     cardiothoracic ratio, with every mask as a picture in the folder `NAME.masks` and overlays in `NAME.overlays`
     beside the table, see [`save_masks`] and [`Measurements`].
 
+    A Genesis takes volumes: NIfTI and MetaImage files, and folders of DICOM, searched for series. A segmenter's table
+    has the voxels and millilitres of all labels, `NAME.masks` label maps in the volumes' own space, see
+    [`segment_volume`], and `NAME.overlays` slices in three planes.
+
     Under `accelerate launch` the images are shared out; the main process writes the table, which is the same.
 
     Args:
-        model: Folder or Hub id of an ark-cxr.
-        paths: Files, http(s) addresses, or folders that are searched for images.
+        model: Folder or Hub id of an ark-cxr or a Genesis.
+        paths: Files, of radiographs also http(s) addresses, or folders that are searched for images or volumes.
         out: A `.csv` file, or `.jsonl` for a JSON object a line. Files that cannot be read go to `NAME.unreadable.csv`
             beside it.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, 16 unless set; of a segmenter of volumes its windows, 4 unless set.
         crops: "whole", "center" or "ten", see [`with_crops`].
         second_opinion: Write on which findings the heads disagree, to `NAME.second_opinion.csv` beside `out`.
         heatmaps: Folder for pictures of what speaks for the labels that are called positive, see [`save_overlays`].
@@ -130,7 +110,11 @@ def predict(
     check_prediction_file(out)
     if heatmaps is not None and Path(heatmaps).is_file():
         raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
+    if read_model_type(model) == "genesis":
+        _refuse_options_of_radiographs(model, crops, second_opinion, heatmaps, num_workers)
+        return predict_volumes(model, paths, out, batch_size, format, device, dtype)
     files, left_out = _image_files(paths)
+    batch_size = batch_size or 16
     network, processor = load_ark(model)
     move_model(network, device, dtype)
     computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
@@ -160,6 +144,22 @@ def predict(
     if findings is not None and written.images:
         written.second_opinion, written.disagreements = opinions, second_opinion_text(opinions, *findings)
     return written
+
+
+def _refuse_options_of_radiographs(
+    model: str, crops: str, second_opinion: bool, heatmaps: str | Path | None, num_workers: int
+) -> None:
+    given = {
+        "crops": crops != "whole",
+        "second_opinion": second_opinion,
+        "heatmaps": heatmaps,
+        "num_workers": num_workers,
+    }
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"{name} is for radiographs, and {model} takes volumes, one after the other; leave it out."
+            )
 
 
 def _classified(

@@ -61,5 +61,5 @@ def read_open_volume(file: BinaryIO, path: Path) -> Volume:
         raise UnreadableImageError("this is one file of a DICOM series; name the folder that the series lies in")
     kind = kind_of_content(head)
     if kind is not None:
-        raise UnreadableImageError(f"this is a 2D picture ({kind}); {KNOWN}")
+        raise UnreadableImageError(f"this is a 2D picture ({kind}), which models of radiographs (Ark) take; {KNOWN}")
     raise UnreadableImageError(f"{path.suffix or 'what this is'} is not known as a volume; {KNOWN}")
