@@ -25,8 +25,8 @@ class PredictArguments:
         metadata={
             "help": "wide: one row per image, one column per task/label; long: one row per image and label, with the "
             "columns image, task, label, probability, threshold, positive and warnings; of a segmenter pixels, mm2, "
-            "score, threshold, cardiothoracic_ratio and mask in place of probability, threshold and positive; of one of "
-            "volumes voxels, ml, threshold, mask and value."
+            "score, threshold, cardiothoracic_ratio and mask in place of probability, threshold and positive; of "
+            "a segmenter of volumes voxels, ml, threshold, mask and value."
         },
     )
     batch_size: int | None = field(
@@ -77,8 +77,8 @@ def predict(argv: list[str]) -> int:
         "Probabilities of every label for radiographs (PNG, JPEG, TIFF, BMP, WebP, DICOM, MetaImage; 8 to 16 bits). "
         "Of a segmenter the area of every label in pixels, in mm2 where a DICOM file says how large its pixels are, "
         "and of heart and lungs the cardiothoracic ratio; NAME.masks and NAME.overlays beside --out are the pictures. "
-        "A Genesis takes volumes (NIfTI, MetaImage, folders of DICOM series): a segmenter of them writes label maps in "
-        "the volumes' own space, millilitres, and slices in three planes.",
+        "A Genesis takes volumes (NIfTI, MetaImage, folders of DICOM series): its masks are label maps in the volumes'"
+        " own space, with millilitres and slices in three planes.",
         model={"help": "Folder or Hub id of an ark-cxr or a Genesis."},
         paths={
             "nargs": "+",

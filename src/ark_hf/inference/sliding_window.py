@@ -109,7 +109,8 @@ def classify_volume(
 def _pixel_values(model: Any, processor: GenesisImageProcessor, turned: Volume, **kwargs: Any) -> torch.Tensor:
     if model.config.num_channels != 1:
         raise ValueError(f"this model takes volumes of {model.config.num_channels} channels, and a file has one")
-    return processor(turned.voxels, spacing=turned.spacing, return_tensors="pt", **kwargs)["pixel_values"]
+    (pixel_values,) = processor(turned.voxels, spacing=turned.spacing, **kwargs)["pixel_values"]  # "pt" would copy it
+    return pixel_values[None]
 
 
 def _blended_logits(
