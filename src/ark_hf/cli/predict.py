@@ -104,7 +104,8 @@ def _tell(written: "Predictions", args: PredictArguments) -> None:
         if written.second_opinion is not None:
             print(f"{written.disagreements}\nAll second opinions are in {written.second_opinion}.")
         if written.masks is not None:
-            print(f"Masks are in {written.masks}, overlays in {written.overlays}.")
+            kind = "Masks" if written.what == "images" else "Label maps"
+            print(f"{kind} are in {written.masks}, overlays in {written.overlays}.")
         if args.heatmaps is not None:
             print(f"Heat maps are in {args.heatmaps}.")
     else:

@@ -22,7 +22,7 @@ def check_segments(config: ArkConfig | GenesisConfig, name_or_path: str) -> None
         labels = label_names(config)[1:] or ["lungs"]
         raise ValueError(
             f"{name_or_path!r} is a segmenter without a named task. Name it, with your own names of the classes after "
-            "the background, and save it again: `ArkForSemanticSegmentation.from_pretrained(..., "
+            f"the background, and save it again: `{segmenter}.from_pretrained(..., "
             f"segmentation=SegmentationTask('organs', {labels}))`."
         )
 

@@ -12,11 +12,11 @@ from ..data.volumes.volume import Volume
 from ..models.ark.configuration_ark import SegmentationTask
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
 from .overlays import LONGEST_SIDE, mask_overlay, shrunken_mask
-from .sliding_window import label_mask
 
 ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # which of x, y and z goes through the slices of a plane
 BRIGHTEST = 400.0  # HU: above it bone is white, so that lungs and soft tissue have more of the grey range
 GAP = 8  # pixels between slices
+ENLARGED = 4  # pixels for a voxel at most
 COARSE = 192  # voxels along the longest side of the grid on which parts are told apart
 
 
@@ -60,8 +60,10 @@ class VolumeSlices:
         """By number of the label, bool (height, width) of the same size; labels that are not in the slice left out."""
         cut = [self._cut(each, plane, index) for each in self._maps]
         size = self._size(plane, millimetres)
-        found = np.stack(cut) if self._overlapping else cut[0] if cut else np.zeros((1, 1))
-        masks = {number: label_mask(found, number) for number in range(len(self.labels))}
+        if self._overlapping:
+            masks = {number: each > 0 for number, each in enumerate(cut)}
+        else:
+            masks = {number: each == number + 1 for each in cut for number in range(len(self.labels))}
         return {number: shrunken_mask(mask, size) for number, mask in masks.items() if mask.any()}
 
     def middle(self) -> tuple[int, int, int]:
@@ -86,7 +88,8 @@ class VolumeSlices:
         """
         x, y, _ = (side * spacing for side, spacing in zip(self.voxels.shape, self.spacing, strict=True))
         tallest = max(y, self.voxels.shape[2] * self.spacing[2])
-        millimetres = max((2 * x + y) / (LONGEST_SIDE - 2 * GAP), tallest / LONGEST_SIDE)
+        finest = min(self.spacing) / ENLARGED
+        millimetres = max((2 * x + y) / (LONGEST_SIDE - 2 * GAP), tallest / LONGEST_SIDE, finest)
         middle = self.middle()
         slices = [(plane, middle[axis], millimetres) for plane, axis in ACROSS.items()]
         greys = [np.asarray(self.grey(*each)) for each in slices]
