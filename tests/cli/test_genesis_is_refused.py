@@ -36,7 +36,6 @@ VERBS = [
     "push GENESIS someone/genesis",
 ]
 SLOWER_VERBS = [
-    "serve GENESIS",
     "probe GENESIS SITE",
     "finetune GENESIS SITE --output_dir run",
     "finetune GENESIS MASKS --output_dir run",

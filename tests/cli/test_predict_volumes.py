@@ -214,7 +214,7 @@ def test_a_model_without_heads_or_a_named_task_is_refused(tmp_path, scans):
     with pytest.raises(ValueError, match=r"without a named task.*`GenesisForSemanticSegmentation.from_pretrained"):
         predict(unnamed, [scans / "a.nii.gz"], tmp_path / "out.csv")
     headless = save_genesis(tmp_path / "headless", (GenesisModel(model.config), processor))
-    with pytest.raises(ValueError, match="has no heads and outlines nothing; `ark-hf finetune`"):
+    with pytest.raises(ValueError, match="neither classifies nor outlines; `ark-hf finetune`"):
         predict(headless, [scans / "a.nii.gz"], tmp_path / "out.csv")
 
 

@@ -1,4 +1,4 @@
-"""The verb `serve`: the page on which a model reads a radiograph."""
+"""The verb `serve`: the page on which a model reads a radiograph or a volume."""
 
 from dataclasses import dataclass, field
 
@@ -19,15 +19,15 @@ class ServeArguments:
 
 
 def serve(argv: list[str]) -> int:
-    """A page on this machine that shows what a model makes of a radiograph."""
+    """A page on this machine that shows what a model makes of a radiograph or a volume."""
     args, given = parse(
         ServeArguments,
         "serve",
         argv,
         "A page on this machine that reads a radiograph (PNG, JPEG, TIFF, BMP, WebP, DICOM): probabilities, operating "
-        "points, reasons for doubt and heat maps; of a segmenter masks and areas. It keeps nothing and asks no other "
-        "host. Research use only.",
-        model={"help": "Folder or Hub id of an ark-cxr."},
+        "points, reasons for doubt and heat maps; of a segmenter masks and areas. With a Genesis it reads a volume "
+        "(NIfTI, MetaImage) and shows slices of it. It keeps nothing and asks no other host. Research use only.",
+        model={"help": "Folder or Hub id of an ark-cxr or a Genesis."},
     )
     check_names(given.model)
     quiet()

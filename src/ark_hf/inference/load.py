@@ -109,6 +109,18 @@ def load_genesis(name_or_path: str, kind: Any = None) -> tuple[Any, GenesisImage
     return model.eval().to(process_state().device), processor
 
 
+def load_genesis_with_heads(name_or_path: str) -> tuple[Any, GenesisImageProcessor]:
+    """As [`load_genesis`], but a segmenter without a named task and a model without heads raise a `ValueError`."""
+    model, processor = load_genesis(name_or_path)
+    if isinstance(model, GenesisForSemanticSegmentation):
+        check_segments(model.config, name_or_path)
+    elif not isinstance(model, GenesisForImageClassification):
+        raise ValueError(
+            f"{name_or_path!r} neither classifies nor outlines; `ark-hf finetune` makes a model that does."
+        )
+    return model, processor
+
+
 def _load(
     name_or_path: str, model_type: str, choose: Callable[[list[str]], Any], processor_class: Any
 ) -> tuple[Any, Any, list[str]]:

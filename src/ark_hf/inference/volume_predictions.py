@@ -17,8 +17,7 @@ from ..data.volumes.volume import Volume, nibabel
 from ..files import check_new_folder, printable
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
 from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
-from .load import load_genesis, process_state
-from .masks import check_segments
+from .load import load_genesis_with_heads, process_state
 from .measurements import VolumeMeasurements, measure_volume
 from .overlays import made_name
 from .predict import move_model
@@ -71,16 +70,11 @@ def predict_volumes(
     """As [`predict`], of a Genesis; `windows` are its `batch_size`."""
     nibabel()  # its absence is told before any volume is blamed
     files, left_out = volume_files(paths)
-    network, processor = load_genesis(model)
-    if not isinstance(network, (GenesisForImageClassification, GenesisForSemanticSegmentation)):
-        raise ValueError(
-            f"{model!r} has no heads and outlines nothing; `ark-hf finetune` makes a model of it that does."
-        )
+    network, processor = load_genesis_with_heads(model)
     move_model(network, device, dtype)
     computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
     written = Predictions(out, left_out=left_out, computed=computed, what="volumes")
     if isinstance(network, GenesisForSemanticSegmentation):
-        check_segments(network.config, model)
         table = _segmented(network, processor, files, windows or WINDOWS, format, written)
     elif windows is not None:
         raise ValueError(f"batch_size counts windows, and {model} is a classifier, which sees one cube; leave it out.")

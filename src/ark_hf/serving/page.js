@@ -27,11 +27,11 @@ async function read(files) {
   if (files.length > 1) return say("error", "One at a time", "Choose or drop a single file.");
   if (file.size > limit * 2 ** 20) {
     const size = Math.ceil(file.size / 2 ** 20);
-    return say("error", file.name, `The file has ${size} MB; up to ${limit} MB are read. Export the picture alone.`);
+    return say("error", file.name, `The file has ${size} MB; up to ${limit} MB are read. ${drop.dataset.smaller}`);
   }
   page.classList.add("busy");
   result.setAttribute("aria-busy", "true");
-  say("wait", "Reading " + file.name, "This takes some seconds on a computer without a graphics card.");
+  say("wait", "Reading " + file.name, drop.dataset.wait);
   let data, answer;
   try { data = await base64(file); } catch { data = null; }
   if (data !== null) answer = await server.read({ name: file.name, data });
@@ -56,6 +56,13 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 }
 result.addEventListener("change", event => {
   const { picture, caption } = event.target.dataset, image = result.querySelectorAll("figure img")[1];
+  if (!picture) return;
   image.src = picture;
   image.alt = image.parentElement.querySelector("figcaption").textContent = caption;
+});
+result.addEventListener("input", event => {  // a slider, which has the pictures and captions of its slices
+  const { pictures, captions } = event.target.dataset, figure = event.target.closest("figure");
+  if (!pictures) return;
+  figure.querySelector("img").src = pictures.split(" ")[event.target.value];
+  figure.querySelector("figcaption").textContent = captions.split("|")[event.target.value];
 });

@@ -1,4 +1,4 @@
-"""The page of `ark-hf serve`: a radiograph in, what a model makes of it out, with reasons for doubt; nothing kept."""
+"""The page of `ark-hf serve`: an image in, what a model makes of it out, with reasons for doubt; nothing kept."""
 
 import base64
 import os
@@ -19,12 +19,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..data.images.image_files import UnreadableImageError
-from ..data.inputs import RadiographInput, read_input
+from ..data.inputs import read_input
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..pages.html import escape
 from .masks_answer import masks_answer
 from .probabilities_answer import box, probabilities_answer, why_no_heat_maps
+from .volume_answer import MAX_VOXELS, VolumeReader
 
 NOTICE = "Research use only. Not a medical device."
 MAX_MEGABYTES = 100
@@ -43,7 +44,28 @@ _HEADERS = {
 }
 
 
-def build_page(pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipeline, name: str) -> gr.Blocks:
+RADIOGRAPHS = {
+    "title": "Chest radiograph",
+    "many": "chest radiographs",
+    "one": "a radiograph",
+    "files": f"PNG, JPEG, TIFF, BMP, WebP or DICOM, up to {MAX_MEGABYTES} MB.",
+    "wait": "This takes some seconds on a computer without a graphics card.",
+    "smaller": "Export the picture alone.",
+}
+VOLUMES = {
+    "title": "Volume",
+    "many": "volumes",
+    "one": "a volume",
+    "files": f"NIfTI (.nii, .nii.gz) or MetaImage (.mha), up to {MAX_MEGABYTES} MB and {MAX_VOXELS // 10**6} million "
+    "voxels. Convert a DICOM series to NIfTI first, or give its folder to ark-hf predict.",
+    "wait": "This takes minutes on a computer without a graphics card.",
+    "smaller": "Save it packed (.nii.gz), crop it, or give it to ark-hf predict.",
+}
+
+
+def build_page(
+    pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipeline | VolumeReader, name: str
+) -> gr.Blocks:
     """
     The page for one model; [`start_page`] serves it.
 
@@ -52,21 +74,21 @@ def build_page(pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipe
 
     Args:
         pipe: All its labels are shown: of a classifier with heat maps, if its model and image processor allow them, of
-            a segmenter with masks and areas.
+            a segmenter with masks and areas; of a model of volumes with slices in three planes.
         name: What the page calls the model.
     """
     one_at_a_time = threading.Lock()
-    answer: Callable[[RadiographInput], str]
-    if isinstance(pipe, ChestXraySegmentationPipeline):
-        answer = partial(masks_answer, pipe)
+    answer: Callable[[str, bytes], str]
+    if isinstance(pipe, VolumeReader):
+        answer, words = pipe.answer, VOLUMES
     else:
-        answer = partial(probabilities_answer, pipe, no_heat_maps=why_no_heat_maps(pipe))
+        answer, words = _answer_of_radiographs(pipe), RADIOGRAPHS
 
     def read(upload: dict[str, str]) -> str:
         file_name, data = upload["name"], base64.b64decode(upload["data"])
         try:
             with one_at_a_time:
-                return answer(read_input({"bytes": data, "path": file_name}))  # where it is, in memory
+                return answer(file_name, data)
         except UnreadableImageError as error:
             return box("error", "This file cannot be read", [str(error)])
         except Exception as error:
@@ -75,12 +97,25 @@ def build_page(pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipe
             reason = f"{file_name}: the server failed ({type(error).__name__})."
             return box("error", "This file cannot be evaluated", [reason])
 
-    with gr.Blocks(title=f"{name}: chest radiographs", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=f"{name}: {words['many']}", analytics_enabled=False, fill_width=True) as page:
         script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
         gr.HTML(
-            _empty_page(name, pipe.model.config), js_on_load=script, apply_default_css=False, server_functions=[read]
+            _empty_page(name, pipe.model.config, words),
+            js_on_load=script,
+            apply_default_css=False,
+            server_functions=[read],
         )
     return page
+
+
+def _answer_of_radiographs(
+    pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipeline,
+) -> Callable[[str, bytes], str]:
+    if isinstance(pipe, ChestXraySegmentationPipeline):
+        answer = partial(masks_answer, pipe)
+    else:
+        answer = partial(probabilities_answer, pipe, no_heat_maps=why_no_heat_maps(pipe))
+    return lambda name, data: answer(read_input({"bytes": data, "path": name}))  # where it is, in memory
 
 
 def start_page(page: gr.Blocks, host: str, port: int) -> str:
@@ -155,7 +190,7 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
     return None
 
 
-def _empty_page(name: str, config: Any) -> str:
+def _empty_page(name: str, config: Any, words: dict[str, str]) -> str:
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     count = f"{config.num_labels} labels" + (f" in {len(config.tasks)} tasks" if len(config.tasks or ()) > 1 else "")
     if config.segmentation is not None:
@@ -165,11 +200,12 @@ def _empty_page(name: str, config: Any) -> str:
 <p class="ark-notice" role="note">{NOTICE}</p>
 <div class="ark-body">
 <div class="ark-top">
-<div><h1>Chest radiograph</h1><p class="ark-model">{escape(name)}: {count}</p></div>
-<label class="ark-drop" data-megabytes="{MAX_MEGABYTES}">
-<input type="file"><strong>Choose a radiograph</strong>
+<div><h1>{words["title"]}</h1><p class="ark-model">{escape(name)}: {count}</p></div>
+<label class="ark-drop" data-megabytes="{MAX_MEGABYTES}" data-wait="{words["wait"]}"
+data-smaller="{words["smaller"]}">
+<input type="file"><strong>Choose {words["one"]}</strong>
 <span>or drop it anywhere on the page</span>
-<small>PNG, JPEG, TIFF, BMP, WebP or DICOM, up to {MAX_MEGABYTES} MB.
+<small>{words["files"]}
 It is read by this server alone, and not kept.</small>
 </label>
 </div>

@@ -43,16 +43,13 @@ def probabilities_answer(
 def _result(
     radiograph: str, plain: Image.Image, warnings: list[str], tasks: dict[str, list[Label]], no_heat_maps: str | None
 ) -> str:
-    for task, each in tasks.items():
-        for label in each:
-            label["full_name"] = f"{label['label']} ({task})" if len(tasks) > 1 else label["label"]
-    labels = [label for each in tasks.values() for label in each]
+    labels = with_full_names(tasks)
     # The first to be shown: of those that are called positive, if any are
     first = max(labels, key=lambda label: (label["positive"] is True, label["score"]))
     small = plain.convert("L")
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
     grey = np.asarray(small)
-    sections = "".join(_section(task, each, grey, first) for task, each in tasks.items())
+    sections = "".join(section(task, each, grey, first) for task, each in tasks.items())
     key = "A bar is a probability, the mark on it the saved operating point."
     if no_heat_maps is None:
         heat_map = figure(overlay(grey, first["heatmap"]), _caption(first), _caption(first))
@@ -61,14 +58,22 @@ def _result(
 <div class="ark-columns">
 <div class="ark-pictures">{radiograph}{heat_map if no_heat_maps is None else ""}</div>
 <div class="ark-tasks">
-{_summary(labels)}
+{summary(labels)}
 {box("plain", "No heat maps", [no_heat_maps]) if no_heat_maps is not None else ""}
 <p class="ark-key">{key}</p>
 {sections}</div>
 </div>"""
 
 
-def _summary(labels: list[Label]) -> str:
+def with_full_names(tasks: dict[str, list[Label]]) -> list[Label]:
+    """All labels, each with its `full_name`, which also tells of which task it is if there are several."""
+    for task, each in tasks.items():
+        for label in each:
+            label["full_name"] = f"{label['label']} ({task})" if len(tasks) > 1 else label["label"]
+    return [label for each in tasks.values() for label in each]
+
+
+def summary(labels: list[Label]) -> str:
     """What is above its operating point, before all details."""
     judged = sum(label["threshold"] is not None for label in labels)
     if not judged:
@@ -83,7 +88,7 @@ def _summary(labels: list[Label]) -> str:
     return box("above", "Above the operating point", lines + more)
 
 
-def _section(task: str, labels: list[Label], grey: np.ndarray, first: Label) -> str:
+def section(task: str, labels: list[Label], grey: np.ndarray | None = None, first: Label | None = None) -> str:
     above = sum(label["positive"] is True for label in labels)
     count = f"{len(labels)} labels" if len(labels) > 1 else "1 label"
     rows = "".join(_row(label, grey, label is first) for label in labels)
@@ -92,10 +97,10 @@ def _section(task: str, labels: list[Label], grey: np.ndarray, first: Label) -> 
 """
 
 
-def _row(label: Label, grey: np.ndarray, chosen: bool) -> str:
+def _row(label: Label, grey: np.ndarray | None, chosen: bool) -> str:
     score, threshold = label["score"], label["threshold"]
     choice = verdict = mark = ""
-    if "heatmap" in label:
+    if grey is not None and "heatmap" in label:
         picture = data_uri(overlay(grey, label["heatmap"]))
         choice = f"""<input type="radio" name="ark-label" data-picture="{picture}"
 data-caption="{escape(_caption(label))}"{" checked" if chosen else ""}>"""

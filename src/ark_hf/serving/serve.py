@@ -3,18 +3,19 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..inference.load import load_ark
+from ..inference.load import load_ark, load_genesis_with_heads, read_model_type
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from .volume_answer import VolumeReader
 
 
 def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
     """
-    Serves the page on which a model reads a radiograph, and returns when it is stopped.
+    Serves the page on which a model reads a radiograph or a volume, and returns when it is stopped.
 
     Args:
-        model: Folder or Hub id of an ark-cxr.
+        model: Folder or Hub id of an ark-cxr or a Genesis.
         host: Address to listen on: this machine alone unless set.
         port: Port to listen on.
 
@@ -25,10 +26,8 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
         raise ValueError("The page needs gradio: pip install gradio")
     from .page import build_page, start_page  # needs gradio
 
-    network, processor = load_ark(model)
-    segments = isinstance(network, ArkForSemanticSegmentation)
-    kind = ChestXraySegmentationPipeline if segments else ChestXrayClassificationPipeline
-    pipe = kind(model=network, image_processor=processor)
+    takes_volumes = read_model_type(model) == "genesis"
+    pipe = VolumeReader(*load_genesis_with_heads(model)) if takes_volumes else _pipeline(model)
     folder = Path(model)
     page = build_page(pipe, folder.resolve().name if folder.exists() else model)
     address = start_page(page, host, port)
@@ -36,3 +35,10 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
     if host not in ("127.0.0.1", "localhost"):
         print("Everybody who reaches this machine may use it, and pictures travel to it unencrypted.", flush=True)
     page.block_thread()
+
+
+def _pipeline(model: str) -> ChestXrayClassificationPipeline | ChestXraySegmentationPipeline:
+    network, processor = load_ark(model)
+    segments = isinstance(network, ArkForSemanticSegmentation)
+    kind = ChestXraySegmentationPipeline if segments else ChestXrayClassificationPipeline
+    return kind(model=network, image_processor=processor)

@@ -61,13 +61,13 @@ def read_metaimage(file: BinaryIO) -> np.ndarray:
 
 
 def read_metaimage_volume(
-    file: BinaryIO, path: Path, check_claim: Callable[[Sequence[int], np.dtype], object]
+    file: BinaryIO, folder: Path | None, check_claim: Callable[[Sequence[int], np.dtype], object]
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     The volume of an open MetaImage file, whose voxels may lie in a file beside it.
 
     Args:
-        path: The file's own, in whose folder the other one lies.
+        folder: In which the other one lies; without it there may be none.
         check_claim: Refuses sizes (x, y, z) and types before anything is read.
 
     Returns:
@@ -89,9 +89,11 @@ def read_metaimage_volume(
             raise UnreadableImageError("its slices lie in a file each; save it as one .mha file")
         if Path(name).name != name or "\\" in name:
             raise UnreadableImageError("its voxels lie in another folder; put both files into one")
-        beside = path.with_name(name)
-        if not beside.is_file():
-            raise UnreadableImageError(f"there is no {printable(name)} beside it, which holds its voxels")
+        beside = None if folder is None else folder / name
+        if beside is None or not beside.is_file():
+            raise UnreadableImageError(
+                f"there is no {printable(name)} beside it, which holds its voxels; save it as .mha"
+            )
         with beside.open("rb") as data:
             values = _read_elements(data, header, count, dtype)
     return values.reshape(sizes, order="F"), matrix

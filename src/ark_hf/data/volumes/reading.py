@@ -44,18 +44,23 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         with naming_the_image(str(path), RESCUE):
             return read_dicom_series(path)
     with open_image_file(path, RESCUE) as file:
-        return read_open_volume(file, path)
+        return read_open_volume(file, path, path.parent)
 
 
-def read_open_volume(file: BinaryIO, path: Path) -> Volume:
-    """[`read_volume`] of an open file of this name, "" if it has none; other errors are the libraries'."""
+def read_open_volume(file: BinaryIO, path: Path, folder: Path | None = None) -> Volume:
+    """
+    [`read_volume`] of an open file of this name, "" if it has none; other errors are the libraries'.
+
+    Args:
+        folder: In which the voxels of a MetaImage header may lie. Without it no other file is opened.
+    """
     head = file.read(132)
     file.seek(0)
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES) or is_nifti(head) or head.startswith(GZIP) and not path.suffix:
         return read_nifti(file)
     if is_metaimage(path, head):
-        values, matrix = read_metaimage_volume(file, path, check_claim)
+        values, matrix = read_metaimage_volume(file, folder, check_claim)
         return Volume(plain(values), LPS_TO_RAS @ matrix)
     if is_dicom(path, head):
         raise UnreadableImageError("this is one file of a DICOM series; name the folder that the series lies in")
