@@ -107,6 +107,9 @@ _EXPORTS = {
     "mask_overlay": ".inference.overlays",
     "label_masks": ".inference.masks",
     "segment_files": ".inference.segmentation",
+    "segment_volume": ".inference.sliding_window",
+    "classify_volume": ".inference.sliding_window",
+    "VolumeSlices": ".inference.volume_slices",
     "match_dataset": ".inference.zeroshot",
     "match_label": ".inference.zeroshot",
     "zero_shot_scores": ".inference.zeroshot",
@@ -158,6 +161,7 @@ _EXPORTS = {
     "push_model": ".hub.push_model",
     "push_dataset": ".hub.push_dataset",
     "build_page": ".serving.page",
+    "VolumeReader": ".serving.volume_answer",
     "start_page": ".serving.page",
     "serve": ".serving.serve",
     "demo": ".demonstration",
@@ -262,6 +266,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .inference.predictions import predict as predict
     from .inference.segmentation import segment_files as segment_files
     from .inference.segmentation_pipeline import ChestXraySegmentationPipeline as ChestXraySegmentationPipeline
+    from .inference.sliding_window import classify_volume as classify_volume
+    from .inference.sliding_window import segment_volume as segment_volume
+    from .inference.volume_slices import VolumeSlices as VolumeSlices
     from .inference.zeroshot import match_dataset as match_dataset
     from .inference.zeroshot import match_label as match_label
     from .inference.zeroshot import zero_shot_scores as zero_shot_scores
@@ -302,6 +309,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .serving.page import build_page as build_page
     from .serving.page import start_page as start_page
     from .serving.serve import serve as serve
+    from .serving.volume_answer import VolumeReader as VolumeReader
     from .training.ark.pretrainer import CyclicPretrainer as CyclicPretrainer
     from .training.ark.recipe import PretrainingArguments as PretrainingArguments
     from .training.ark.recipe import TaskSpec as TaskSpec

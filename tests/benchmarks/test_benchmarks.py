@@ -98,8 +98,25 @@ def test_both_deformations_of_cubes_are_measured(capsys, monkeypatch):
     assert "Goal 250 cubes a second" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
+    command = [sys.executable, str(FOLDER / "volume_memory.py"), "--width", "2", "--shape", "70", "70", "50"]
+    subprocess.run([*command, "--out", str(tmp_path / "results.json")], check=True)
+    cases = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert all(0.3 < case["peak_gb"] < 4 and case["seconds"] > 0 for case in cases.values())
+
+
 @pytest.mark.parametrize(
-    "name", ["input_pipeline", "constant_memory", "gpu", "segmentation", "peac_views", "genesis_deformation"]
+    "name",
+    [
+        "input_pipeline",
+        "constant_memory",
+        "gpu",
+        "segmentation",
+        "peac_views",
+        "genesis_deformation",
+        "volume_memory",
+    ],
 )
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
