@@ -3,7 +3,10 @@
 import csv
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -223,3 +226,19 @@ def test_label_maps_that_are_there_are_kept(models, scans, tmp_path):
     (tmp_path / "out.masks" / "mine.nii.gz").touch()
     with pytest.raises(ValueError, match="out.masks exists and is not empty"):
         predict(models["organs"], [scans / "a.nii.gz"], tmp_path / "out.csv")
+
+
+@pytest.mark.slow_ci
+def test_two_processes_share_the_volumes_out(models, scans, tmp_path):
+    words = [models["organs"], str(scans), "--out"]
+    assert main(["predict", *words, str(tmp_path / "one.csv")]) == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli"]
+    command = [sys.executable, "-m", *launcher, "predict", *words, str(tmp_path / "two.csv")]
+    done = subprocess.run(command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("csv", "unreadable.csv"):
+        assert (tmp_path / f"two.{name}").read_text() == (tmp_path / f"one.{name}").read_text()
+    for kind in ("masks", "overlays"):
+        one, two = (sorted((tmp_path / f"{run}.{kind}").iterdir()) for run in ("one", "two"))
+        assert [path.name for path in one] == [path.name for path in two]
+        assert all(first.read_bytes() == second.read_bytes() for first, second in zip(one, two, strict=True))

@@ -118,7 +118,8 @@ def _segmented(
     process_state().wait_for_everyone()  # before one of them writes
 
     def compute(volume: Volume) -> tuple[VolumeMeasurements, Any]:
-        found = segment_volume(network, processor, volume, windows, "windows")
+        bar = "windows" if process_state().is_main_process else None
+        found = segment_volume(network, processor, volume, windows, bar)
         return measure_volume(found, volume.affine, task), (volume, found)
 
     def names(found: _Answer) -> list[str]:
