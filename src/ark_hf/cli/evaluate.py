@@ -12,9 +12,9 @@ def evaluate(argv: list[str]) -> int:
         EvaluationArguments,
         "evaluate",
         argv,
-        "AUROC per label with patient-clustered intervals, beside what ten global image numbers reach; of a segmenter "
-        "Dice, IoU and the distance of borders, beside what the mean mask of training reaches.",
-        model={"help": "Folder or Hub id of an ark-cxr."},
+        "AUROC per label with patient-clustered intervals, beside what ten global image numbers reach (of volumes "
+        "eleven); of a segmenter Dice, IoU and the distance of borders, beside what the mean mask of training reaches.",
+        model={"help": "Folder or Hub id of an ark-cxr, or of a Genesis, whose datasets have volumes."},
         datasets={
             "nargs": "+",
             "help": "Folders or Hub ids of task datasets, each for its task's head, or HEAD=DATASET.",

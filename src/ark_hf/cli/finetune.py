@@ -17,14 +17,14 @@ class FinetuneCommand(FinetuningArguments):
         kw_only=True,
         metadata={
             "help": "Folder or Hub id of an ark-cxr, `none` (from scratch), `imagenet` (timm's weights), or a weights "
-            "file of the encoder."
+            "file of the encoder; for volumes `none`, or folder or Hub id of a Genesis."
         },
     )
     dataset: str = field(
         kw_only=True,
         metadata={
-            "help": "Folder or Hub id of a task dataset, of labels or masks, or with --label_columns of any image "
-            "dataset."
+            "help": "Folder or Hub id of a task dataset, of labels or masks, of pictures or volumes, or with "
+            "--label_columns of any image dataset."
         },
     )
     protocol: Literal["sex"] | None = field(
@@ -87,13 +87,15 @@ def finetune(argv: list[str]) -> int:
 
     from ..training.finetune.report import best_seed, results_text
     from ..training.finetune.run import finetune as run
+    from ..training.finetune.seed_folder import seed_model
     from ..training.finetune.sex_protocol import protocol_text, sex_protocol
 
     if args.protocol == "sex":
         text = protocol_text(sex_protocol(args.model, args.dataset, args, args.max_images))
     else:
-        results = run(args.model, args.dataset, args)
-        folders = [str(Path(args.output_dir, f"seed-{seed}", "ark-cxr")) for seed in args.seeds]
+        data = None if args.push_to_hub is None else _data_to_push(args)
+        results = run(args.model, args.dataset, args, data)
+        folders = [str(seed_model(Path(args.output_dir, f"seed-{seed}"))) for seed in args.seeds]
         where = f"The {'models are' if len(folders) > 1 else 'model is'} in {', '.join(folders)}."
         text = f"{results_text(results)}\n{where}"
     PartialState().print(text)
@@ -113,6 +115,16 @@ def _read(words: list[str]) -> tuple[dict[str, Any], str | None]:
     raise ValueError(
         f"expected a recipe ({', '.join(RECIPE_SUFFIXES)}), or a model and a dataset, got {' '.join(words) or 'none'}."
     )
+
+
+def _data_to_push(args: FinetuneCommand) -> Any:
+    """The dataset, opened; `ValueError` before any training time is spent if its model could not be pushed."""
+    from ..training.finetune.data import load_finetuning_data
+
+    data = load_finetuning_data(args.dataset, args)
+    if data.has_volumes:
+        raise ValueError(f"--push_to_hub does not know models of volumes yet, and {data.name} holds volumes.")
+    return data
 
 
 def _push(seed_folder: Path, repo: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from scipy.special import expit, logit
 
-from ..data.loading import InferenceSamples
+from ..data.volume_samples import inference_samples
 from ..files import replace_folder, write_json
 from ..inference.predict import mean_probabilities, predict_logits
 from ..metrics.calibration import (
@@ -160,7 +160,7 @@ def calibrate_task(
     names = [each.name for each in model.config.tasks or []]
     if task.name not in names:
         raise ValueError(f"The model has no head {task.name!r} to calibrate; its heads are {names}.")
-    samples = InferenceSamples(rows, task, processor)
+    samples = inference_samples(rows, task, processor)
     description = f"calibrating {task.name}"
     logits, targets = predict_logits([model], samples, batch_size, description=description)
     try:

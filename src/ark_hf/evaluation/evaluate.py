@@ -9,15 +9,18 @@ from typing import Any, TypeAlias
 
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset
-from ..inference.load import load_ark
+from ..inference.load import load_model
 from ..inference.predict import with_crops
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
 from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
-from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.genesis.modeling_genesis import (
+    GenesisForImageClassification,
+    GenesisForSemanticSegmentation,
+    GenesisPreTrainedModel,
+)
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
@@ -36,9 +39,17 @@ from .report.task_report import (
     report_task,
 )
 from .report.text import report_text
-from .scoring import ScoredTask, ZeroShot, load_evaluation_data, load_zero_shot_data, read_groups, score_task
+from .scoring import (
+    ScoredTask,
+    ZeroShot,
+    check_takes,
+    load_evaluation_data,
+    load_zero_shot_data,
+    read_groups,
+    score_task,
+)
 
-Network: TypeAlias = tuple[ArkForImageClassification, ArkImageProcessor]
+Network: TypeAlias = tuple[Any, Any]  # a classifier, an Ark or of volumes a Genesis, and its image processor
 Opened: TypeAlias = tuple[TaskDataset, ZeroShot | None]
 
 
@@ -59,7 +70,7 @@ def evaluate(
     a segmenter on datasets with masks, see [`evaluate_masks`].
 
     Args:
-        model: Folder or Hub id of an ark-cxr.
+        model: Folder or Hub id of an ark-cxr, or for volumes of a Genesis.
         datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET".
         args: The settings.
 
@@ -72,12 +83,14 @@ def evaluate(
         raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
     name, other_name = _distinct_names(model, args.against)
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
-    loaded = load_ark(model)
-    if isinstance(loaded[0], ArkForSemanticSegmentation):
+    loaded = _load_whole(model)
+    if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         del facts["crops"]
         facts |= {"command": _command(model, wanted, args)} if args.out is not None else {}
         return evaluate_masks(loaded, model, datasets, args, (name, other_name), facts)
-    network = loaded[0], with_crops(loaded[1], loaded[0].config.image_size, args.crops)
+    network = _seen_through(loaded, model, args.crops)
+    if isinstance(network[0], GenesisForImageClassification):
+        del facts["crops"]
     opened = [_open(args, network[0], head, dataset) for head, dataset in wanted]
     groups = _read_groups(opened, args)
     against = None if args.against is None else _load_against(args, wanted, opened)
@@ -113,7 +126,7 @@ def evaluate(
         errors = []
         for number, (data, scored) in enumerate(zip([data for data, _ in opened], scores, strict=True)):
             write_image_table(out / f"predictions-{number + 1}-{data.task.name}.csv", data, scored, groups[number])
-            errors.append(draw_errors(*network, data, scored, reports[number]))
+            errors.append([] if data.has_volumes else draw_errors(*network, data, scored, reports[number]))
         tested = [(data, scored) for (data, _), scored in zip(opened, scores, strict=True)]
         sites = compare_sites(tested, args.bootstrap, args.seed)
         facts["weights_sha256"] = weights_sha256(args.calibrate or model)
@@ -212,17 +225,41 @@ def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
     return short[0], f"{short[1]} (other)"
 
 
+def _load_whole(model: str) -> tuple[Any, Any]:
+    """A model and its image processor; `ValueError` if it has nothing that could be tested."""
+    network, processor = load_model(model)
+    kinds = GenesisForImageClassification | GenesisForSemanticSegmentation
+    if isinstance(network, GenesisPreTrainedModel) and not isinstance(network, kinds):
+        raise ValueError(f"{model} is a {type(network).__name__}, without heads; `ark-hf finetune` gives it one.")
+    return network, processor
+
+
 def _load(model: str, crops: str) -> Network:
-    network, processor = load_ark(model, ArkForImageClassification)
-    return network, with_crops(processor, network.config.image_size, crops)
+    loaded = _load_whole(model)
+    if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
+        raise ValueError(f"{model} is a segmenter, and a classifier is wanted here.")
+    return _seen_through(loaded, model, crops)
 
 
-def _open(args: EvaluationArguments, model: ArkForImageClassification, head: str | None, dataset: str) -> Opened:
+def _seen_through(loaded: tuple[Any, Any], model: str, crops: str) -> Network:
+    network, processor = loaded
+    if not isinstance(network, GenesisForImageClassification):
+        return network, with_crops(processor, network.config.image_size, crops)
+    if crops != EvaluationArguments.crops:
+        raise ValueError(f"--crops {crops} is for pictures, and {model} takes volumes: leave it out.")
+    return loaded
+
+
+def _open(args: EvaluationArguments, model: Any, head: str | None, dataset: str) -> Opened:
+    opened: Opened
     if not args.is_zero_shot:
-        return load_evaluation_data(model, dataset, args.split, head), None
-    transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
-    synonyms, heads = read_synonyms(args.synonyms), args.heads or None
-    return load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
+        opened = load_evaluation_data(model, dataset, args.split, head), None
+    else:
+        transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
+        synonyms, heads = read_synonyms(args.synonyms), args.heads or None
+        opened = load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
+    check_takes(model, opened[0])
+    return opened
 
 
 def _score(network: Network, opened: Opened, args: EvaluationArguments) -> ScoredTask:

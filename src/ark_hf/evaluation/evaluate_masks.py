@@ -8,18 +8,18 @@ from typing import Any
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset, open_dataset
 from ..data.task_dataset import SPLITS, read_dataset_task, split_names
-from ..inference.load import load_ark
+from ..inference.load import load_model
 from ..inference.overlays import check_whole_picture
 from ..models.ark.configuration_ark import SegmentationTask
-from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.genesis.modeling_genesis import GenesisForSemanticSegmentation
 from ..provenance import read_provenance, weights_sha256
 from .arguments import EvaluationArguments
 from .mask_scoring import ScoredMasks, score_masks
 from .report.mask_gallery import draw_masks
 from .report.mask_page import mask_text, write_mask_report, write_mask_table
 from .report.mask_report import MaskComparison, MaskReport, compare_masks, report_masks
-from .scoring import read_groups
+from .scoring import check_takes, read_groups
 
 FOR_LABELS = ("crops", "calibrate", "zero_shot", "heads", "transfer")  # settings that have no meaning for masks
 
@@ -34,7 +34,7 @@ class MaskEvaluation:
 
 
 def evaluate_masks(
-    network: tuple[ArkForSemanticSegmentation, ArkImageProcessor],
+    network: tuple[Any, Any],
     model: str,
     datasets: Sequence[str],
     args: EvaluationArguments,
@@ -45,7 +45,7 @@ def evaluate_masks(
     Dice, IoU and distances with patient-clustered intervals, beside those of the mean mask of training.
 
     Args:
-        network: The segmenter of `model` and its processor.
+        network: The segmenter of `model`, an Ark or of volumes a Genesis, and its processor.
         names: What reports call it and the model of `args.against`.
         facts: What stands at the top of the report.
 
@@ -56,7 +56,7 @@ def evaluate_masks(
     given = [name for name in FOR_LABELS if getattr(args, name) not in (usual[name], [])]
     if given:
         raise ValueError(f"--{given[0]} is for classifiers, and {model} is a segmenter: leave it out.")
-    check_whole_picture(network[1], "Masks")
+    _check_view(*network, model)
     opened = [_open(network[0], dataset, args.split) for dataset in datasets]
     other = None if args.against is None else _load_other(args.against, network[0])
     reports, scores, groups = [], [], []
@@ -83,7 +83,15 @@ def evaluate_masks(
     return evaluation
 
 
-def _open(model: ArkForSemanticSegmentation, dataset: str, split: str) -> TaskDataset:
+def _check_view(model: Any, processor: Any, name: str) -> None:
+    """Raises `ValueError` if a segmenter's labels have no names, or its processor shows it a part of a picture."""
+    if isinstance(model, ArkForSemanticSegmentation):
+        check_whole_picture(processor, "Masks")
+    elif model.config.segmentation is None:
+        raise ValueError(f"{name} is a segmenter without a named task; fine-tuning gives it one.")
+
+
+def _open(model: Any, dataset: str, split: str) -> TaskDataset:
     """The dataset with the model's thresholds; `ValueError` if its labels are others."""
     stored, task = read_dataset_task(dataset), model.config.segmentation
     if not isinstance(stored, SegmentationTask):
@@ -95,20 +103,24 @@ def _open(model: ArkForSemanticSegmentation, dataset: str, split: str) -> TaskDa
         )
     there = split_names(dataset)
     shown = SegmentationTask.from_dict({**stored.to_dict(), "thresholds": task.thresholds})
-    return open_dataset(
+    data = open_dataset(
         dataset, [name for name in SPLITS if name == split or name == "train" and name in there], shown
     )
+    check_takes(model, data)
+    return data
 
 
-def _load_other(against: str, model: ArkForSemanticSegmentation) -> tuple[ArkForSemanticSegmentation, Any]:
+def _load_other(against: str, model: Any) -> tuple[Any, Any]:
     """The model to compare with; `ValueError` if it outlines something else."""
-    other, processor = load_ark(against)
-    if not isinstance(other, ArkForSemanticSegmentation):
+    other, processor = load_model(against)
+    if not isinstance(other, ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         raise ValueError(f"--against {against}: it is a classifier, and the model a segmenter.")
+    if type(other) is not type(model):
+        raise ValueError(f"--against {against}: one of the two takes pictures, the other volumes.")
     ours, theirs = model.config.segmentation, other.config.segmentation
     if (ours.labels, ours.overlapping) != (theirs.labels, theirs.overlapping):
         raise ValueError(f"--against {against}: its labels {theirs.labels} are not the model's, {ours.labels}.")
-    check_whole_picture(processor, "Masks")
+    _check_view(other, processor, against)
     return other, processor
 
 

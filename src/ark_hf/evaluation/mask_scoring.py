@@ -20,6 +20,7 @@ from ..metrics.overlap import dice, hausdorff_distance, iou
 from ..models.ark.configuration_ark import SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from .volume_scoring import predict_volumes, prior_scores, volume_scores
 
 PERCENTILE = 95  # of the Hausdorff distance
 PRIOR_SIDE = 256  # in pixels, of the square on which masks of all sizes are averaged
@@ -74,8 +75,8 @@ def predict_masks(
 
 
 def score_masks(
-    model: ArkForSemanticSegmentation,
-    processor: ArkImageProcessor,
+    model: Any,
+    processor: Any,
     data: TaskDataset,
     split: str = "test",
     batch_size: int = 32,
@@ -85,16 +86,24 @@ def score_masks(
     The model on the images of a split, at the size in which they are stored; every process gets all scores.
 
     Args:
+        model, processor: An Ark, or of volumes a Genesis.
         distances: Whether to find `hd95`, too; it is all NaN otherwise.
 
     Raises:
-        ValueError: As of [`predict_masks`].
+        ValueError: As of [`predict_masks`], or [`predict_volumes`].
     """
-    samples = MaskInferenceSamples(data.splits[split], data.task, processor)
-    state = process_state()
-    mine = np.arange(len(samples))[state.process_index :: state.num_processes]
-    found = predict_masks(model, samples, mine, batch_size, f"{data.task.name}, {split}")
-    scores = [(number, _scores(masks, truth, data.task, distances)) for number, masks, truth in found]
+    state, rows, task = process_state(), data.splits[split], data.task
+    mine = np.arange(len(rows))[state.process_index :: state.num_processes]
+    description = f"{task.name}, {split}"
+    if data.has_volumes:
+        labelled = predict_volumes(model, processor, rows, task, mine, batch_size, description)
+        scores = [
+            (number, volume_scores(found, truth, task, volume.spacing, distances))
+            for number, volume, found, truth in labelled
+        ]
+    else:
+        outlined = predict_masks(model, MaskInferenceSamples(rows, task, processor), mine, batch_size, description)
+        scores = [(number, _scores(masks, truth, task, distances)) for number, masks, truth in outlined]
     return _gathered(scores, data, split)
 
 
@@ -103,8 +112,11 @@ def score_prior(data: TaskDataset, split: str = "test") -> ScoredMasks:
     The mean-mask prior on the images of a split: what is reached without looking at any.
 
     The masks of the training images are averaged, each stretched to one square; of an image a label has the pixels
-    where it is more likely than not, or of exclusive labels more likely than the others and the background.
+    where it is more likely than not, or of exclusive labels more likely than the others and the background. Of volumes
+    see [`prior_scores`].
     """
+    if data.has_volumes:
+        return _by_image(prior_scores(data.splits["train"], data.splits[split], data.task), data, split)
     means = mean_masks(data.splits["train"], data.task)
     prior = most_likely(means, data.task)
     shaped: dict[tuple[int, int], np.ndarray] = {}

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.loading import InferenceSamples
+from ..data.loading import check_has_pictures
 from ..data.open_dataset import TaskDataset, open_dataset
 from ..data.task_dataset import SPLITS, read_task, split_names
+from ..data.volume_samples import check_has_volumes, inference_samples
 from ..inference.predict import mean_probabilities, predict_logits
 from ..inference.zeroshot import (
     LabelMatch,
@@ -22,8 +23,8 @@ from ..inference.zeroshot import (
 from ..labels import Synonyms
 from ..metrics.subgroups import group_names
 from ..models.ark.configuration_ark import ArkTask
-from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisPreTrainedModel
 
 SUBGROUPS = ("sex", "age", "view")
 MOST_SUBGROUPS = 20
@@ -42,8 +43,18 @@ def evaluated_columns(task: ArkTask) -> list[int]:
     return [task.labels.index(label) for label in task.eval_labels or task.labels]
 
 
+def check_takes(model: Any, data: TaskDataset) -> None:
+    """Raises `ValueError` if the model takes volumes and the dataset holds pictures, or the reverse."""
+    (check_has_volumes if isinstance(model, GenesisPreTrainedModel) else check_has_pictures)(
+        data.columns(next(iter(data.splits))), data.source
+    )
+
+
 def load_evaluation_data(
-    model: ArkForImageClassification, dataset: str, split: str = "test", head: str | None = None
+    model: ArkForImageClassification | GenesisForImageClassification,
+    dataset: str,
+    split: str = "test",
+    head: str | None = None,
 ) -> TaskDataset:
     """
     Opens a task dataset for the model's head of the same name, or for `head`: `split`, and all others that there are.
@@ -65,7 +76,7 @@ def load_evaluation_data(
 
 
 def load_zero_shot_data(
-    model: ArkForImageClassification,
+    model: ArkForImageClassification | GenesisForImageClassification,
     dataset: str,
     synonyms: Synonyms,
     split: str = "test",
@@ -132,15 +143,15 @@ class ScoredTask:
 
 
 def score_task(
-    model: ArkForImageClassification,
-    processor: ArkImageProcessor,
+    model: ArkForImageClassification | GenesisForImageClassification,
+    processor: Any,
     data: TaskDataset,
     split: str = "test",
     batch_size: int = 32,
     zero_shot: ZeroShot | None = None,
 ) -> ScoredTask:
     """The probabilities of the head, or of the labels that stand for the dataset's; `ValueError` if one is NaN."""
-    samples = InferenceSamples(data.splits[split], data.task, processor)
+    samples = inference_samples(data.splits[split], data.task, processor)
     description = f"{data.task.name}, {split}"
     logits, _ = predict_logits([model], samples, batch_size, description=description, all_heads=zero_shot is not None)
     broken = np.flatnonzero(~np.isfinite(logits.reshape(len(logits), -1)).all(axis=1))

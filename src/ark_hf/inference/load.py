@@ -121,6 +121,11 @@ def load_genesis_with_heads(name_or_path: str) -> tuple[Any, GenesisImageProcess
     return model, processor
 
 
+def load_model(name_or_path: str) -> tuple[Any, Any]:
+    """An Ark or a Genesis with heads or a decoder, by what its `config.json` says; see [`load_ark`]."""
+    return (load_genesis_with_heads if read_model_type(name_or_path) == "genesis" else load_ark)(name_or_path)
+
+
 def _load(
     name_or_path: str, model_type: str, choose: Callable[[list[str]], Any], processor_class: Any
 ) -> tuple[Any, Any, list[str]]:

@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 
 from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
-from ..data.loading import InferenceSamples, iterate
+from ..data.loading import iterate
 from ..data.views import resize_side
 from ..metrics.calibration import probabilities_of
 from ..models.ark.configuration_ark import ArkConfig, ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..models.genesis.modeling_genesis import GenesisForImageClassification
 from .heatmaps import ExplainedPass
 from .load import process_state
 
@@ -60,8 +61,8 @@ def with_crops(processor: ArkImageProcessor, image_size: int, crops: str) -> Ark
 
 @torch.no_grad()
 def predict_logits(
-    models: Sequence[ArkForImageClassification],
-    samples: InferenceSamples,
+    models: Sequence[Any],
+    samples: Any,
     batch_size: int,
     num_workers: int = 0,
     description: str | None = None,
@@ -74,6 +75,8 @@ def predict_logits(
     An image is decoded once for all models.
 
     Args:
+        models: Classifiers of pictures, or all of volumes.
+        samples: [`InferenceSamples`] or [`VolumeInferenceSamples`].
         autocast: The precision of a training that validates in it; that of the weights unless given, whatever else ran
             in this process.
 
@@ -134,13 +137,14 @@ def mean_probabilities(logits: np.ndarray, task: ArkTask | ArkConfig) -> np.ndar
     return probabilities.mean(axis=1) if probabilities.ndim == 3 else probabilities
 
 
-def crop_logits(model: ArkForImageClassification, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
+def crop_logits(model: Any, pixel_values: torch.Tensor, task: str | None = None) -> torch.Tensor:
     """
     float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W), on the
-    CPU.
+    CPU; of a Genesis (batch, labels) of volumes (batch, C, D, H, W).
     """
-    logits = model(pixel_values.flatten(0, -4), task=task).logits
-    return logits.cpu().double().unflatten(0, pixel_values.shape[:-3])
+    image = 4 if isinstance(model, GenesisForImageClassification) else 3  # axes
+    logits = model(pixel_values.flatten(0, -image - 1), task=task).logits
+    return logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
 
 
 def move_model(model: Any, device: str | None = None, dtype: str = "float32") -> Any:

@@ -164,17 +164,29 @@ def describe_model(
 ) -> str:
     """A line on what is trained, and where: for whoever starts a run."""
     config: Any = model.config
-    projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
     numbers = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = "" if trained == numbers else f", {trained:,} of them trained"
     facts = compute_facts(device, None, num_processes, precision)
     where = facts["device"] if num_processes == 1 else f"{num_processes} processes, each on {facts['device']}"
     return (
-        f"Model: {config.backbone}, {config.image_size} pixels, projector {projector}, drop path rate "
-        f"{config.drop_path_rate:g}; {numbers:,} parameters{frozen}.\n"
+        f"Model: {_architecture(config)}; {numbers:,} parameters{frozen}.\n"
         f"Device: {where}; {PRECISIONS[facts['precision']]}."
     )
+
+
+def _architecture(config: Any) -> str:
+    if config.model_type == "genesis":
+        spacing = (
+            "as scanned" if config.spacing is None else f"of {'x'.join(f'{each:g}' for each in config.spacing)} mm"
+        )
+        cube = "x".join(map(str, config.cube_size))
+        return (
+            f"Genesis, width {config.width}, {config.depth} levels, cubes of {cube} voxels {spacing} ({config.axes})"
+        )
+    projector = "none" if config.projector_dim is None else f"{config.projector_type}, {config.projector_dim}"
+    rate = f"drop path rate {config.drop_path_rate:g}"
+    return f"{config.backbone}, {config.image_size} pixels, projector {projector}, {rate}"
 
 
 def write_recipe(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,15 @@ import PIL.Image
 from ...data.loading import grey_plane, open_rows
 from ...data.masks import MaskInferenceSamples
 from ...data.open_dataset import TaskDataset
+from ...data.volumes.geometry import AXES, reorient
+from ...data.volumes.volume import Volume
 from ...inference.overlays import shrunken_mask
 from ...metrics.overlap import border
 from ...metrics.resampling import row_means
-from ...models.ark.image_processing_ark import ArkImageProcessor
-from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ...pages.formats import format_defined
 from ...pages.html import escape
 from ..mask_scoring import ScoredMasks, predict_masks
+from ..volume_scoring import predict_volumes
 from .gallery import AS_STORED, BEGIN, END
 
 OF_A_KIND = 3
@@ -54,24 +55,45 @@ def ranked_rows(scored: ScoredMasks) -> dict[str, list[int]]:
     return {kind: kinds[kind] for kind in ("best", "median", "worst")}
 
 
-def draw_masks(
-    model: ArkForSemanticSegmentation, processor: ArkImageProcessor, data: TaskDataset, scored: ScoredMasks
-) -> list[ShownMasks]:
-    """The pictures of [`ranked_rows`]."""
+def draw_masks(model: Any, processor: Any, data: TaskDataset, scored: ScoredMasks) -> list[ShownMasks]:
+    """The pictures of [`ranked_rows`]; of a volume the slice, seen from below, that has the most of the truth."""
     means = row_means(scored.dice)
-    stored: Any = data.splits[scored.split]
-    samples = MaskInferenceSamples(stored, data.task, processor)
+    draw = _slices if data.has_volumes else _pictures
     shown = []
     for kind, rows in ranked_rows(scored).items():
-        if not rows:
-            continue
-        found_masks = predict_masks(model, samples, np.array(rows), len(rows))
-        for (row, found, truth), opened in zip(found_masks, open_rows(stored, rows), strict=True):
-            plane = grey_plane(opened, AS_STORED)[0].numpy()
-            known = [mask for mask in truth if mask is not None]
-            picture = draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
-            shown.append(ShownMasks(kind, row, float(means[row]), _png(picture)))
+        if rows:
+            pictures = zip(rows, draw(model, processor, data, scored.split, rows), strict=True)
+            shown += [ShownMasks(kind, row, float(means[row]), _png(picture)) for row, picture in pictures]
     return shown
+
+
+def _pictures(model: Any, processor: Any, data: TaskDataset, split: str, rows: list[int]) -> Iterator[PIL.Image.Image]:
+    stored: Any = data.splits[split]
+    samples = MaskInferenceSamples(stored, data.task, processor)
+    found_masks = predict_masks(model, samples, np.array(rows), len(rows))
+    for (_, found, truth), opened in zip(found_masks, open_rows(stored, rows), strict=True):
+        plane = grey_plane(opened, AS_STORED)[0].numpy()
+        known = [mask for mask in truth if mask is not None]
+        yield draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
+
+
+def _slices(model: Any, processor: Any, data: TaskDataset, split: str, rows: list[int]) -> Iterator[PIL.Image.Image]:
+    rows_of_split: Any = data.splits[split]
+    for _, volume, found, truth in predict_volumes(model, processor, rows_of_split, data.task, rows, 1):
+        voxels, *maps = (
+            reorient(Volume(each, volume.affine), AXES["zyx"]).voxels for each in (volume.voxels, truth, found)
+        )
+        numbers = range(1, len(data.task.labels) + 1)
+        of_truth = np.isin(maps[0], numbers).sum(axis=(1, 2))
+        place = int(of_truth.argmax()) if of_truth.any() else len(of_truth) // 2
+        low, high = processor.hu_window or (voxels.min(), voxels.max())
+        plane = (voxels[place].astype(np.float32) - low) / ((high - low) or 1)
+        outlines = [
+            (labels[place] == number, colour)
+            for labels, colour in zip(maps, (TRUTH, FOUND), strict=True)
+            for number in numbers
+        ]
+        yield draw_outlines(plane, outlines)
 
 
 def draw_outlines(plane: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:

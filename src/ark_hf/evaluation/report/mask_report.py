@@ -91,7 +91,7 @@ def report_masks(
         split=scored.split,
         num_images=len(scored.dice),
         num_patients=len(known) or None,
-        distance_unit="pixels" if data.task.pixel_spacing is None else "mm",
+        distance_unit="mm" if data.has_volumes or data.task.pixel_spacing is not None else "pixels",
         dice=overlap_results(labels, scored.dice, **usual),
         iou=overlap_results(labels, scored.iou, **usual),
         hd95=overlap_results(labels, scored.hd95, **usual),

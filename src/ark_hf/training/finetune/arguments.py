@@ -11,6 +11,12 @@ RUN_TIME_SETTINGS = (
     "output_dir", "seeds", "eval_batch_size", "dataloader_num_workers", "log_with", "logging_steps", "test",
     "bootstrap", "allow_shared_images",
 )  # fmt: skip
+# Settings of a Genesis, which mean nothing for an Ark, and the reverse
+OF_VOLUMES = ("width", "depth", "cube_size", "spacing", "hu_window", "cubes_per_volume")
+OF_PICTURES = (
+    "backbone", "backbone_kwargs", "projector_dim", "projector_type", "image_size", "drop_path_rate", "min_crop_scale",
+    "decoder_type", "decoder_channels", "layer_decay", "lora_rank",
+)  # fmt: skip
 
 
 def _help(text: str) -> dict[str, str]:
@@ -55,7 +61,10 @@ class FinetuningArguments:
     )
     new_head: bool = field(
         default=False,
-        metadata=_help("Start from a fresh head or decoder, also where MODEL has one of the same name and labels."),
+        metadata=_help(
+            "Start from a fresh head or decoder, also where MODEL has one of the same name and labels. The decoder of a "
+            "Genesis is kept, as a part of what was pretrained, and its head is fresh."
+        ),
     )
     decoder_type: Literal["upernet", "fpn"] = field(
         default="upernet", metadata=_help("Of masks: the decoder behind the encoder, upernet or fpn.")
@@ -79,10 +88,49 @@ class FinetuningArguments:
     min_crop_scale: float = field(
         default=0.5, metadata=_help("Smallest area of the random crop in training, as a share of the image, (0, 1].")
     )
+    width: int | None = field(
+        default=None,
+        metadata=_help(
+            "Of volumes, from scratch: channels of the first convolution of a Genesis, 32 unless set. A Genesis brings "
+            "its own and refuses another; so for the next one."
+        ),
+    )
+    depth: int | None = field(default=None, metadata=_help("Of volumes, from scratch: its levels, 4 unless set."))
+    cube_size: list[int] | None = field(
+        default=None,
+        metadata=_help(
+            "Of volumes: voxels (z, y, x) of the cubes that are trained on and seen in use, multiples of 2^(depth - 1): "
+            "32 64 64 unless set, or those of the Genesis. A classifier sees the one in the middle."
+        ),
+    )
+    spacing: list[float] | None = field(
+        default=None,
+        metadata=_help(
+            "Of volumes: spacing in mm (z, y, x) that they are resampled to; as scanned unless set, or that of the "
+            "Genesis."
+        ),
+    )
+    hu_window: list[float] | None = field(
+        default=None,
+        metadata=_help(
+            "Of volumes: the two values that become 0 and 1, Hounsfield units of CT: -1000 1000 unless set, or those of "
+            "the Genesis. MR needs a window of its own."
+        ),
+    )
+    cubes_per_volume: int | None = field(
+        default=None,
+        metadata=_help(
+            "Of volumes with label maps: cubes that are cut of each volume whenever it is read, 4 unless set. An epoch "
+            "reads each volume once."
+        ),
+    )
     epochs: float = field(default=20.0, metadata=_help("Passes over the training images."))
     max_steps: int | None = field(default=None, metadata=_help("Optimiser steps; replaces --epochs."))
     batch_size: int = field(
-        default=32, metadata=_help("Images per optimiser step, over all processes and accumulation steps.")
+        default=32,
+        metadata=_help(
+            "Images per optimiser step, over all processes and accumulation steps; of volumes with label maps cubes."
+        ),
     )
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
     learning_rate: float = field(default=3e-4, metadata=_help("Highest learning rate of AdamW: a cosine to 0."))
@@ -95,8 +143,8 @@ class FinetuningArguments:
     freeze: str = field(
         default="none",
         metadata=_help(
-            "What is not trained: none; encoder; or a number of stages, counted from the image, with the stem. Frozen "
-            "parts stay in eval mode."
+            "What is not trained: none; encoder; or a number of stages (of a Genesis, levels), counted from the image, "
+            "with the stem. Frozen parts stay in eval mode."
         ),
     )
     lora_rank: int | None = field(
@@ -154,7 +202,7 @@ class FinetuningArguments:
         coerce_fields(self)
         for name in (
             "per_class", "images", "max_steps", "batch_size", "gradient_accumulation_steps", "image_size",
-            "projector_dim", "decoder_channels",
+            "projector_dim", "decoder_channels", "width", "cubes_per_volume",
             "lora_rank", "eval_steps", "patience", "eval_batch_size", "epochs", "learning_rate", "logging_steps",
         ):  # fmt: skip
             value = getattr(self, name)

@@ -7,11 +7,14 @@ from typing import Any
 from accelerate import PartialState
 
 from ...data.leaks import mark_shared_images, mark_trained_before
+from ...data.masks import UNKNOWN
 from ...data.open_dataset import TaskDataset, open_dataset
 from ...data.subsets import drawn_rows, fraction_rows, rows_per_class
 from ...data.task_dataset import SPLITS, read_dataset_task, split_names
 from ...models.ark.configuration_ark import SegmentationTask
-from .arguments import FinetuningArguments
+from .arguments import OF_PICTURES, OF_VOLUMES, FinetuningArguments
+
+CUBES_PER_VOLUME = 4
 
 
 def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset:
@@ -35,6 +38,7 @@ def load_finetuning_data(dataset: str, args: FinetuningArguments) -> TaskDataset
         raise ValueError(f"{dataset}: with --label_columns the task needs a --name.")
     splits = [split for split in SPLITS if split in there]
     data = open_dataset(dataset, splits, task, args.name, columns, args.uncertain)
+    check_content(data, args)
     for split in splits:
         if not data.has_known_label(split):
             raise ValueError(
@@ -51,6 +55,40 @@ def check_mask_options(args: FinetuningArguments) -> None:
             raise ValueError(f"{name} is for datasets of labels, and has no meaning for masks: leave it out.")
     if args.loss == "focal":
         raise ValueError("loss: focal is for datasets of labels; masks take cross_entropy (with Dice) or dice.")
+
+
+def check_content(data: TaskDataset, args: FinetuningArguments) -> None:
+    """Raises `ValueError` if an option is of volumes where the dataset has pictures, or the reverse."""
+    segmented = isinstance(data.task, SegmentationTask)
+    usual = FinetuningArguments.__dataclass_fields__
+    names, there, other = (
+        (OF_PICTURES, "volumes", "pictures") if data.has_volumes else (OF_VOLUMES, "pictures", "volumes")
+    )
+    for name in names:
+        if getattr(args, name) != usual[name].default:
+            raise ValueError(f"{name} is for datasets of {other}, and {data.name} holds {there}: leave it out.")
+    if data.has_volumes:
+        if args.cubes_per_volume is not None and not segmented:
+            raise ValueError(
+                "cubes_per_volume is for label maps: a classifier sees one cube of a volume. Leave it out."
+            )
+        if segmented and (data.task.overlapping or len(data.task.labels) >= UNKNOWN):
+            raise ValueError(
+                f"{data.name}: a label map holds one label a voxel, up to {UNKNOWN - 1}, and the task in the card has "
+                f"{len(data.task.labels)}, overlapping: {str(data.task.overlapping).lower()}."
+            )
+    elif segmented:
+        _check_batches(args)
+
+
+def cubes_per_sample(data: TaskDataset, args: FinetuningArguments) -> int:
+    """Images of a step that one row gives: of volumes with label maps several cubes."""
+    if data.has_volumes and isinstance(data.task, SegmentationTask):
+        return args.cubes_per_volume or CUBES_PER_VOLUME
+    return 1
+
+
+def _check_batches(args: FinetuningArguments) -> None:
     parts = args.gradient_accumulation_steps * PartialState().num_processes
     if args.decoder_type == "upernet" and args.batch_size // parts < 2:
         raise ValueError(

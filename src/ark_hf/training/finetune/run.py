@@ -8,31 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from transformers import Trainer
 
-from ...data.leaks import SHARED_KEY, leaks_into
-from ...data.loading import InferenceSamples
+from ...data.leaks import SHARED_KEY
 from ...data.open_dataset import TaskDataset
 from ...data.summary import split_facts
-from ...evaluation.mask_scoring import score_masks
-from ...evaluation.report.mask_gallery import draw_masks
-from ...evaluation.report.mask_page import write_mask_report
-from ...evaluation.report.mask_report import report_masks
-from ...evaluation.report.page import write_report
-from ...evaluation.report.task_report import report_task
-from ...evaluation.scoring import ScoredTask, score_task
+from ...data.volume_samples import inference_samples
 from ...files import replace_folder, write_json, write_text
-from ...inference.load import load_ark
 from ...inference.predict import mean_probabilities, predict_logits
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
-from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, weights_sha256, write_provenance
+from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, write_provenance
 from ..checkpoint import check_settings
 from ..curves import Curve, write_curves
 from ..initial_weights import (
@@ -49,29 +40,30 @@ from ..initial_weights import (
 from ..run import default_values, describe_model, write_recipe
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
-from .data import check_leaks, choose_training_rows, load_finetuning_data
+from .data import check_leaks, choose_training_rows, cubes_per_sample, load_finetuning_data
 from .losses import DIVERGED
 from .report import SCORES, results_text, summarise, test_score, validation_score
+from .seed_folder import ARK_FOLDER, GENESIS_FOLDER, is_tested, is_trained, read_metrics, seed_model
 from .segmentation import validation_scores
+from .scores import score_test
 from .trainer import create_trainer, validation_metric
+from .volume_start import initial_genesis
 
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
-MODEL_FOLDER, REPORT_FOLDER, PREDICTIONS_FILE = "ark-cxr", "report", "test_predictions.npz"
-MASK_TEST_FIELDS = ("num_images", "num_patients", "distance_unit", "dice", "iou", "hd95", "prior_dice")
-TEST_FIELDS = ("num_images", "num_patients", "labels", "mean", "baseline_labels", "baseline_mean", "accuracy")
 
 
 def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskDataset | None = None) -> dict[str, Any]:
     """
     Fine-tunes `model` on a dataset, once a seed, and scores the test split.
 
-    `args.output_dir` then holds `seed-N/ark-cxr` (an ordinary ark-cxr of one head), `seed-N/metrics.json`,
-    `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and
+    `args.output_dir` then holds `seed-N/ark-cxr` (an ordinary ark-cxr of one head), or of volumes `seed-N/genesis`,
+    `seed-N/metrics.json`, `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and
     `results.md`.
     The same call again goes on where it was stopped, and does not train finished seeds again.
 
     Args:
-        model: "none" (from scratch), "imagenet", a weights file of the encoder, or a folder or Hub id of an ark-cxr.
+        model: "none" (from scratch), "imagenet", a weights file of the encoder, or a folder or Hub id of an ark-cxr; for
+            volumes "none", or a folder or Hub id of a Genesis.
         dataset: Folder or Hub id of a task dataset, or with `args.label_columns` of any image dataset.
         args: The settings.
         data: The dataset's splits, where they are loaded already.
@@ -101,7 +93,7 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
         write_json(folder / "results.json", summary)
         write_text(folder / "results.md", results_text(summary))
         for seed in args.seeds:
-            _note_seeds(folder / f"seed-{seed}" / MODEL_FOLDER, summary)
+            _note_seeds(seed_model(folder / f"seed-{seed}"), summary)
     state.wait_for_everyone()
     return summary
 
@@ -142,20 +134,6 @@ def _note_seeds(model_folder: Path, summary: dict[str, Any]) -> None:
     origin = read_provenance(model_folder)
     if origin is not None:  # a run of an earlier version has none
         write_json(model_folder / PROVENANCE_FILE, {**origin, "seeds": seeds})
-
-
-def is_trained(seed_folder: Path) -> bool:
-    """Whether a seed's model is there."""
-    return (seed_folder / "metrics.json").exists()
-
-
-def is_tested(seed_folder: Path) -> bool:
-    """Whether a seed's test scores and their report are there."""
-    return (
-        is_trained(seed_folder)
-        and read_metrics(seed_folder).get("test") is not None
-        and (seed_folder / REPORT_FOLDER).is_dir()
-    )
 
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
@@ -201,7 +179,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
     """
     if is_trained(folder):
         return read_metrics(folder)
-    start, processor = initial_model(model, data.task, args, seed)
+    start, processor = (initial_genesis if data.has_volumes else initial_model)(model, data.task, args, seed)
     trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
     PartialState().print(describe(trainer, data, args), file=sys.stderr)  # stdout is for the results
     checkpoint = _newest_checkpoint(folder / "checkpoints")
@@ -248,18 +226,13 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
         )
 
     if trainer.is_world_process_zero():
-        replace_folder(folder / MODEL_FOLDER, save)
+        replace_folder(folder / (GENESIS_FOLDER if data.has_volumes else ARK_FOLDER), save)
         _write_curves(folder, trainer.state.log_history, validation_metric(data))
         write_json(folder / "metrics.json", metrics)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     PartialState().wait_for_everyone()
     AcceleratorState._reset_state()  # Trainer's precision is not that of whatever runs next in this process
     return read_metrics(folder)
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """A seed's metrics.json."""
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def initial_model(
@@ -309,14 +282,14 @@ def _validation(model, processor, data: TaskDataset, args: FinetuningArguments) 
         return None
     if isinstance(data.task, SegmentationTask):
         return validation_scores(model, processor, data, args.eval_batch_size)
-    samples = InferenceSamples(data.splits["validation"], data.task, processor)
+    samples = inference_samples(data.splits["validation"], data.task, processor)
     logits, targets = predict_logits([model], samples, args.eval_batch_size)
     return label_aurocs(mean_probabilities(logits, data.task), targets, data.task)
 
 
 def _history(log: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     return [
-        {"step": entry["step"], "loss": entry["eval_loss"], metric: entry[f"eval_{metric}"]}
+        {"step": entry["step"], "loss": entry.get("eval_loss"), metric: entry[f"eval_{metric}"]}
         for entry in log
         if f"eval_{metric}" in entry
     ]
@@ -335,12 +308,15 @@ def describe(trainer: Trainer, data: TaskDataset, args: FinetuningArguments) -> 
     """What is trained, on what and for how long."""
     accelerator: Any = trainer.accelerator
     images = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    steps = args.max_steps or math.ceil(args.epochs * math.ceil(len(data.splits["train"]) / args.batch_size))
+    cubes = cubes_per_sample(data, args)
+    passes = math.ceil(len(data.splits["train"]) * cubes / args.batch_size)
+    steps = args.max_steps or math.ceil(args.epochs * passes)
+    what = "images" if cubes == 1 else f"cubes, {cubes} of a volume"
     epochs = f", {args.epochs:g} epochs" if args.max_steps is None else ""
     return (
         f"{describe_model(trainer.model, accelerator.device, accelerator.num_processes, args.mixed_precision)}\n"  # type: ignore[arg-type]
         f"Data: {images} images of {data.name}, task {data.task.name}.\n"
-        f"Steps: {steps:,} of {args.batch_size:,} images{epochs}."
+        f"Steps: {steps:,} of {args.batch_size:,} {what}{epochs}."
     )
 
 
@@ -351,60 +327,3 @@ def _newest_checkpoint(folder: Path) -> str | None:
             shutil.rmtree(checkpoint)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     return str(checkpoints[-1]) if checkpoints else None
-
-
-def score_test(data: TaskDataset, args: FinetuningArguments, folder: Path) -> dict[str, Any]:
-    """
-    Scores a finished seed on the test split, and adds `test` to its metrics.json: of a [`TaskReport`] the counts and
-    the AUROCs with their patient-clustered intervals, beside the shortcut baseline fitted on the same training images.
-
-    `report` beside it is that of `ark-hf evaluate`, and `test_predictions.npz` holds `probabilities` float64 (rows,
-    labels) and `targets` (rows, labels; NaN unknown) in the order of the split, and `labels`, their names.
-    """
-    if isinstance(data.task, SegmentationTask):
-        return _score_test_masks(data, args, folder)
-    model, processor = load_ark(str(folder / MODEL_FOLDER))
-    scored = score_task(model, processor, data, "test", args.eval_batch_size)
-    state = PartialState()
-    if state.is_main_process:
-        save_predictions(folder, scored, data.task)
-        report = report_task(data, scored, args.bootstrap)
-        report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
-        write_report([report], folder / REPORT_FOLDER, _report_facts(args, folder))
-        values = asdict(report)
-        test = {key: values[key] for key in TEST_FIELDS}
-        write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
-    state.wait_for_everyone()
-    return read_metrics(folder)
-
-
-def _score_test_masks(data: TaskDataset, args: FinetuningArguments, folder: Path) -> dict[str, Any]:
-    """As [`score_test`], of masks: Dice, IoU and distances beside those of the mean mask of the training images."""
-    model, processor = load_ark(str(folder / MODEL_FOLDER), ArkForSemanticSegmentation)
-    scored = score_masks(model, processor, data, "test", args.eval_batch_size)
-    state = PartialState()
-    if state.is_main_process:
-        report = report_masks(data, scored, args.bootstrap)
-        report.leaks = leaks_into(data, "test", read_provenance(folder / MODEL_FOLDER))
-        gallery = draw_masks(model, processor, data, scored)
-        write_mask_report([report], [gallery], folder / REPORT_FOLDER, _report_facts(args, folder))
-        np.savez(folder / PREDICTIONS_FILE, dice=scored.dice, iou=scored.iou, hd95=scored.hd95)
-        values = asdict(report)
-        test = {key: values[key] for key in MASK_TEST_FIELDS}
-        write_json(folder / "metrics.json", {**read_metrics(folder), "test": test})
-    state.wait_for_everyone()
-    return read_metrics(folder)
-
-
-def _report_facts(args: FinetuningArguments, folder: Path) -> dict[str, Any]:
-    return {
-        "model": MODEL_FOLDER,
-        "bootstrap": args.bootstrap,
-        "weights_sha256": weights_sha256(str(folder / MODEL_FOLDER)),
-    }
-
-
-def save_predictions(folder: Path, scored: ScoredTask, task: ArkTask) -> None:
-    """Writes `test_predictions.npz`; see [`score_test`]."""
-    path = folder / PREDICTIONS_FILE
-    np.savez(path, probabilities=scored.probabilities, targets=scored.labels, labels=np.array(task.labels))

@@ -16,7 +16,6 @@ from ...metrics.resampling import row_means
 from ...models.ark.configuration_ark import SegmentationTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.masks_ark import segmentation_loss
-from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .arguments import FinetuningArguments
 from .losses import DIVERGED
 
@@ -30,9 +29,14 @@ def training_samples(
     )
 
 
+def shows_labels(data: TaskDataset) -> bool:
+    """Whether there are validation images, and any label is in any of them."""
+    return "validation" in data.splits and bool((data.targets("validation") == 1).any())
+
+
 def validation_samples(data: TaskDataset, processor: ArkImageProcessor) -> MaskInferenceSamples | None:
-    """The validation images; None if there are none, or no label is in any of them."""
-    if "validation" not in data.splits or not (data.targets("validation") == 1).any():
+    """The validation images; None unless they [`shows_labels`]."""
+    if not shows_labels(data):
         return None
     return MaskInferenceSamples(data.splits["validation"], data.task, processor)
 
@@ -111,9 +115,7 @@ def _dice(counts: np.ndarray) -> np.ndarray:
     return np.divide(2 * shared, both, out=np.full_like(shared, np.nan), where=both > 0)
 
 
-def validation_scores(
-    model: ArkForSemanticSegmentation, processor: ArkImageProcessor, data: TaskDataset, batch_size: int
-) -> dict[str, Any]:
+def validation_scores(model: Any, processor: Any, data: TaskDataset, batch_size: int) -> dict[str, Any]:
     """`mean_dice`, and `dice` by label, of the validation images at their stored size; NaN where undefined."""
     scored = score_masks(model, processor, data, "validation", batch_size, distances=False)
     by_label: Sequence[float] = row_means(scored.dice.T).tolist()

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from ...data.open_dataset import TaskDataset
 from ...evaluation.scoring import evaluated_columns, score_task
 from ...files import write_json, write_text
-from ...inference.load import load_ark
+from ...inference.load import load_model
 from ...metrics.auroc import bootstrap_aurocs
 from ...metrics.resampling import percentile_interval, row_means
 from ...models.ark.configuration_ark import SegmentationTask
@@ -27,7 +27,9 @@ from ..selection import label_aurocs
 from .arguments import FinetuningArguments
 from .data import check_leaks, load_finetuning_data
 from .report import interval, seed_interval
-from .run import MODEL_FOLDER, PREDICTIONS_FILE, check_same_run, run_facts, save_predictions, train_seed
+from .run import check_same_run, run_facts, train_seed
+from .seed_folder import PREDICTIONS_FILE, seed_model
+from .scores import save_predictions
 
 SEXES = {"male": "M", "female": "F"}
 ARMS = ("male", "female", "mixed")
@@ -158,7 +160,7 @@ def with_validation_of(data: TaskDataset, arm: str) -> TaskDataset:
 def _test_probabilities(data: TaskDataset, args: FinetuningArguments, folder: Path) -> np.ndarray:
     """float64 (rows, labels) over the whole test split; computed once, then read back."""
     if not (folder / PREDICTIONS_FILE).exists():
-        model, processor = load_ark(str(folder / MODEL_FOLDER))
+        model, processor = load_model(str(seed_model(folder)))
         scored = score_task(model, processor, data, "test", args.eval_batch_size)
         if PartialState().is_main_process:
             save_predictions(folder, scored, data.task)

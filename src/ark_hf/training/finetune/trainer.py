@@ -18,32 +18,43 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import EvalLoopOutput
 
-from ...data.loading import DrawnSamples, InferenceSamples, RowSamples, TrainingSamples, ViewSettings
+from ...data.loading import DrawnSamples, RowSamples, TrainingSamples, ViewSettings
 from ...data.open_dataset import TaskDataset
 from ...data.views import resize_side
+from ...data.volume_samples import VolumeMaskTrainingSamples, VolumeSamples, VolumeTrainingSamples, inference_samples
 from ...evaluation.scoring import evaluated_columns
 from ...files import make_readable
 from ...inference.predict import mean_probabilities
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
-from ...models.ark.image_processing_ark import ArkImageProcessor
-from ...models.ark.modeling_ark import ArkForImageClassification
-from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..run import create_accelerator, flat
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
+from .data import cubes_per_sample
 from .layerwise import freeze_encoder, parameter_groups
 from .lora import add_adapters
 from .losses import DIVERGED, UNKNOWN, FinetuningLoss, class_weights
-from .segmentation import MaskCounts, MaskLoss, MeanDice, training_samples, validation_samples
+from .segmentation import (
+    MaskCounts,
+    MaskLoss,
+    MeanDice,
+    shows_labels,
+    training_samples,
+    validation_samples,
+    validation_scores,
+)
 
 SHOWN = {"loss": "loss", "eval_mean_auroc": "validation AUROC", "eval_mean_dice": "validation Dice"}
 
 
 class TrainerSamples(TorchDataset):
-    """Samples as `Trainer` and its collator take them: `pixel_values`, and `labels` with -100 for unknown."""
+    """
+    Samples as `Trainer` and its collator take them: `pixel_values`, and `labels` with -100 for unknown. Of a batch of
+    volumes there may be several cubes each.
+    """
 
-    def __init__(self, samples: RowSamples):
+    def __init__(self, samples: RowSamples | VolumeSamples):
         self.samples = samples
 
     def __len__(self) -> int:
@@ -68,7 +79,7 @@ class TrainerSamples(TorchDataset):
 class NewViews(TrainerCallback):
     """Has each epoch draw its own views, whatever the number of processes and wherever the run was resumed."""
 
-    def __init__(self, samples: DrawnSamples):
+    def __init__(self, samples: Any):  # of pictures or volumes, with a `cycle`
         self.samples = samples
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -135,22 +146,46 @@ class Readable(TrainerCallback):
             make_readable(Path(args.output_dir))
 
 
+class VolumeTrainer(Trainer):
+    """Validates a segmenter of volumes as it is used: on whole volumes, one at a time, by windows."""
+
+    def __init__(self, *args, data: TaskDataset, processor: Any, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.data, self.processor = data, processor
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise FloatingPointError(DIVERGED)
+        scores = validation_scores(self.model, self.processor, self.data, self.args.eval_batch_size)
+        metrics = {f"{metric_key_prefix}_mean_dice": scores["mean_dice"]}
+        return EvalLoopOutput(None, None, metrics, len(self.data.splits["validation"]))
+
+
 def create_trainer(
-    model: ArkForImageClassification | ArkForSemanticSegmentation,
-    processor: ArkImageProcessor,
+    model: Any,
+    processor: Any,
     data: TaskDataset,
     args: FinetuningArguments,
     seed: int,
     folder: Path,
 ) -> Trainer:
-    """The stock `Trainer` for `model` on the training images of `data`; its checkpoints go to `folder`."""
+    """
+    The stock `Trainer` on the training images of `data`.
+
+    Args:
+        model, processor: An Ark, or if `data` has volumes a Genesis.
+        folder: Of its checkpoints.
+    """
     freeze_encoder(model, args.freeze)
     trained = model if args.lora_rank is None else add_adapters(model, args.lora_rank)
     if args.channels_last:
-        model.to(memory_format=torch.channels_last)
-    samples, validation, functions = (_of_masks if isinstance(data.task, SegmentationTask) else _of_labels)(
-        model, processor, data, args, seed
-    )
+        model.to(memory_format=torch.channels_last_3d if data.has_volumes else torch.channels_last)  # type: ignore[call-overload]
+    of_kind = _of_labels
+    if isinstance(data.task, SegmentationTask):
+        of_kind = _of_label_maps if data.has_volumes else _of_masks
+    samples, validation, functions = of_kind(model, processor, data, args, seed)
     callbacks: list[TrainerCallback] = [
         NewViews(samples),
         Progress(f"fine-tuning {data.task.name}, seed {seed}"),
@@ -171,9 +206,13 @@ def create_trainer(
     elif args.patience is not None:
         callbacks.append(EarlyStoppingCallback(args.patience))
     groups = parameter_groups(model, args.learning_rate, args.layer_decay, args.weight_decay)
-    trainer = Trainer(
+    metric = None if validation is None else validation_metric(data)
+    kind: Any = (
+        functools.partial(VolumeTrainer, data=data, processor=processor) if of_kind is _of_label_maps else Trainer
+    )
+    trainer = kind(
         trained,
-        training_arguments(args, seed, folder, None if validation is None else validation_metric(data)),
+        training_arguments(args, seed, folder, metric, cubes_per_sample(data, args)),
         train_dataset=TrainerSamples(samples),
         eval_dataset=None if validation is None else TrainerSamples(validation),
         callbacks=callbacks,
@@ -190,14 +229,18 @@ def validation_metric(data: TaskDataset) -> str:
 
 
 def _of_labels(
-    model: ArkForImageClassification, processor: ArkImageProcessor, data: TaskDataset, args: FinetuningArguments,
-    seed: int,
-) -> tuple[DrawnSamples, RowSamples | None, dict[str, Any]]:  # fmt: skip
+    model: Any, processor: Any, data: TaskDataset, args: FinetuningArguments, seed: int
+) -> tuple[Any, Any, dict[str, Any]]:
     """Images of training and of validation, if these define an AUROC, and loss and metric as `Trainer` has them."""
-    size = model.config.image_size
-    views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
-    samples = TrainingSamples(data.splits["train"], data.task, args.uncertain, processor, views, seed, cycle=0)
-    validation = InferenceSamples(data.splits["validation"], data.task, processor) if has_two_classes(data) else None
+    rows = data.splits["train"]
+    samples: Any
+    if data.has_volumes:
+        samples = VolumeTrainingSamples(rows, data.task, args.uncertain, processor, seed, cycle=0)
+    else:
+        size = model.config.image_size
+        views = ViewSettings(resize_side(size), size, args.min_crop_scale, teacher_view="student")
+        samples = TrainingSamples(rows, data.task, args.uncertain, processor, views, seed, cycle=0)
+    validation = inference_samples(data.splits["validation"], data.task, processor) if has_two_classes(data) else None
     targets, kind = data.targets("train", args.uncertain), data.task.problem_type
     weights = class_weights(targets, kind, args.class_weighting, args.effective_beta)
     return samples, validation, {
@@ -207,9 +250,8 @@ def _of_labels(
 
 
 def _of_masks(
-    model: ArkForSemanticSegmentation, processor: ArkImageProcessor, data: TaskDataset, args: FinetuningArguments,
-    seed: int,
-) -> tuple[DrawnSamples, RowSamples | None, dict[str, Any]]:  # fmt: skip
+    model: Any, processor: Any, data: TaskDataset, args: FinetuningArguments, seed: int
+) -> tuple[Any, Any, dict[str, Any]]:
     """As [`_of_labels`], of a segmentation."""
     samples = training_samples(data, processor, args, model.config.image_size, seed)
     return samples, validation_samples(data, processor), {
@@ -219,22 +261,40 @@ def _of_masks(
     }  # fmt: skip
 
 
-def training_arguments(args: FinetuningArguments, seed: int, folder: Path, metric: str | None) -> TrainingArguments:
-    """Ours as `Trainer`'s: with a `metric` the weights of the validation where it is best are kept, else the last."""
+def _of_label_maps(
+    model: Any, processor: Any, data: TaskDataset, args: FinetuningArguments, seed: int
+) -> tuple[Any, Any, dict[str, Any]]:
+    """As [`_of_labels`], of a segmentation of volumes, whose validation [`VolumeTrainer`] reads itself."""
+    cubes = cubes_per_sample(data, args)
+    samples = VolumeMaskTrainingSamples(data.splits["train"], data.task, processor, seed, 0, cubes)
+    validation = VolumeSamples(data.splits["validation"], data.task, processor) if shows_labels(data) else None
+    return samples, validation, {"compute_loss_func": MaskLoss(args.loss)}
+
+
+def training_arguments(
+    args: FinetuningArguments, seed: int, folder: Path, metric: str | None, cubes: int = 1
+) -> TrainingArguments:
+    """
+    Ours as `Trainer`'s: with a `metric` the weights of the validation where it is best are kept, else the last.
+
+    Args:
+        cubes: Of the images of a step that each row of the data gives.
+    """
     every = "epoch" if args.eval_steps is None else "steps"
-    micro_batches = args.gradient_accumulation_steps * PartialState().num_processes
-    if args.batch_size % micro_batches:
-        lower = args.batch_size // micro_batches * micro_batches
-        near = f"{lower} or {lower + micro_batches}" if lower else f"{micro_batches}"
+    parts = args.gradient_accumulation_steps * PartialState().num_processes * cubes
+    if args.batch_size % parts:
+        lower = args.batch_size // parts * parts
+        near = f"{lower} or {lower + parts}" if lower else f"{parts}"
+        each = " and cube of a volume (cubes_per_volume)" if cubes > 1 else ""
         raise ValueError(
-            f"batch_size {args.batch_size} cannot be cut into {micro_batches} equal parts, one for each process and "
-            f"accumulation step: use {near}."
+            f"batch_size {args.batch_size} cannot be cut into {parts} equal parts, one for each process and "
+            f"accumulation step{each}: use {near}."
         )
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=args.epochs,
         max_steps=args.max_steps or -1,
-        per_device_train_batch_size=args.batch_size // micro_batches,
+        per_device_train_batch_size=args.batch_size // parts,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         per_device_eval_batch_size=args.eval_batch_size,
         lr_scheduler_type="cosine",
