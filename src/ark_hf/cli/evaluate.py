@@ -12,8 +12,8 @@ def evaluate(argv: list[str]) -> int:
         EvaluationArguments,
         "evaluate",
         argv,
-        "AUROC per label with patient-clustered intervals, beside what ten global image numbers reach (of volumes "
-        "eleven); of a segmenter Dice, IoU and the distance of borders, beside what the mean mask of training reaches.",
+        "AUROC per label with patient-clustered intervals, beside what ten global image numbers (of volumes eleven) "
+        "reach; of a segmenter Dice, IoU and the distance of borders, beside what the mean mask of training reaches.",
         model={"help": "Folder or Hub id of an ark-cxr, or of a Genesis, whose datasets have volumes."},
         datasets={
             "nargs": "+",

@@ -18,7 +18,6 @@ from ..inference.load import process_state
 from ..inference.masks import label_masks
 from ..metrics.overlap import dice, hausdorff_distance, iou
 from ..models.ark.configuration_ark import SegmentationTask
-from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .volume_scoring import predict_volumes, prior_scores, volume_scores
 

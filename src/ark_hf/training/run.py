@@ -177,10 +177,9 @@ def describe_model(
 
 def _architecture(config: Any) -> str:
     if config.model_type == "genesis":
-        spacing = (
-            "as scanned" if config.spacing is None else f"of {'x'.join(f'{each:g}' for each in config.spacing)} mm"
-        )
-        cube = "x".join(map(str, config.cube_size))
+        spacing, cube = "as scanned", "x".join(map(str, config.cube_size))
+        if config.spacing is not None:
+            spacing = f"of {'x'.join(f'{each:g}' for each in config.spacing)} mm"
         return (
             f"Genesis, width {config.width}, {config.depth} levels, cubes of {cube} voxels {spacing} ({config.axes})"
         )

@@ -82,7 +82,7 @@ def _auroc_table(report: TaskReport) -> TextTable:
     delong = "DeLong's" if report.num_patients is None else "Obuchowski's of DeLong's"
     note = (
         f"{interval_note(report)}; beside it {delong} interval. Shortcut baseline: logistic regression on ten global "
-        "image statistics, fitted on train."
+        "image statistics (of a volume eleven), fitted on train."
     )
     if report.accuracy is not None:
         note += f" Accuracy of the most probable class: {format_number(report.accuracy)}."

@@ -15,7 +15,9 @@ NOTICE = "Research use only: these numbers are no evidence that the model is saf
 def report_text(reports: Sequence[TaskReport]) -> str:
     """The reports in short, with what scored each label where it was not the task's own head."""
     parts = ["\n".join(_task_lines(report)) for report in reports]
-    footnote = "Shortcut baseline: logistic regression on ten global image statistics, fitted on train."
+    footnote = (
+        "Shortcut baseline: logistic regression on ten global image statistics (of a volume eleven), fitted on train."
+    )
     return "\n\n".join([*parts, footnote]) + "\n"
 
 

@@ -62,8 +62,8 @@ class FinetuningArguments:
     new_head: bool = field(
         default=False,
         metadata=_help(
-            "Start from a fresh head or decoder, also where MODEL has one of the same name and labels. The decoder of a "
-            "Genesis is kept, as a part of what was pretrained, and its head is fresh."
+            "Start from a fresh head or decoder, also where MODEL has one of the same name and labels. The decoder of "
+            "a Genesis is kept, as a part of what was pretrained, and its head is fresh."
         ),
     )
     decoder_type: Literal["upernet", "fpn"] = field(
@@ -91,16 +91,16 @@ class FinetuningArguments:
     width: int | None = field(
         default=None,
         metadata=_help(
-            "Of volumes, from scratch: channels of the first convolution of a Genesis, 32 unless set. A Genesis brings "
-            "its own and refuses another; so for the next one."
+            "Of volumes, from scratch: channels of the first convolution of a Genesis, 32 unless set. A Genesis "
+            "brings its own and refuses another; so for the next one."
         ),
     )
     depth: int | None = field(default=None, metadata=_help("Of volumes, from scratch: its levels, 4 unless set."))
     cube_size: list[int] | None = field(
         default=None,
         metadata=_help(
-            "Of volumes: voxels (z, y, x) of the cubes that are trained on and seen in use, multiples of 2^(depth - 1): "
-            "32 64 64 unless set, or those of the Genesis. A classifier sees the one in the middle."
+            "Of volumes: voxels (z, y, x) of the cubes that are trained on and seen in use, multiples of 2^(depth - "
+            "1): 32 64 64 unless set, or those of the Genesis. A classifier sees the one in the middle."
         ),
     )
     spacing: list[float] | None = field(
@@ -113,15 +113,15 @@ class FinetuningArguments:
     hu_window: list[float] | None = field(
         default=None,
         metadata=_help(
-            "Of volumes: the two values that become 0 and 1, Hounsfield units of CT: -1000 1000 unless set, or those of "
-            "the Genesis. MR needs a window of its own."
+            "Of volumes: the two values that become 0 and 1, Hounsfield units of CT: -1000 1000 unless set, or those "
+            "of the Genesis. MR needs a window of its own."
         ),
     )
     cubes_per_volume: int | None = field(
         default=None,
         metadata=_help(
-            "Of volumes with label maps: cubes that are cut of each volume whenever it is read, 4 unless set. An epoch "
-            "reads each volume once."
+            "Of volumes with label maps: cubes that are cut of each volume whenever it is read, 4 unless set. An "
+            "epoch reads each volume once."
         ),
     )
     epochs: float = field(default=20.0, metadata=_help("Passes over the training images."))
@@ -143,8 +143,8 @@ class FinetuningArguments:
     freeze: str = field(
         default="none",
         metadata=_help(
-            "What is not trained: none; encoder; or a number of stages (of a Genesis, levels), counted from the image, "
-            "with the stem. Frozen parts stay in eval mode."
+            "What is not trained: none; encoder; or a number of stages (of a Genesis, levels), counted from the "
+            "image, with the stem. Frozen parts stay in eval mode."
         ),
     )
     lora_rank: int | None = field(

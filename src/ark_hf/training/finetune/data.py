@@ -61,9 +61,9 @@ def check_content(data: TaskDataset, args: FinetuningArguments) -> None:
     """Raises `ValueError` if an option is of volumes where the dataset has pictures, or the reverse."""
     segmented = isinstance(data.task, SegmentationTask)
     usual = FinetuningArguments.__dataclass_fields__
-    names, there, other = (
-        (OF_PICTURES, "volumes", "pictures") if data.has_volumes else (OF_VOLUMES, "pictures", "volumes")
-    )
+    names, there, other = OF_VOLUMES, "pictures", "volumes"
+    if data.has_volumes:
+        names, there, other = OF_PICTURES, "volumes", "pictures"
     for name in names:
         if getattr(args, name) != usual[name].default:
             raise ValueError(f"{name} is for datasets of {other}, and {data.name} holds {there}: leave it out.")

@@ -17,8 +17,8 @@ def freeze_encoder(model: ArkPreTrainedModel | GenesisPreTrainedModel, freeze: s
 
     Args:
         model: Changed in place.
-        freeze: "none", "encoder", or a number of stages (of a ViT blocks, of a Genesis levels) from the image; the stem
-            counts as 0.
+        freeze: "none", "encoder", or a number of stages (of a ViT blocks, of a Genesis levels) from the image; the
+            stem counts as 0.
 
     Raises:
         ValueError: The encoder has fewer stages.

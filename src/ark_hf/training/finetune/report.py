@@ -120,7 +120,7 @@ def label_lines(chosen: Mapping[str, Any], results: Mapping[str, Any]) -> list[s
         *lines,
         "",
         f"Intervals of a row: percentile bootstrap over {unit}. Shortcut baseline: logistic regression on ten global "
-        "image statistics, fitted on the same training images.",
+        "image statistics (of a volume eleven), fitted on the same training images.",
     ]
 
 

@@ -43,9 +43,9 @@ from .arguments import FinetuningArguments
 from .data import check_leaks, choose_training_rows, cubes_per_sample, load_finetuning_data
 from .losses import DIVERGED
 from .report import SCORES, results_text, summarise, test_score, validation_score
+from .scores import score_test
 from .seed_folder import ARK_FOLDER, GENESIS_FOLDER, is_tested, is_trained, read_metrics, seed_model
 from .segmentation import validation_scores
-from .scores import score_test
 from .trainer import create_trainer, validation_metric
 from .volume_start import initial_genesis
 
@@ -57,13 +57,13 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
     Fine-tunes `model` on a dataset, once a seed, and scores the test split.
 
     `args.output_dir` then holds `seed-N/ark-cxr` (an ordinary ark-cxr of one head), or of volumes `seed-N/genesis`,
-    `seed-N/metrics.json`, `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds `results.json` and
-    `results.md`.
+    `seed-N/metrics.json`, `seed-N/report` and `seed-N/test_predictions.npz` (see [`score_test`]), and of all seeds
+    `results.json` and `results.md`.
     The same call again goes on where it was stopped, and does not train finished seeds again.
 
     Args:
-        model: "none" (from scratch), "imagenet", a weights file of the encoder, or a folder or Hub id of an ark-cxr; for
-            volumes "none", or a folder or Hub id of a Genesis.
+        model: "none" (from scratch), "imagenet", a weights file of the encoder, or a folder or Hub id of an ark-cxr;
+            for volumes "none", or a folder or Hub id of a Genesis.
         dataset: Folder or Hub id of a task dataset, or with `args.label_columns` of any image dataset.
         args: The settings.
         data: The dataset's splits, where they are loaded already.

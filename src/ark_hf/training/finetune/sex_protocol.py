@@ -28,8 +28,8 @@ from .arguments import FinetuningArguments
 from .data import check_leaks, load_finetuning_data
 from .report import interval, seed_interval
 from .run import check_same_run, run_facts, train_seed
-from .seed_folder import PREDICTIONS_FILE, seed_model
 from .scores import save_predictions
+from .seed_folder import PREDICTIONS_FILE, seed_model
 
 SEXES = {"male": "M", "female": "F"}
 ARMS = ("male", "female", "mixed")

@@ -207,9 +207,9 @@ def create_trainer(
         callbacks.append(EarlyStoppingCallback(args.patience))
     groups = parameter_groups(model, args.learning_rate, args.layer_decay, args.weight_decay)
     metric = None if validation is None else validation_metric(data)
-    kind: Any = (
-        functools.partial(VolumeTrainer, data=data, processor=processor) if of_kind is _of_label_maps else Trainer
-    )
+    kind: Any = Trainer
+    if of_kind is _of_label_maps:
+        kind = functools.partial(VolumeTrainer, data=data, processor=processor)
     trainer = kind(
         trained,
         training_arguments(args, seed, folder, metric, cubes_per_sample(data, args)),
