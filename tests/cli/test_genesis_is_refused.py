@@ -29,7 +29,6 @@ def work(tmp_path_factory, sites):
 
 
 VERBS = [
-    "evaluate GENESIS SITE",
     "embed GENESIS chest.png --out features.parquet",
     "export GENESIS --out onnx",
     "pretrain ark.yaml",

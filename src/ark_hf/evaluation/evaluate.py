@@ -258,7 +258,7 @@ def _open(args: EvaluationArguments, model: Any, head: str | None, dataset: str)
         transfer = None if args.transfer is None else PUBLISHED_TRANSFERS[args.transfer]
         synonyms, heads = read_synonyms(args.synonyms), args.heads or None
         opened = load_zero_shot_data(model, dataset, synonyms, args.split, heads, args.related, transfer)
-    check_takes(model, opened[0])
+    check_takes(model, opened[0].columns(args.split), dataset)
     return opened
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset, open_dataset
-from ..data.task_dataset import SPLITS, read_dataset_task, split_names
+from ..data.task_dataset import SPLITS, load_task_dataset, read_dataset_task, split_names
 from ..inference.load import load_model
 from ..inference.overlays import check_whole_picture
 from ..models.ark.configuration_ark import SegmentationTask
@@ -97,6 +97,7 @@ def _open(model: Any, dataset: str, split: str) -> TaskDataset:
     if not isinstance(stored, SegmentationTask):
         raise ValueError(f"{dataset} holds labels, and the model is a segmenter: give it a dataset with masks.")
     if (stored.labels, stored.overlapping) != (task.labels, task.overlapping):
+        check_takes(model, load_task_dataset(dataset, split).column_names, dataset)
         kinds = ["overlapping" if each.overlapping else "exclusive" for each in (stored, task)]
         raise ValueError(
             f"{dataset}: its masks are of {stored.labels}, {kinds[0]}, and the model's of {task.labels}, {kinds[1]}."
@@ -106,7 +107,7 @@ def _open(model: Any, dataset: str, split: str) -> TaskDataset:
     data = open_dataset(
         dataset, [name for name in SPLITS if name == split or name == "train" and name in there], shown
     )
-    check_takes(model, data)
+    check_takes(model, data.columns(split), dataset)
     return data
 
 

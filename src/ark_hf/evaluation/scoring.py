@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data.loading import check_has_pictures
 from ..data.open_dataset import TaskDataset, open_dataset
-from ..data.task_dataset import SPLITS, read_task, split_names
+from ..data.task_dataset import SPLITS, load_task_dataset, read_task, split_names
 from ..data.volume_samples import check_has_volumes, inference_samples
 from ..inference.predict import mean_probabilities, predict_logits
 from ..inference.zeroshot import (
@@ -43,11 +43,10 @@ def evaluated_columns(task: ArkTask) -> list[int]:
     return [task.labels.index(label) for label in task.eval_labels or task.labels]
 
 
-def check_takes(model: Any, data: TaskDataset) -> None:
+def check_takes(model: Any, column_names: Sequence[str], dataset: str) -> None:
     """Raises `ValueError` if the model takes volumes and the dataset holds pictures, or the reverse."""
-    (check_has_volumes if isinstance(model, GenesisPreTrainedModel) else check_has_pictures)(
-        data.columns(next(iter(data.splits))), data.source
-    )
+    check = check_has_volumes if isinstance(model, GenesisPreTrainedModel) else check_has_pictures
+    check(column_names, dataset)
 
 
 def load_evaluation_data(
@@ -64,6 +63,8 @@ def load_evaluation_data(
     """
     stored = read_task(dataset)
     task = next((each for each in model.config.tasks or [] if each.name == (head or stored.name)), None)
+    if task is None or (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
+        check_takes(model, load_task_dataset(dataset, split).column_names, dataset)  # what differs most is told
     if task is None:
         heads = [each.name for each in model.config.tasks or []]
         raise ValueError(

@@ -21,7 +21,7 @@ from ark_hf.inference.load import load_ark
 from ark_hf.metrics.overlap import dice
 from ark_hf.provenance import read_provenance
 from ark_hf.training.finetune.arguments import FinetuningArguments
-from ark_hf.training.finetune.data import check_mask_options, choose_training_rows, load_finetuning_data
+from ark_hf.training.finetune.data import check_batches, choose_training_rows, load_finetuning_data
 from ark_hf.training.finetune.layerwise import parameter_groups
 from ark_hf.training.finetune.run import finetune, initial_model
 from ark_hf.training.finetune.segmentation import MaskCounts, MaskLoss, MeanDice
@@ -213,8 +213,8 @@ def test_a_number_of_images_is_drawn_by_the_seed(organs):
 def test_a_process_needs_two_images_for_upernet(monkeypatch):
     monkeypatch.setattr("ark_hf.training.finetune.data.PartialState", lambda: SimpleNamespace(num_processes=4))
     with pytest.raises(ValueError, match="at least 2 for each process and accumulation step"):
-        check_mask_options(arguments("x", batch_size=4))
-    check_mask_options(arguments("x", batch_size=8))
+        check_batches(arguments("x", batch_size=4))
+    check_batches(arguments("x", batch_size=8))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def check_content(data: TaskDataset, args: FinetuningArguments) -> None:
                 f"{len(data.task.labels)}, overlapping: {str(data.task.overlapping).lower()}."
             )
     elif segmented:
-        _check_batches(args)
+        check_batches(args)
 
 
 def cubes_per_sample(data: TaskDataset, args: FinetuningArguments) -> int:
@@ -88,7 +88,8 @@ def cubes_per_sample(data: TaskDataset, args: FinetuningArguments) -> int:
     return 1
 
 
-def _check_batches(args: FinetuningArguments) -> None:
+def check_batches(args: FinetuningArguments) -> None:
+    """Raises `ValueError` if a decoder of masks would be shown one image alone."""
     parts = args.gradient_accumulation_steps * PartialState().num_processes
     if args.decoder_type == "upernet" and args.batch_size // parts < 2:
         raise ValueError(

@@ -1,6 +1,7 @@
 """What fine-tuning on volumes starts from: a Genesis from scratch, or with the weights of one."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def initial_genesis(
 
 
 def _load(init: str) -> Any:
-    if init == "imagenet" or not names_ark(init):
+    if init == "imagenet" or not (names_ark(init) or Path(init).is_dir()):
         reason = (
             "timm's weights are of pictures" if init == "imagenet" else "`ark-hf convert` makes one of a checkpoint"
         )
