@@ -93,8 +93,7 @@ def finetune(argv: list[str]) -> int:
     if args.protocol == "sex":
         text = protocol_text(sex_protocol(args.model, args.dataset, args, args.max_images))
     else:
-        data = None if args.push_to_hub is None else _data_to_push(args)
-        results = run(args.model, args.dataset, args, data)
+        results = run(args.model, args.dataset, args)
         folders = [str(seed_model(Path(args.output_dir, f"seed-{seed}"))) for seed in args.seeds]
         where = f"The {'models are' if len(folders) > 1 else 'model is'} in {', '.join(folders)}."
         text = f"{results_text(results)}\n{where}"
@@ -117,22 +116,13 @@ def _read(words: list[str]) -> tuple[dict[str, Any], str | None]:
     )
 
 
-def _data_to_push(args: FinetuneCommand) -> Any:
-    """The dataset, opened; `ValueError` before any training time is spent if its model could not be pushed."""
-    from ..training.finetune.data import load_finetuning_data
-
-    data = load_finetuning_data(args.dataset, args)
-    if data.has_volumes:
-        raise ValueError(f"--push_to_hub does not know models of volumes yet, and {data.name} holds volumes.")
-    return data
-
-
 def _push(seed_folder: Path, repo: str) -> None:
     from ..hub.push_model import push_model
+    from ..training.finetune.seed_folder import seed_model
 
     report = seed_folder / "report"
     try:
-        pushed = push_model(seed_folder / "ark-cxr", repo, report if report.is_dir() else None)
+        pushed = push_model(seed_model(seed_folder), repo, report if report.is_dir() else None)
     except ValueError as error:
         raise ValueError(f"{error} The run is finished and kept: the same command tries again.") from None
     print(f"The model is at {pushed.url}.")

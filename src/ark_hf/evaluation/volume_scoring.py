@@ -91,10 +91,8 @@ def prior_scores(train: Dataset, rows: Dataset, task: SegmentationTask) -> list[
     prior = np.concatenate([rest[None], shares]).argmax(axis=0).astype(np.uint8)
     scores = []
     for volume, mask in _read(rows, range(len(rows)), task):
-        turned = reorient(mask, AXES["zyx"])
-        scores.append(
-            volume_scores(_stretched(prior, turned.shape), turned.voxels, task, volume.spacing, distances=False)
-        )
+        truth = reorient(mask, AXES["zyx"]).voxels
+        scores.append(volume_scores(_stretched(prior, truth.shape), truth, task, volume.spacing, distances=False))
     return scores
 
 

@@ -1,7 +1,7 @@
 """The data of fine-tuning: one task's splits, from a task dataset or any Hub image dataset, checked."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import PartialState
@@ -61,9 +61,8 @@ def check_content(data: TaskDataset, args: FinetuningArguments) -> None:
     """Raises `ValueError` if an option is of volumes where the dataset has pictures, or the reverse."""
     segmented = isinstance(data.task, SegmentationTask)
     usual = FinetuningArguments.__dataclass_fields__
-    names, there, other = OF_VOLUMES, "pictures", "volumes"
-    if data.has_volumes:
-        names, there, other = OF_PICTURES, "volumes", "pictures"
+    there, other = ("volumes", "pictures") if data.has_volumes else ("pictures", "volumes")
+    names: Sequence[str] = OF_PICTURES if data.has_volumes else OF_VOLUMES
     for name in names:
         if getattr(args, name) != usual[name].default:
             raise ValueError(f"{name} is for datasets of {other}, and {data.name} holds {there}: leave it out.")
