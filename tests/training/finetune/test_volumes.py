@@ -18,7 +18,9 @@ from ark_hf import (
     SegmentationTask,
     load_genesis,
 )
+from ark_hf.cli.main import main
 from ark_hf.evaluation.mask_scoring import score_masks
+from ark_hf.hub.push_model import model_files
 from ark_hf.provenance import read_provenance
 from ark_hf.training.finetune import trainer as module
 from ark_hf.training.finetune.arguments import FinetuningArguments
@@ -80,6 +82,21 @@ def test_the_best_validation_of_whole_volumes_is_kept_and_the_test_split_scored(
     assert stored["dice"].shape == (4, 3) and stored["labels"].tolist() == structures.task.labels
 
 
+def test_the_verb_goes_on_with_a_run_and_says_where_the_model_is(finished, structures, capsys):
+    words = ["finetune", "none", structures.source, "--output_dir", str(finished[0])]
+    for name, value in FAST.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    assert main(words) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"The model is in {finished[0] / 'seed-0' / 'genesis'}.")
+
+
+def test_the_model_can_be_pushed_with_its_report(finished):
+    seed = finished[0] / "seed-0"
+    files = model_files(seed / "genesis", "someone/genesis", seed / "report")
+    assert "modeling_genesis.py" in files.model and "Dice" in files.card["README.md"].decode()
+
+
+@pytest.mark.slow_ci
 def test_a_run_that_was_killed_ends_with_the_same_weights(finished, structures, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
@@ -102,7 +119,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(finished, structures, 
 
 def test_labels_of_volumes_are_learnt_and_chosen_by_auroc(nodule, finished, tmp_path, no_figures):
     start = str(finished[0] / "seed-0" / "genesis")
-    results = finetune(start, "nodule", of_labels(tmp_path / "run", batch_size=3, seeds=[0, 1]), nodule)
+    results = finetune(start, "nodule", of_labels(tmp_path / "run", batch_size=3, seeds=[1]), nodule)
     for seed in results["seeds"]:
         assert seed["head"] == "fresh" and seed["history"][-1]["step"] == 4
         assert "Nodule" in seed["validation"]["auroc"]

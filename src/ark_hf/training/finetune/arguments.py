@@ -186,7 +186,10 @@ class FinetuningArguments:
         default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard, trackio or wandb.")
     )
     logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
-    eval_batch_size: int = field(default=64, metadata=_help("Images a batch in validation and test."))
+    eval_batch_size: int = field(
+        default=64,
+        metadata=_help("Images a batch in validation and test; of volumes with label maps windows, at most 4."),
+    )
     test: bool = field(
         default=True,
         metadata=_help(
