@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(
         (ark, nodule, None, "holds volumes, and this model takes pictures"),
         (segmenter, nodule, None, "holds labels, and the model is a segmenter"),
         (classifier, structures.source, None, "holds segmentation masks, and a dataset of labels is wanted"),
-        (pretrained, nodule, None, "is a GenesisForPreTraining, without heads; `ark-hf finetune` gives it one"),
+        (pretrained, nodule, None, "neither classifies nor outlines; `ark-hf finetune` makes a model that does"),
         (segmenter, structures.source, ten, crops),
         (classifier, nodule, ten, crops),
         (segmenter, structures.source, EvaluationArguments(against=classifier), "it is a classifier, and the model"),

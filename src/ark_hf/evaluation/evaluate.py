@@ -16,11 +16,7 @@ from ..labels import read_synonyms
 from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
-from ..models.genesis.modeling_genesis import (
-    GenesisForImageClassification,
-    GenesisForSemanticSegmentation,
-    GenesisPreTrainedModel,
-)
+from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
@@ -83,7 +79,7 @@ def evaluate(
         raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
     name, other_name = _distinct_names(model, args.against)
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
-    loaded = _load_whole(model)
+    loaded = load_model(model)
     if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         del facts["crops"]
         facts |= {"command": _command(model, wanted, args)} if args.out is not None else {}
@@ -225,17 +221,8 @@ def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
     return short[0], f"{short[1]} (other)"
 
 
-def _load_whole(model: str) -> tuple[Any, Any]:
-    """A model and its image processor; `ValueError` if it has nothing that could be tested."""
-    network, processor = load_model(model)
-    kinds = GenesisForImageClassification | GenesisForSemanticSegmentation
-    if isinstance(network, GenesisPreTrainedModel) and not isinstance(network, kinds):
-        raise ValueError(f"{model} is a {type(network).__name__}, without heads; `ark-hf finetune` gives it one.")
-    return network, processor
-
-
 def _load(model: str, crops: str) -> Network:
-    loaded = _load_whole(model)
+    loaded = load_model(model)
     if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         raise ValueError(f"{model} is a segmenter, and a classifier is wanted here.")
     return _seen_through(loaded, model, crops)

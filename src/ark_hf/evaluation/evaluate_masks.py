@@ -56,7 +56,7 @@ def evaluate_masks(
     given = [name for name in FOR_LABELS if getattr(args, name) not in (usual[name], [])]
     if given:
         raise ValueError(f"--{given[0]} is for classifiers, and {model} is a segmenter: leave it out.")
-    _check_view(*network, model)
+    _check_view(*network)
     opened = [_open(network[0], dataset, args.split) for dataset in datasets]
     other = None if args.against is None else _load_other(args.against, network[0])
     reports, scores, groups = [], [], []
@@ -83,12 +83,10 @@ def evaluate_masks(
     return evaluation
 
 
-def _check_view(model: Any, processor: Any, name: str) -> None:
-    """Raises `ValueError` if a segmenter's labels have no names, or its processor shows it a part of a picture."""
+def _check_view(model: Any, processor: Any) -> None:
+    """Raises `ValueError` if the processor shows the model a part of a picture alone."""
     if isinstance(model, ArkForSemanticSegmentation):
         check_whole_picture(processor, "Masks")
-    elif model.config.segmentation is None:
-        raise ValueError(f"{name} is a segmenter without a named task; fine-tuning gives it one.")
 
 
 def _open(model: Any, dataset: str, split: str) -> TaskDataset:
@@ -121,7 +119,7 @@ def _load_other(against: str, model: Any) -> tuple[Any, Any]:
     ours, theirs = model.config.segmentation, other.config.segmentation
     if (ours.labels, ours.overlapping) != (theirs.labels, theirs.overlapping):
         raise ValueError(f"--against {against}: its labels {theirs.labels} are not the model's, {ours.labels}.")
-    _check_view(other, processor, against)
+    _check_view(other, processor)
     return other, processor
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import PIL.Image
 
 from ...data.loading import grey_plane, open_rows
-from ...data.masks import MaskInferenceSamples
+from ...data.masks import UNKNOWN, MaskInferenceSamples
 from ...data.open_dataset import TaskDataset
-from ...data.volumes.geometry import AXES, reorient
-from ...data.volumes.volume import Volume
 from ...inference.overlays import shrunken_mask
+from ...inference.volume_slices import ENLARGED, VolumeSlices
 from ...metrics.overlap import border
 from ...metrics.resampling import row_means
 from ...pages.formats import format_defined
@@ -56,7 +55,7 @@ def ranked_rows(scored: ScoredMasks) -> dict[str, list[int]]:
 
 
 def draw_masks(model: Any, processor: Any, data: TaskDataset, scored: ScoredMasks) -> list[ShownMasks]:
-    """The pictures of [`ranked_rows`]; of a volume the slice, seen from below, that has the most of the truth."""
+    """The pictures of [`ranked_rows`]; of a volume the axial slice through the middle of the truth."""
     means = row_means(scored.dice)
     draw = _slices if data.has_volumes else _pictures
     shown = []
@@ -80,20 +79,13 @@ def _pictures(model: Any, processor: Any, data: TaskDataset, split: str, rows: l
 def _slices(model: Any, processor: Any, data: TaskDataset, split: str, rows: list[int]) -> Iterator[PIL.Image.Image]:
     rows_of_split: Any = data.splits[split]
     for _, volume, found, truth in predict_volumes(model, processor, rows_of_split, data.task, rows, 1):
-        voxels, *maps = (
-            reorient(Volume(each, volume.affine), AXES["zyx"]).voxels for each in (volume.voxels, truth, found)
-        )
-        numbers = range(1, len(data.task.labels) + 1)
-        of_truth = np.isin(maps[0], numbers).sum(axis=(1, 2))
-        place = int(of_truth.argmax()) if of_truth.any() else len(of_truth) // 2
-        low, high = processor.hu_window or (voxels.min(), voxels.max())
-        plane = (voxels[place].astype(np.float32) - low) / ((high - low) or 1)
-        outlines = [
-            (labels[place] == number, colour)
-            for labels, colour in zip(maps, (TRUTH, FOUND), strict=True)
-            for number in numbers
-        ]
-        yield draw_outlines(plane, outlines)
+        of_truth = VolumeSlices(volume, processor, data.task, np.where(truth == UNKNOWN, 0, truth))
+        longest = max(side * step for side, step in zip(volume.shape, volume.spacing, strict=True))
+        place = "axial", of_truth.middle()[2], max(longest / SIDE, min(volume.spacing) / ENLARGED)
+        of_model = VolumeSlices(volume, processor, data.task, found)
+        outlines = [(mask, TRUTH) for mask in of_truth.masks(*place).values()]
+        outlines += [(mask, FOUND) for mask in of_model.masks(*place).values()]
+        yield draw_outlines(np.asarray(of_truth.grey(*place)), outlines)
 
 
 def draw_outlines(plane: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:
