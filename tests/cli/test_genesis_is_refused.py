@@ -32,7 +32,6 @@ VERBS = [
     "embed GENESIS chest.png --out features.parquet",
     "export GENESIS --out onnx",
     "pretrain ark.yaml",
-    "push GENESIS someone/genesis",
 ]
 SLOWER_VERBS = [
     "probe GENESIS SITE",
