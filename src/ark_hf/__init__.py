@@ -147,6 +147,9 @@ _EXPORTS = {
     "PeacArguments": ".training.peac.arguments",
     "PeacPretrainer": ".training.peac.pretrainer",
     "load_images": ".training.peac.tasks",
+    "GenesisArguments": ".training.genesis.arguments",
+    "GenesisPretrainer": ".training.genesis.pretrainer",
+    "load_volumes": ".training.genesis.tasks",
     "pretrain": ".training.pretrain",
     "FederatedArguments": ".federated.recipe",
     "SiteSpec": ".federated.recipe",
@@ -318,6 +321,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .training.finetune.arguments import FinetuningArguments as FinetuningArguments
     from .training.finetune.run import finetune as finetune
     from .training.finetune.sex_protocol import sex_protocol as sex_protocol
+    from .training.genesis.arguments import GenesisArguments as GenesisArguments
+    from .training.genesis.pretrainer import GenesisPretrainer as GenesisPretrainer
+    from .training.genesis.tasks import load_volumes as load_volumes
     from .training.initial_weights import load_encoder_weights as load_encoder_weights
     from .training.peac.arguments import PeacArguments as PeacArguments
     from .training.peac.pretrainer import PeacPretrainer as PeacPretrainer

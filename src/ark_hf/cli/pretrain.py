@@ -5,20 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from ..training.ark.recipe import parse_tasks
+from ..training.genesis.arguments import INIT
 from ..training.recipe import METHODS, arguments_of, other_method, read_recipe
 from ..training.settings import check_init, read_mapping
 from .arguments import build, quiet, read_options
 
 DESCRIPTIONS = {
     "ark": "Cyclic pretraining, or a baseline of it (`strategy`); `method: peac` in the recipe, or `--method peac`, "
-    "trains without labels and has other options: see `ark-hf pretrain --method peac --help`.",
+    "trains without labels and has other options: see `ark-hf pretrain --method peac --help`; as does "
+    "`method: genesis`, on volumes.",
     "peac": "Self-supervised pretraining by PEAC: order, restoration and consistency of two crops; labels of the "
     "datasets are not read.",
+    "genesis": "Self-supervised pretraining by Models Genesis on volumes: deformed cubes of CT or MR are restored; "
+    "labels of the datasets are not read.",
 }
+INITS = {"genesis": INIT}  # what `init` may be, where it is not as of Ark
 
 
 def pretrain(argv: list[str]) -> int:
-    """Pretraining from a recipe: Ark's cycles over labelled tasks, or PEAC without labels."""
+    """Pretraining from a recipe: Ark's cycles over labelled tasks; without labels PEAC, or on volumes Genesis."""
     method, where = _method(argv)
     kind = arguments_of(method, where)
     _reject_others(argv, method)
@@ -33,7 +38,7 @@ def pretrain(argv: list[str]) -> int:
     specs = parse_tasks(values.pop("tasks", None), words.recipe)
     args = build(kind, values, words.recipe)
     if not Path(args.output_dir).exists():  # a run that is resumed may need it no more
-        check_init(args.init)
+        check_init(args.init, *filter(None, [INITS.get(method)]))
     for spec in specs:
         spec.location(args.data_root)
     quiet()
@@ -42,7 +47,7 @@ def pretrain(argv: list[str]) -> int:
     from ..training.pretrain import pretrain as run
 
     folder = run(args, specs)
-    PartialState().print(f"The teacher is in {folder}.")
+    PartialState().print(f"The {'network' if method == 'genesis' else 'teacher'} is in {folder}.")
     return 0
 
 

@@ -5,19 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from .ark.recipe import PretrainingArguments
+from .genesis.arguments import GenesisArguments
 from .peac.arguments import PeacArguments
 from .settings import nearest, read_mapping, reject_unknown_keys
 
-METHODS: dict[str, type[PretrainingArguments] | type[PeacArguments]] = {
+Arguments = PretrainingArguments | PeacArguments | GenesisArguments
+METHODS: dict[str, type[Arguments]] = {
     "ark": PretrainingArguments,
     "peac": PeacArguments,
+    "genesis": GenesisArguments,
 }
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict[str, Any]:
     """
     The fields of a YAML or JSON recipe, `tasks` among them: those of [`PretrainingArguments`], or with `method: peac`
-    of [`PeacArguments`].
+    of [`PeacArguments`], with `method: genesis` of [`GenesisArguments`].
 
     Args:
         method: What it is read as, whatever it says itself.
@@ -35,7 +38,7 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict[str, Any]:
     return values
 
 
-def arguments_of(method: Any, where: str) -> type[PretrainingArguments] | type[PeacArguments]:
+def arguments_of(method: Any, where: str) -> type[Arguments]:
     """The settings of a method; `ValueError` if there is none of this name, as `where` says."""
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"{where} is {method!r}; {nearest(str(method), METHODS)}")
@@ -43,6 +46,6 @@ def arguments_of(method: Any, where: str) -> type[PretrainingArguments] | type[P
 
 
 def other_method(name: Any, kind: type) -> str | None:
-    """The method that has a setting of this name, which those of `kind` lack; None if there is none."""
+    """The methods that have a setting of this name, which those of `kind` lack; None if there is none."""
     having = [method for method, each in METHODS.items() if name in (setting.name for setting in fields(each))]
-    return having[0] if len(having) == 1 and METHODS[having[0]] is not kind else None
+    return None if kind in [METHODS[method] for method in having] else ", ".join(having) or None

@@ -89,13 +89,14 @@ def coerce_fields(settings: Any, where: str = "") -> None:
         setattr(settings, name, coerce(f"{where}{name}", annotation, getattr(settings, name)))
 
 
-def check_init(init: str) -> None:
-    """Raises `ValueError` if a recipe's `init` can be nothing to start from, and names the nearest file or folder."""
+def check_init(init: str, what: str = "a weights file, a folder with an ark-cxr, `none` or `imagenet`") -> None:
+    """
+    Raises `ValueError` if a recipe's `init`, which may be `what`, can be nothing to start from, and names the nearest
+    file or folder.
+    """
     if init in ("none", "imagenet") or Path(init).exists() or names_ark(init):
         return
-    raise ValueError(
-        f"init: {init!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`: {what_is_there(init)}"
-    )
+    raise ValueError(f"init: {init!r} is not {what}: {what_is_there(init)}")
 
 
 def names_ark(init: str) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 import PIL.Image
 
-from ark_hf.training.peac.figures import RESTORED_FILE
+from ark_hf.training.restored import RESTORED_FILE
 
 from .conftest import trainer
 

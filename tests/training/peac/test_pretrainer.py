@@ -218,7 +218,7 @@ def test_encoders_with_batch_norm_are_warned_of(images, tmp_path):
 
 def test_entries_that_say_how_labels_are_read_are_refused(sites):
     folder = str(next(iter(sites.values())))
-    with pytest.raises(ValueError, match="`uncertain` has no effect with method: peac"):
+    with pytest.raises(ValueError, match="`uncertain` has no effect where labels are not read"):
         load_images([TaskSpec(folder, uncertain="ones")])
     with pytest.raises(ValueError, match="`train` has no effect"):
         load_images([TaskSpec(folder, train=False)])

@@ -14,6 +14,10 @@ LOOK_AHEAD = 2  # slices that the rule of air looks beyond a cube
 TRIES = 50  # for each cube that is wanted
 
 
+class TooSmallError(ValueError):
+    """A volume has no room for a cube so far from its border."""
+
+
 @dataclass(frozen=True)
 class CubeRules:
     """
@@ -92,23 +96,38 @@ def draw_cubes(
         (cubes, *size) float32 in [0, 1], sizes and axes in the order of `axes`.
 
     Raises:
-        ValueError: The volume is too small for cubes with such borders.
+        TooSmallError: The volume is too small for cubes with such borders.
     """
     rules = rules or CubeRules()
     if axes not in AXES:
         raise ValueError(f"axes {axes!r}: use one of {tuple(AXES)}.")
     voxels = reorient(volume, AXES["xyz"]).voxels
+    cubes = [scale_window(voxels[place], rules.window) for place in cube_places(voxels, generator, rules)]
+    found = np.stack(cubes) if cubes else np.empty((0, *rules.size), dtype=np.float32)
+    return found if axes == "xyz" else np.ascontiguousarray(found.transpose(0, 3, 2, 1))
+
+
+def cube_places(voxels: np.ndarray, generator: np.random.Generator, rules: CubeRules) -> list[tuple[slice, ...]]:
+    """
+    Where the cubes of [`draw_cubes`] lie: of each its slices along x, y and z.
+
+    Args:
+        voxels: (x, y, z), of the unit of the rules' `tissue`; their `window` has no part in it.
+
+    Raises:
+        TooSmallError: As of [`draw_cubes`].
+    """
     ahead = LOOK_AHEAD if rules.most_tissue is not None else 0
     needed = [side + 2 * edge for side, edge in zip(rules.size, rules.border, strict=True)]
     needed[2] += ahead
     if any(there < side for there, side in zip(voxels.shape, needed, strict=True)):
         sides, wanted = (" x ".join(map(str, each)) for each in (voxels.shape, needed))
-        raise ValueError(
+        raise TooSmallError(
             f"the volume has {sides} voxels, and cubes of {' x '.join(map(str, rules.size))}, "
             f"{', '.join(map(str, rules.border))} from its border, need {wanted}: choose smaller cubes or borders"
         )
     room = [there - side for there, side in zip(voxels.shape, needed, strict=True)]
-    cubes: list[np.ndarray] = []
+    places: list[tuple[slice, ...]] = []
     for _ in range(TRIES * rules.count):
         start = [edge + int(generator.integers(more + 1)) for edge, more in zip(rules.border, room, strict=True)]
         x, y, z = (slice(at, at + side) for at, side in zip(start, rules.size, strict=True))
@@ -116,11 +135,10 @@ def draw_cubes(
             block = voxels[x, y, z.start : z.stop + LOOK_AHEAD]
             if tissue_share(block, rules.tissue) > rules.most_tissue:
                 continue
-        cubes.append(scale_window(voxels[x, y, z], rules.window))
-        if len(cubes) == rules.count:
+        places.append((x, y, z))
+        if len(places) == rules.count:
             break
-    found = np.stack(cubes) if cubes else np.empty((0, *rules.size), dtype=np.float32)
-    return found if axes == "xyz" else np.ascontiguousarray(found.transpose(0, 3, 2, 1))
+    return places
 
 
 def cube_at(

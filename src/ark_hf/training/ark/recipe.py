@@ -71,7 +71,9 @@ class PretrainingArguments:
     output_dir: str = field(metadata=_help("Run folder. Running again with the same folder resumes the run."))
     method: Literal["ark"] = field(
         default="ark",
-        metadata=_help("What trains: ark (cycles over labelled tasks) or peac (self-supervised, labels are ignored)."),
+        metadata=_help(
+            "What trains: ark (cycles over labelled tasks), or without labels peac (radiographs) or genesis (volumes)."
+        ),
     )
     data_root: str = field(default=".", metadata=_help("Folder that relative dataset paths start from."))
     streaming: bool = field(

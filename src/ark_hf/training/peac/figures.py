@@ -9,9 +9,9 @@ from ...files import replacing
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...pages.figures import style, to_png
 from ..curves import CURVES_FILE
+from ..restored import draw_restored
 from .objective import TERMS
 
-RESTORED_FILE = "restored.png"
 COLUMNS = ("what the student sees", "what it restores", "what was there")
 
 
@@ -45,17 +45,6 @@ def write_restored(
         pictures: Of each of `COLUMNS`, normalised (n, channels, H, W).
         processor: What normalised them.
     """
-    from matplotlib.figure import Figure
-
     mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
-    with style():
-        figure = Figure(figsize=(6, 2 * len(pictures[0])), layout="constrained")
-        panels = figure.subplots(len(pictures[0]), len(COLUMNS), squeeze=False)
-        for column, shown in zip(panels.T, pictures, strict=True):
-            for axes, picture in zip(column, shown.float().cpu() * std + mean, strict=True):
-                axes.imshow(picture.mean(dim=0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-                axes.set_axis_off()
-        for axes, title in zip(figure.axes, COLUMNS, strict=False):
-            axes.set_title(title)
-        with replacing(folder / RESTORED_FILE) as new:
-            new.write_bytes(to_png(figure))
+    grey = [(shown.float().cpu() * std + mean).mean(dim=1).numpy() for shown in pictures]
+    draw_restored(folder, dict(zip(COLUMNS, grey, strict=True)))

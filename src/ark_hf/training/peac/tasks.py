@@ -24,7 +24,9 @@ def load_images(specs: list[TaskSpec], data_root: str = ".", streaming: bool = F
     for spec in specs:
         for key, usual in {"uncertain": "ignore", "train": True}.items():
             if getattr(spec, key) != usual:
-                raise ValueError(f"task {spec.dataset!r}: `{key}` has no effect with method: peac; leave it out.")
+                raise ValueError(
+                    f"task {spec.dataset!r}: `{key}` has no effect where labels are not read; leave it out."
+                )
         location = spec.location(data_root)
         there = split_names(location)
         splits = ["train", *(split for split in SPLITS if split in there and split != "train")]
