@@ -147,7 +147,7 @@ class Source:
         except TooSmallError as error:
             found, reason = np.empty(0, np.uint16), str(error)
         except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from None
+            raise ValueError(f"{self.where}: {str(error).removesuffix('.')}.") from None
         if not len(found):
             write_text(self.reason, reason)
             return

@@ -74,6 +74,8 @@ class GenesisPretrainer:
         self.data = mark_trained_before(self.data, self.start.facts, args.allow_shared_images)
         self.processor, self.config = self.start.processor, self.start.model.config
         cutting = Cutting(self.processor, args.cubes_per_volume, args.border, args.most_tissue, args.seed)
+        if args.channels_last:
+            self.start.model.to(memory_format=torch.channels_last_3d)
         optimizer = create_optimizer(self.start.model, args.optim, args.learning_rate, args.weight_decay)
         self.model: Any
         self.optimizer: Any
