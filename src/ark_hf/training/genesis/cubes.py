@@ -251,8 +251,7 @@ def _prepare(folder: Path, sources: list[Source], how: Cutting, settings: dict[s
 def _tell(sources: list[Source]) -> None:
     """Warns of volumes that give no cube, by name."""
     without = [source for source in sources if source.reason.is_file()]
-    for source in without[:NAMED]:
-        reason = source.reason.read_text(encoding="utf-8")
-        warnings.warn(f"{source.where} gives no cube: {reason}.", stacklevel=4)
-    if len(without) > NAMED:
-        warnings.warn(f"{len(without) - NAMED:,} more volumes give no cube.", stacklevel=4)
+    if without:
+        told = [f"{each.where}: {each.reason.read_text(encoding='utf-8')}" for each in without[:NAMED]]
+        more = [f"and {len(without) - NAMED:,} more"] if len(without) > NAMED else []
+        warnings.warn(f"{len(without):,} volumes give no cube. {'; '.join(told + more)}.", stacklevel=4)
