@@ -66,7 +66,8 @@ def read_dataset_task(name_or_path: str | Path) -> ArkTask | SegmentationTask:
     if isinstance(task, Unlabelled):
         raise ValueError(
             f"{str(name_or_path)!r} holds images without labels, and labels are wanted here: it serves `ark-hf "
-            "pretrain` with `method: peac` and `ark-hf embed`. If there are labels, build it without --unlabelled."
+            "pretrain` with `method: peac`, of volumes with `method: genesis`, and `ark-hf embed`. If there are "
+            "labels, build it without --unlabelled."
         )
     return task
 

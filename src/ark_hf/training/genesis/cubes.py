@@ -101,7 +101,8 @@ class Cutting:
         if self.most_tissue is not None:
             low, high = self.processor.hu_window or (0, 1)
             tissue = float(np.float32(TISSUE - low) / np.float32(high - low))  # as the processor scales voxels
-        return CubeRules(tuple(size), tuple(border), self.count, tissue=tissue, most_tissue=self.most_tissue)
+        (x, y, z), (left, back, up) = size, border
+        return CubeRules((x, y, z), (left, back, up), self.count, tissue=tissue, most_tissue=self.most_tissue)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ def cut_cubes(
 
 
 def _stored(data: TaskDataset, split: str) -> Any:
-    return data.splits[split].select_columns(["volume"]).cast_column("volume", Nifti(decode=False))
+    rows: Any = data.splits[split]  # volumes are not streamed
+    return rows.select_columns(["volume"]).cast_column("volume", Nifti(decode=False))
 
 
 def _prepare(folder: Path, sources: list[Source], how: Cutting, settings: dict[str, Any]) -> None:

@@ -211,12 +211,12 @@ class GenesisPretrainer:
     # The end of an epoch ------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, started: float) -> None:
-        loss = self.validate()
-        entry = {
+        train, loss = float(np.mean(self.state.pass_losses["loss"])), self.validate()
+        entry: dict[str, Any] = {
             "epoch": self.state.cycle + 1,
             "step": self.state.step,
             "seconds": round(time.monotonic() - started, 1),
-            "train": {"loss": float(np.mean(self.state.pass_losses["loss"]))},
+            "train": {"loss": train},
             "validation": {"loss": loss},
         }
         self.state.history.append(entry)
@@ -224,9 +224,7 @@ class GenesisPretrainer:
         if not math.isnan(loss) and (self.state.best is None or loss < self.state.best["loss"]):
             self.state.best = {"epoch": self.state.cycle, "loss": loss}
         self.accelerator.log({"validation/loss": loss}, step=self.state.step)
-        self.run.print(
-            f"epoch {self.state.cycle}/{self.args.epochs}: loss {entry['train']['loss']:.4f}, validation {loss:.4f}"
-        )
+        self.run.print(f"epoch {self.state.cycle}/{self.args.epochs}: loss {train:.4f}, validation {loss:.4f}")
         if self.state.best is None or self.state.best["epoch"] == self.state.cycle:
             self.save_model(entry)
         self.write_metrics()
