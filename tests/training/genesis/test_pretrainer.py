@@ -262,7 +262,9 @@ def test_datasets_that_do_not_suit_are_refused(phantom_volumes, sites, tmp_path)
 
 
 def test_cubes_that_nothing_gives_are_told_with_the_remedy(volumes, tmp_path):
-    with pytest.warns(UserWarning, match="8 volumes give no cube. .* row 0 .*: the volume has 32 x 24 x 24 voxels"):
+    with pytest.warns(
+        UserWarning, match="8 of 8 volumes give no cube. .* row 0 .*: the volume has 32 x 24 x 24 voxels"
+    ):
         with pytest.raises(ValueError, match="choose smaller cubes or borders"):
             trainer(tmp_path / "large", volumes, cube_size=[16, 16, 64])
     with pytest.warns(UserWarning, match="has more tissue than most_tissue"), pytest.raises(ValueError):

@@ -35,6 +35,7 @@ TISSUE = CubeRules().tissue
 # Of a volume's sides along x, y and z, by default: about what the publication has of 512 x 512 x 300
 BORDER = (0.2, 0.2, 0.1)
 NAMED = 10  # volumes without cubes
+TOO_DENSE = "every cube that was drawn has more tissue than most_tissue allows: raise it, or set it to null"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Source:
         generator = sample_generator(how.seed, PLACES_STREAM, self.data.task.name, self.name)
         try:
             volume = stored_volume(cell)
-            found, reason = how.cut(volume, generator), "every cube that was drawn has more tissue than most_tissue"
+            found, reason = how.cut(volume, generator), TOO_DENSE
         except TooSmallError as error:
             found, reason = np.empty(0, np.uint16), str(error)
         except ValueError as error:
@@ -256,4 +257,6 @@ def _tell(sources: list[Source]) -> None:
     if without:
         told = [f"{each.where}: {each.reason.read_text(encoding='utf-8')}" for each in without[:NAMED]]
         more = [f"and {len(without) - NAMED:,} more"] if len(without) > NAMED else []
-        warnings.warn(f"{len(without):,} volumes give no cube. {'; '.join(told + more)}.", stacklevel=4)
+        warnings.warn(
+            f"{len(without):,} of {len(sources):,} volumes give no cube. {'; '.join(told + more)}.", stacklevel=4
+        )

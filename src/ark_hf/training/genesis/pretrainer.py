@@ -122,7 +122,6 @@ class GenesisPretrainer:
                         self.run.save_checkpoint()
                 self._finish_epoch(started)
         self.accelerator.end_training()
-        self.accelerator.wait_for_everyone()
         return GenesisForPreTraining.from_pretrained(self.output_dir / MODEL).to(self.accelerator.device)
 
     def describe(self) -> str:
