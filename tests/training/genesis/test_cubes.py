@@ -116,7 +116,7 @@ def test_what_the_processor_does_not_take_is_refused_by_row(tmp_path):
         cut(tmp_path, data, cutting(hu_window=None))
     cells = {"volume": [{"bytes": b"none", "path": None}], "image_id": ["train 0.nii.gz"]}
     rows = Dataset.from_dict(cells, features=data.splits["train"].features)
-    with pytest.raises(ValueError, match="row 0 .*this is no NIfTI file"):
+    with pytest.raises(ValueError, match="row 0: .*this is no NIfTI file"):
         cut(tmp_path, TaskDataset("scans", data.task, {"train": rows}))
 
 

@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Nifti
 from tqdm.auto import tqdm
 
 from ...data.open_dataset import TaskDataset
 from ...data.views import sample_generator
+from ...data.volume_samples import read_rows, whole_volume
 from ...data.volumes.cubes import CubeRules, TooSmallError, cube_places
-from ...data.volumes.geometry import AXES, reorient
-from ...data.volumes.nifti import stored_volume
 from ...data.volumes.volume import Volume
 from ...files import printable, replacing, write_json, write_text
 from ...models.genesis.image_processing_genesis import GenesisImageProcessor
@@ -77,9 +75,7 @@ class Cutting:
         Raises:
             ValueError: It is too small, or its values are none that the processor takes.
         """
-        turned = reorient(volume, AXES["zyx"])
-        (seen,) = self.processor(turned.voxels, spacing=turned.spacing, do_center_crop=False)["pixel_values"]
-        voxels = self._turned(seen[0].numpy())
+        voxels = self._turned(whole_volume(self.processor, volume, self.processor.modality)[0].numpy())
         cubes = [voxels[place] for place in cube_places(voxels, generator, self._rules(voxels.shape))]
         levels = [np.rint(self._turned(cube) * LEVELS).astype(np.uint16) for cube in cubes]
         return np.stack(levels) if levels else np.empty((0, *self.processor.cube_size), np.uint16)
@@ -128,8 +124,13 @@ class Source:
         return f"{self.split} {self.row}" if names is None or names[self.row] is None else str(names[self.row])
 
     @property
+    def dataset(self) -> str:
+        """With the split, for messages."""
+        return f"{self.data.source}, split {self.split!r}"
+
+    @property
     def where(self) -> str:
-        return f"{self.data.source}, split {self.split!r}, row {self.row} ({printable(self.name)})"
+        return f"{self.dataset}, row {self.row} ({printable(self.name)})"
 
     @property
     def cubes(self) -> Path:
@@ -140,11 +141,12 @@ class Source:
         """Where it says why there are none."""
         return self.cubes.with_suffix(".txt")
 
-    def cut(self, cell: Any, how: Cutting) -> None:
+    def cut(self, how: Cutting) -> None:
         """Writes one of the two files. Raises `ValueError` if the volume cannot be read or is not to be taken."""
+        rows: Any = self.data.splits[self.split]  # volumes are not streamed
+        ((_, volume),) = read_rows(rows, [self.row], self.dataset)
         generator = sample_generator(how.seed, PLACES_STREAM, self.data.task.name, self.name)
         try:
-            volume = stored_volume(cell)
             found, reason = how.cut(volume, generator), TOO_DENSE
         except TooSmallError as error:
             found, reason = np.empty(0, np.uint16), str(error)
@@ -211,9 +213,8 @@ def cut_cubes(
     accelerator.wait_for_everyone()
     mine = sources[accelerator.process_index :: accelerator.num_processes]
     missing = [source for source in mine if not (source.cubes.is_file() or source.reason.is_file())]
-    stored = {(id(each), split): _stored(each, split) for each in data for split in each.splits}
     for source in tqdm(missing, desc="cutting cubes", disable=not (missing and accelerator.is_main_process)):
-        source.cut(stored[id(source.data), source.split][source.row]["volume"], how)
+        source.cut(how)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _tell(sources)
@@ -225,11 +226,6 @@ def cut_cubes(
             f"{first.reason.read_text(encoding='utf-8')}."
         )
     return cubes
-
-
-def _stored(data: TaskDataset, split: str) -> Any:
-    rows: Any = data.splits[split]  # volumes are not streamed
-    return rows.select_columns(["volume"]).cast_column("volume", Nifti(decode=False))
 
 
 def _prepare(folder: Path, sources: list[Source], how: Cutting, settings: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ..curves import write_curves
 from ..ema import share_statistics
 from ..optimizer import create_optimizer
 from ..restored import draw_restored
-from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_device, start_folder
+from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, start_folder
 from .arguments import GenesisArguments
 from .cubes import Cutting, cut_cubes
 from .objective import restoration_loss
@@ -126,15 +126,12 @@ class GenesisPretrainer:
 
     def describe(self) -> str:
         """What is trained, on what and for how long."""
-        config, processes = self.config, self.accelerator.num_processes
-        numbers = sum(parameter.numel() for parameter in self.start.model.parameters())
+        processes, precision = self.accelerator.num_processes, self.accelerator.mixed_precision
         counts = {split: (len(cubes), len(cubes.sources)) for split, cubes in self.cubes.items()}
         told = ", ".join(f"{cubes:,} of {volumes:,} volumes ({split})" for split, (cubes, volumes) in counts.items())
         return (
-            f"Model: 3D U-Net, width {config.width}, {config.depth} levels, {config.activation}; {numbers:,} "
-            f"parameters.\n"
-            f"{describe_device(self.accelerator.device, processes, self.accelerator.mixed_precision)}\n"
-            f"Cubes of {' x '.join(map(str, config.cube_size))} voxels ({config.axes}): {told}.\n"
+            f"{describe_model(self.start.model, self.accelerator.device, processes, precision)}\n"
+            f"Cubes: {told}.\n"
             f"Steps: up to {self.schedules.total_steps:,} of {self.args.batch_size:,} cubes, "
             f"{self.schedules.steps_in_epoch:,} in each of up to {self.args.epochs:,} epochs."
         )
