@@ -123,8 +123,8 @@ def _columns(slices: VolumeSlices, doubts: list[str], beside: str) -> str:
 
 def _plane(slices: VolumeSlices, plane: str, middle: int, millimetres: float, width: int) -> str:
     """
-    A slice with a slider, which holds the pictures of others, evenly spaced; that in the middle is shown first. All are
-    of one width, so that they keep one scale wherever they are shown.
+    A slice with a slider, which holds the pictures of others, evenly spaced; that in the middle is shown first. All
+    are of one width, so that they keep one scale wherever they are shown.
     """
     count = slices.voxels.shape[ACROSS[plane]]
     step = -(-count // SLICES)
