@@ -221,6 +221,13 @@ def test_a_model_without_heads_or_a_named_task_is_refused(tmp_path, scans):
         predict(headless, [scans / "a.nii.gz"], tmp_path / "out.csv")
 
 
+def test_libraries_that_are_missing_are_named_before_any_file(models, scans, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(ValueError, match=r'pip install "ark-hf\[volumes\]"'):
+        predict(models["organs"], [scans / "a.nii.gz"], tmp_path / "out.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_label_maps_that_are_there_are_kept(models, scans, tmp_path):
     (tmp_path / "out.masks").mkdir()
     (tmp_path / "out.masks" / "mine.nii.gz").touch()

@@ -123,7 +123,7 @@ def _blended_logits(
     Windows lie in rows. The weight of a voxel in its window is a product of one along z and one across, so MONAI
     blends a row across, and then it is blended along z with the rows before.
     """
-    inferers, importance = _monai()
+    inferers, importance = import_monai()
     size, device = tuple(model.config.cube_size), model.device
     axis, side, depth = z - 2, size[z - 2], pixel_values.shape[z]
     shape_along = [-1 if each == axis else 1 for each in range(3)]
@@ -189,7 +189,7 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def _monai() -> tuple[ModuleType, Any]:
+def import_monai() -> tuple[ModuleType, Any]:
     """MONAI's inferers, and what weights the voxels of a window; imported when needed, as that takes seconds."""
     try:
         from monai import inferers

@@ -33,7 +33,7 @@ from .prediction_files import (
     wide_row,
     write_rows,
 )
-from .sliding_window import classify_volume, segment_volume
+from .sliding_window import classify_volume, import_monai, segment_volume
 from .task_labels import task_label_names
 from .volume_slices import VolumeSlices, save_slices
 
@@ -111,6 +111,7 @@ def _segmented(
     format: Format,
     written: Predictions,
 ) -> tuple[list[str], Results, Callable[[str, _Answer], list[dict[str, Any]]]]:
+    import_monai()  # its absence is told before any volume is blamed
     task, out = network.config.segmentation, written.out
     masks, overlays = out.with_name(f"{out.stem}.masks"), out.with_name(f"{out.stem}.overlays")
     for folder in (masks, overlays):

@@ -110,7 +110,9 @@ def _described(config: Any, probabilities: np.ndarray) -> dict[str, list[dict[st
 def _columns(slices: VolumeSlices, doubts: list[str], beside: str) -> str:
     sides = [side * spacing for side, spacing in zip(slices.voxels.shape, slices.spacing, strict=True)]
     middle = slices.middle()
-    planes = [_plane(slices, plane, middle[axis], max(sides) / SIDE) for plane, axis in ACROSS.items()]
+    millimetres = max(sides) / SIDE
+    width = round(max(sides[:2]) / millimetres)
+    planes = [_plane(slices, plane, middle[axis], millimetres, width) for plane, axis in ACROSS.items()]
     return f"""{doubts_box(doubts)}
 <div class="ark-columns">
 <div class="ark-pictures">{"".join(planes)}</div>
@@ -119,17 +121,20 @@ def _columns(slices: VolumeSlices, doubts: list[str], beside: str) -> str:
 </div>"""
 
 
-def _plane(slices: VolumeSlices, plane: str, middle: int, millimetres: float) -> str:
-    """A slice with a slider, which holds the pictures of others, evenly spaced; that in the middle is shown first."""
+def _plane(slices: VolumeSlices, plane: str, middle: int, millimetres: float, width: int) -> str:
+    """
+    A slice with a slider, which holds the pictures of others, evenly spaced; that in the middle is shown first. All
+    are of one width, so that they keep one scale wherever they are shown.
+    """
     count = slices.voxels.shape[ACROSS[plane]]
     step = -(-count // SLICES)
     numbers = range(middle % step, count, step)
-    pictures = [
-        data_uri(
-            mask_overlay(np.asarray(slices.grey(plane, number, millimetres)), slices.masks(plane, number, millimetres))
-        )
-        for number in numbers
-    ]
+    pictures = []
+    for number in numbers:
+        grey = np.asarray(slices.grey(plane, number, millimetres))
+        masks = slices.masks(plane, number, millimetres)
+        shown = mask_overlay(_as_wide(grey, width), {label: _as_wide(mask, width) for label, mask in masks.items()})
+        pictures.append(data_uri(shown))
     captions = [f"{plane.capitalize()}, slice {number + 1} of {count}" for number in numbers]
     first = numbers.index(middle)
     return f"""<figure><img src="{pictures[first]}" alt="{plane.capitalize()} slice">
@@ -137,6 +142,12 @@ def _plane(slices: VolumeSlices, plane: str, middle: int, millimetres: float) ->
 data-pictures="{" ".join(pictures)}" data-captions="{"|".join(captions)}">
 <figcaption>{captions[first]}</figcaption></figure>
 """
+
+
+def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
+    """(height, width) with black beside what is narrower."""
+    spare = max(width - picture.shape[1], 0)
+    return np.pad(picture, ((0, 0), (spare // 2, spare - spare // 2)))
 
 
 def _row(number: int, label: str, voxels: int, ml: float) -> str:

@@ -23,7 +23,7 @@ def png() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("x.png", png(), r"this is a 2D picture \(PNG\); volumes are read from NIfTI"),
+        ("x.png", png(), r"this is a 2D picture \(PNG\), which models of .*; volumes are read from NIfTI"),
         ("x.nrrd", b"NRRD0004\n", r"\.nrrd is not known as a volume; volumes are read from NIfTI"),
         ("x", b"text", "what this is is not known as a volume"),
         ("x.npy", np.lib.format.magic(1, 0), r"\.npy is not known"),
