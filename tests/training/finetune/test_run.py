@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
+from ark_hf.data.loading import InferenceSamples
 from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.data.subsets import fraction_rows
 from ark_hf.evaluation.report.stored import read_report
 from ark_hf.inference.load import load_ark
+from ark_hf.inference.predict import predict_logits
 from ark_hf.metrics.auroc import auroc
 from ark_hf.provenance import read_provenance, weights_sha256
 from ark_hf.training.finetune import run as module
@@ -64,8 +66,8 @@ def test_it_learns_the_training_images(sites, tmp_path):
     data = load_finetuning_data(str(sites["phantom_city"]), args)
     finetune("none", "city", args, data)
     model, processor = load_ark(str(tmp_path / "run" / "seed-0" / "ark-cxr"))
-    samples = module.InferenceSamples(data.splits["train"], data.task, processor)
-    logits, _ = module.predict_logits([model], samples, 32)
+    samples = InferenceSamples(data.splits["train"], data.task, processor)
+    logits, _ = predict_logits([model], samples, 32)
     scores = label_aurocs(logits, data.targets("train"), data.task)
     assert scores["mean_auroc"] > 0.85
 
