@@ -52,5 +52,5 @@ def test_a_genesis_is_refused(work, sites, request, capsys, monkeypatch, words):
         places["MASKS"] = request.getfixturevalue("phantom_masks")["phantom_organs"]
     assert main([str(places.get(word, word)) for word in words.split()]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "it is a Genesis, a model of volumes, and this takes models of radiographs (Ark) alone so far" in error
+    assert "it is a Genesis, a model of volumes, and an Ark, a model of radiographs, is wanted here" in error
     assert not (work / "run" / "ark-cxr").exists()

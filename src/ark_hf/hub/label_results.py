@@ -71,5 +71,7 @@ def overview(reports: Sequence[TaskReport]) -> str:
         ]
         for report in reports
     ]
-    note = "Shortcut baseline: logistic regression on ten global image statistics, fitted on the train split."
+    note = (
+        "Shortcut baseline: logistic regression on ten global image statistics (of a volume eleven), fitted on train."
+    )
     return table_text(TextTable("", header, rows, note))

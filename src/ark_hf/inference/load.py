@@ -35,7 +35,7 @@ WHAT = {"ark": "an Ark model", "genesis": "a Genesis"}
 # Of a model type that something else was asked for, what to say of it
 OTHER: dict[Any, str] = {
     "ark": "it is an Ark, a model of radiographs; `ark_hf.load_ark` loads it",
-    "genesis": "it is a Genesis, a model of volumes, and this takes models of radiographs (Ark) alone so far; "
+    "genesis": "it is a Genesis, a model of volumes, and an Ark, a model of radiographs, is wanted here; "
     "`ark_hf.load_genesis` loads it",
 }
 GENESIS_CLASSES: dict[str, Any] = {
