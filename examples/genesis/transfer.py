@@ -100,7 +100,17 @@ def compare_nodules(phantoms: Path, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def check(phantoms: Path, model: str) -> None:
+    """Ends the script, before any training, if a dataset or the model is not there."""
+    for name in (OUTLINES, NODULES):
+        if not Path(phantoms, name, "README.md").is_file():
+            raise SystemExit(f"{phantoms} has no {name}: `python examples/genesis/phantoms.py {phantoms}` builds it.")
+    if not Path(model, "config.json").is_file():
+        raise SystemExit(f"{model} holds no model: name the folder genesis of a run.")
+
+
 def main(phantoms: Path, folder: Path, model: str) -> None:
+    check(phantoms, model)
     os.environ["OMP_NUM_THREADS"] = "1"
     where = {"phantoms": phantoms, "folder": folder}
     jobs = [

@@ -80,3 +80,10 @@ def test_transfer(scripts, phantoms, tmp_path, monkeypatch):
     assert [row["label"] for row in results["outlines"]] == ["lungs", "vessels", "nodules", "mean"] * 2
     assert [row["other"] for row in results["nodules"]] == ["random weights", "slices alone", "eleven numbers"]
     assert all(0 <= row["auroc_b"] <= 1 for row in results["nodules"])
+
+
+def test_what_is_not_there_is_told_before_any_training(scripts, phantoms, tmp_path):
+    with pytest.raises(SystemExit, match="has no phantom_mr_structures: `python examples/genesis/phantoms.py"):
+        scripts["transfer"].main(tmp_path, tmp_path / "out", "none")
+    with pytest.raises(SystemExit, match="holds no model: name the folder genesis of a run"):
+        scripts["transfer"].main(phantoms, tmp_path / "out", str(tmp_path))

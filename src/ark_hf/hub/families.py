@@ -9,7 +9,7 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..inference.load import load_ark, load_genesis
-from ..inference.masks import SEGMENTER
+from ..inference.masks import SEGMENTER, VOLUME_SEGMENTER
 from ..models.ark import configuration_ark
 from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
@@ -23,7 +23,7 @@ AUTO_CLASSES = {
     SEGMENTER: "AutoModelForSemanticSegmentation",
     "GenesisForImageClassification": "AutoModelForImageClassification",
     "GenesisForPreTraining": "AutoModelForPreTraining",
-    "GenesisForSemanticSegmentation": "AutoModelForSemanticSegmentation",
+    VOLUME_SEGMENTER: "AutoModelForSemanticSegmentation",
 }
 SEGMENTERS = {name for name, auto_class in AUTO_CLASSES.items() if auto_class == "AutoModelForSemanticSegmentation"}
 CLASSIFIERS = {name for name, auto_class in AUTO_CLASSES.items() if auto_class == "AutoModelForImageClassification"}
