@@ -271,7 +271,7 @@ def measure_pretraining(sizes: dict[str, Any], folder: Path) -> list[dict[str, A
     folders = build_phantom_sites(folder / "sites", **sizes["pretraining_sites"])
     args = PretrainingArguments(
         output_dir=str(folder / "run"), **sizes["models"][name], cycles=cycles, batch_size=batch_size,
-        learning_rate=0.01, mixed_precision="bf16",
+        learning_rate=0.01, mixed_precision="bf16", logging_steps=1,  # waits for each step, to time it
     )  # fmt: skip
     tasks = load_tasks([TaskSpec(str(site), uncertain="ones") for site in folders.values()], ".")
     trainer = TimedPretrainer(args, tasks)
@@ -292,7 +292,7 @@ def check_demo(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
     started, floor = time.monotonic(), sizes["demo_floor"]
     if sizes["demo_sites"]:
         build_phantom_sites(folder / "demo" / "phantom", **sizes["demo_sites"])
-    # Its pictures are so small that starting loaders for each pass would take longer than reading them
+    # Its pictures are so few and small that other processes would take longer to start than to read them
     settings = {"mixed_precision": "bf16", "dataloader_num_workers": 0, **sizes["demo"]}
     reports = train_demo(folder / "demo", **settings)
     auroc = statistics.mean(report.mean.auroc for report in reports)

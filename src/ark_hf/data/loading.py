@@ -1,5 +1,6 @@
 """Batches for training and prediction: views, targets and order, each a function of (seed, cycle, task, sample)."""
 
+import copy
 import io
 import os
 import zlib
@@ -13,19 +14,18 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 from datasets import Dataset, Image, List
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from .loader import Loader, to_device
 from .radiograph import grey_values, open_radiograph
-from .streaming import StreamedRows, read_ahead
+from .streaming import StreamedRows
 from .task_dataset import resolve_labels
 from .unlabelled import AnyTask
 from .views import draw_view, sample_generator, student_view
 
 ORDER_STREAM = 2**32 - 1  # stands where a sample's number does, so that the order shares no sample's draws
-BATCHES_AHEAD = 2  # that a stream reads before they are asked for
 PIECE = 8  # pictures that are normalised at once, so that they stay in the processor's cache
 
 
@@ -208,6 +208,12 @@ class DrawnSamples(RowSamples):
         super().__init__(rows, task, processor)
         self.seed, self.cycle = seed, cycle
 
+    def at(self, cycle: int) -> "DrawnSamples":
+        """The same samples in another cycle."""
+        other = copy.copy(self)
+        other.cycle = cycle
+        return other
+
     def generator(self, number: int, row: dict) -> np.random.Generator:
         """The source of all that is drawn for a row."""
         image_id = row.get("image_id")
@@ -216,10 +222,9 @@ class DrawnSamples(RowSamples):
 
     def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
         """A collated batch on `device`, its views float32 (batch, 3, H, W) as the image processor normalises them."""
-        moved = {key: value.to(device) for key, value in batch.items()}
         return {
             key: value if key in ("weight", "labels") else _normalise(value, self.processor)
-            for key, value in moved.items()
+            for key, value in to_device(batch, device).items()
         }
 
 
@@ -292,10 +297,12 @@ def _normalise(pictures: torch.Tensor, processor: ArkImageProcessor) -> torch.Te
     """(batch, 1, H, W) grey to (batch, 3, H, W): what the processor's `rescale_and_normalize` gives, in one pass."""
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     normalised = torch.empty(len(pictures), len(mean), *pictures.shape[2:], device=pictures.device)
-    for some, part in zip(pictures.split(PIECE), normalised.split(PIECE), strict=True):
+    piece = PIECE if pictures.device.type == "cpu" else max(len(pictures), 1)
+    for some, part in zip(pictures.split(piece), normalised.split(piece), strict=True):
         grey = _as_floats(some)
         for channel, (centre, width) in enumerate(zip(mean, std, strict=True)):
-            torch.add(grey.new_tensor(-centre / width), grey, alpha=1 / width, out=part[:, channel : channel + 1])
+            shift = grey.new_full((), -centre / width)  # made where it is used: a copy would be waited for
+            torch.add(shift, grey, alpha=1 / width, out=part[:, channel : channel + 1])
     return normalised
 
 
@@ -311,9 +318,5 @@ def _as_floats(pictures: torch.Tensor) -> torch.Tensor:
 
 def iterate(samples: RowSamples, batches: list[np.ndarray], num_workers: int) -> Iterator[dict[str, torch.Tensor]]:
     """Loads the given index batches in order, in `num_workers` other processes of one thread each, or in this one."""
-    fed: Iterable = batches
-    if isinstance(samples.rows, StreamedRows):
-        fed = read_ahead(samples.rows.read(batches), BATCHES_AHEAD)  # this process reads, the workers decode
-    return iter(
-        DataLoader(samples, batch_sampler=fed, collate_fn=samples.collate, num_workers=num_workers)  # type: ignore[arg-type]
-    )
+    with Loader(lambda: {"": samples}, num_workers) as loader:
+        yield from loader.load([("", numbers) for numbers in batches])

@@ -58,14 +58,15 @@ def _introduce(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> 
 
 def _train(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Answer:
     args, trainer = _trainer(site, tasks, request)
-    entry = _begin_round(trainer, args, request)
-    started = time.monotonic()
-    while trainer.state.cycle < entry["until"]:
-        entry["losses"].append(trainer.run_cycle())
-        trainer.run.save_checkpoint()
-    if "validation" not in entry:
-        trainer.teacher.eval()
-        _end_round(trainer, entry, started)
+    with trainer.loader:
+        entry = _begin_round(trainer, args, request)
+        started = time.monotonic()
+        while trainer.state.cycle < entry["until"]:
+            entry["losses"].append(trainer.run_cycle())
+            trainer.run.save_checkpoint()
+        if "validation" not in entry:
+            trainer.teacher.eval()
+            _end_round(trainer, entry, started)
     student = trainer.accelerator.unwrap_model(trainer.student)
     losses = ("task_loss", "consistency_loss")
     values: dict[str, Any] = {name: _mean(entry["train"], name) for name in losses}
@@ -80,7 +81,8 @@ def _finish(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Ans
     args, trainer = _trainer(site, tasks, request)
     student = trainer.accelerator.unwrap_model(trainer.student)
     load(student.ark, _vector(request), args.keep_batch_norm)
-    validation = _validate(trainer, "master", student)
+    with trainer.loader:
+        validation = _validate(trainer, "master", student)
     trainer.state.history.append(
         {"cycle": trainer.state.cycle, "step": trainer.state.step, "train": {}, "validation": {"master": validation}}
     )
@@ -149,7 +151,7 @@ def _validate(trainer: CyclicPretrainer, name: str, model: ArkForImageClassifica
         trainer.criterion,
         trainer.accelerator,
         trainer.args.eval_batch_size or trainer.args.batch_size,
-        trainer.num_workers,
+        trainer.loader,
     )[name]
 
 

@@ -68,6 +68,7 @@ def predict_logits(
     description: str | None = None,
     all_heads: bool = False,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    load: Callable[[list[np.ndarray]], Iterable[dict[str, torch.Tensor]]] | None = None,
 ) -> list[np.ndarray]:
     """
     Runs the head of the samples' task over all samples, or all heads; every process gets all rows.
@@ -79,6 +80,8 @@ def predict_logits(
         samples: [`InferenceSamples`] or [`VolumeInferenceSamples`].
         autocast: The precision of a training that validates in it; that of the weights unless given, whatever else ran
             in this process.
+        load: Loads batches of the samples by their numbers, for whoever has processes at hand that do; by default
+            `num_workers` are started.
 
     Returns:
         Of each model the head's raw logits, float64 (samples, labels), or (samples, crops, labels) if the samples'
@@ -95,7 +98,7 @@ def predict_logits(
         model.eval()
     parts = []
     progress = tqdm(
-        iterate(samples, batches, num_workers),
+        iterate(samples, batches, num_workers) if load is None else load(batches),
         total=len(batches),
         desc=description,
         disable=description is None or not state.is_main_process,

@@ -5,24 +5,33 @@ from accelerate import Accelerator
 from torch import nn
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+class MovingAverage:
     """
-    teacher <- momentum * teacher + (1 - momentum) * student, in place.
+    The teacher as a moving average of its student.
 
     Covers parameters and the saved floating-point buffers, which are batch norm statistics (the originals have none);
     other buffers are copied. What is frozen in the student stays as it is, where a mean of equals would be rounded.
+
+    Args:
+        teacher, student: Of one architecture, and where they will be trained. What is averaged with what is looked up
+            here and not in every step, so their weights may be filled later, but not replaced.
     """
-    ours, theirs = teacher.state_dict(), student.state_dict()
-    for key, parameter in student.named_parameters():
-        if not parameter.requires_grad:
-            del ours[key]
-    averaged = [key for key, value in ours.items() if value.is_floating_point()]
-    mine = [ours[key] for key in averaged]
-    torch._foreach_mul_(mine, momentum)
-    torch._foreach_add_(mine, [theirs[key].to(ours[key]) for key in averaged], alpha=1 - momentum)
-    for key in ours.keys() - set(averaged):
-        ours[key].copy_(theirs[key])
+
+    def __init__(self, teacher: nn.Module, student: nn.Module):
+        ours, theirs = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
+        frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+        pairs = [(value, theirs[key]) for key, value in ours.items() if key not in frozen]
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.teacher, self.student = [mine for mine, _ in averaged], [other for _, other in averaged]
+        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student, in place."""
+        torch._foreach_mul_(self.teacher, momentum)
+        torch._foreach_add_(self.teacher, self.student, alpha=1 - momentum)  # lerp is one pass, but rounds otherwise
+        for ours, theirs in self.copied:
+            ours.copy_(theirs)
 
 
 @torch.no_grad()

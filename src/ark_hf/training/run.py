@@ -75,6 +75,7 @@ class Run:
         self.state = RunState()
         self.resumed_from: Path | None = None
         self.progress = tqdm(disable=True)
+        self._unread: list[tuple[int, str, Mapping[str, torch.Tensor]]] = []
         self._counted_until = time.monotonic()
         accelerator.register_for_checkpointing(self.state)
 
@@ -123,7 +124,8 @@ class Run:
         return self.state.seconds
 
     def save_checkpoint(self) -> None:
-        """Everything registered with the accelerator, under the present step."""
+        """Everything registered with the accelerator, under the present step; see [`read_losses`] for its errors."""
+        self.read_losses()
         self.count_seconds()
         save_checkpoint(
             self.accelerator,
@@ -135,7 +137,11 @@ class Run:
         )
 
     def save_model(self, name: str, write: Callable[[Path], None]) -> None:
-        """Replaces the folder `name` by what `write` writes, whole or not at all; by the main process alone."""
+        """
+        Replaces the folder `name` by what `write` writes, whole or not at all; by the main process alone. See
+        [`read_losses`] for its errors.
+        """
+        self.read_losses()
         if self.accelerator.is_main_process:
             replace_folder(self.folder / name, write)
 
@@ -144,11 +150,40 @@ class Run:
         if self.accelerator.is_main_process:
             write_json(self.folder / METRICS_FILE, metrics)
 
-    def check_finite(self, loss: float, what: str) -> None:
+    def note_losses(self, losses: Mapping[str, torch.Tensor], what: str) -> None:
+        """Keeps the losses of the present step, scalars by name, on their device until [`read_losses`]."""
+        self._unread.append((self.state.step, what, losses))
+
+    def read_losses(self) -> dict[str, float]:
+        """
+        Moves what has been noted into `state.pass_losses`. This waits for the device, so it is done now and then:
+        at the latest before weights are saved, so that none are that a loss has spoilt.
+
+        Returns:
+            The losses of the last step that was noted; nothing if none was since the last reading.
+
+        Raises:
+            FloatingPointError: One is not finite; the message names the first such step. Nothing can be saved then.
+        """
+        if not self._unread:
+            return {}
+        together = torch.stack([loss for _, _, losses in self._unread for loss in losses.values()])
+        values, read = iter(together.tolist()), []
+        for step, what, losses in self._unread:
+            read.append({name: next(values) for name in losses})
+            for loss in read[-1].values():
+                self.check_finite(loss, what, step)
+        for of_step in read:
+            for name, loss in of_step.items():
+                self.state.pass_losses.setdefault(name, []).append(loss)
+        self._unread = []
+        return read[-1]
+
+    def check_finite(self, loss: float, what: str, step: int) -> None:
         """Raises `FloatingPointError` if a loss is not."""
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The loss of {what} is not finite at step {self.state.step}, and would be so again. Lower "
+                f"The loss of {what} is not finite at step {step}, and would be so again. Lower "
                 "learning_rate, set max_grad_norm, or train without mixed precision, in another output_dir."
             )
 

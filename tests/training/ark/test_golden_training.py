@@ -37,8 +37,8 @@ class RecordedSamples:
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(self, index):
-        return self.rows[index], self.targets[index]
+    def __getitems__(self, numbers):
+        return [(self.rows[index], self.targets[index]) for index in numbers]
 
     def collate(self, samples):
         views, targets = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))
@@ -67,6 +67,9 @@ class RecordedPretrainer(CyclicPretrainer):
                     "weight": torch.ones(len(targets)),
                 }
             ]
+
+    def train_samples(self):
+        return {}
 
     def log_step(self, data, losses, momentum):
         super().log_step(data, losses, momentum)

@@ -63,7 +63,7 @@ def cycle(tmp_path_factory, sites) -> tuple[CyclicPretrainer, dict[str, float]]:
 def test_a_validation_picture_is_decoded_once_for_student_and_teacher(finished, sites, monkeypatch):
     trainer = finished
     models = {"student": trainer.student, "teacher": trainer.teacher}
-    settings = trainer.criterion, trainer.accelerator, trainer.args.batch_size, 0
+    settings = trainer.criterion, trainer.accelerator, trainer.args.batch_size, trainer.loader
     alone = {
         name: validate({name: each}, trainer.validation_samples(), *settings)[name] for name, each in models.items()
     }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ark_hf import ArkTask
+from ark_hf.data.loader import Loader
 from ark_hf.metrics.auroc import auroc
 from ark_hf.models.ark.modeling_ark import ArkImageClassifierOutput
 from ark_hf.training.ark.quirks import bce_everywhere
@@ -30,8 +31,8 @@ class Samples:
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(self, index):
-        return self.rows[index], self.targets[index]
+    def __getitems__(self, numbers):
+        return [(self.rows[index], self.targets[index]) for index in numbers]
 
     def collate(self, samples):
         logits, targets = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))
@@ -50,7 +51,8 @@ def own_criterion(labels, task):
 
 
 def figures(criterion, *samples, batch_size=3):
-    return validate({"echo": Echo()}, list(samples), criterion, Accelerator(), batch_size, 0)["echo"]
+    loader = Loader(lambda: {("validation", each.task.name): each for each in samples}, 0)
+    return validate({"echo": Echo()}, list(samples), criterion, Accelerator(), batch_size, loader)["echo"]
 
 
 def cross_entropy(probabilities, targets):

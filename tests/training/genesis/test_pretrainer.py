@@ -85,8 +85,7 @@ def test_every_cube_is_seen_once_an_epoch_and_resumed_epochs_see_the_rest(volume
     run.state.cycle = 1
     other = seen()
     assert sorted(sum(other, [])) == sorted(sum(whole, [])) and other != whole
-    first = next(iter(run._samples("train", 0).batches([np.arange(2)], 0)))
-    again = next(iter(run._samples("train", 1).batches([np.arange(2)], 0)))
+    (first,), (again,) = (run.loader.load([("train", np.arange(2))], epoch) for epoch in (0, 1))
     assert not torch.equal(first["pixel_values"], again["pixel_values"])
 
 
@@ -124,7 +123,7 @@ def test_a_step_of_micro_batches_is_one_of_the_global_mean(volumes, tmp_path):
     )
     loss.backward()
     before = {key: value.clone() for key, value in run.model.named_parameters()}
-    assert run.train_step(batches) == pytest.approx(loss.item(), rel=1e-6)
+    assert run.train_step(batches).item() == pytest.approx(loss.item(), rel=1e-6)
     rate = run.schedules.learning_rate(run.state)
     for key, value in model.named_parameters():
         torch.testing.assert_close(run.model.state_dict()[key], before[key] - rate * value.grad, rtol=0, atol=1e-6)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ark_hf.data.loading import iterate
 from ark_hf.training.genesis.samples import CubeSamples
 
 
@@ -32,7 +33,7 @@ def assert_same(one, other):
 
 
 def test_batches_hold_deformed_cubes_and_the_cubes():
-    (batch,) = make().batches([np.array([0, 1, ~2])], 0)
+    (batch,) = iterate(make(), [np.array([0, 1, ~2])], 0)
     for name in ("pixel_values", "labels"):
         assert batch[name].shape == (3, 1, 16, 14, 18) and batch[name].dtype == torch.float32
         assert 0 <= batch[name].min() and batch[name].max() <= 1
@@ -44,8 +45,8 @@ def test_batches_hold_deformed_cubes_and_the_cubes():
 
 
 def test_a_cube_depends_neither_on_its_batch_nor_on_its_number():
-    whole = list(make().batches([np.arange(6)], 0))[0]
-    parts = list(make().batches([np.array([5, 0]), np.array([3, 1])], 0))
+    whole = list(iterate(make(), [np.arange(6)], 0))[0]
+    parts = list(iterate(make(), [np.array([5, 0]), np.array([3, 1])], 0))
     for batch, numbers in zip(parts, ([5, 0], [3, 1]), strict=True):
         assert_same(batch, {key: value[numbers] for key, value in whole.items()})
     moved = make(names=("scan 1", "scan 0", *Drawn().names[2:]))
@@ -55,12 +56,12 @@ def test_a_cube_depends_neither_on_its_batch_nor_on_its_number():
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
 def test_what_is_drawn_depends_on_seed_and_epoch(other):
-    one, another = (next(make(**key).batches([np.arange(6)], 0))["pixel_values"] for key in ({}, other))
+    one, another = (next(iterate(make(**key), [np.arange(6)], 0))["pixel_values"] for key in ({}, other))
     assert (one != another).flatten(1).any(1).all()
 
 
 @pytest.mark.slow_ci
 def test_samples_are_the_same_whatever_the_number_of_workers():
     batches = [np.array([0, 1]), np.array([2, 3])]
-    for alone, shared_out in zip(*(make().batches(batches, workers) for workers in (0, 2)), strict=True):
+    for alone, shared_out in zip(*(iterate(make(), batches, workers) for workers in (0, 2)), strict=True):
         assert_same(alone, shared_out)

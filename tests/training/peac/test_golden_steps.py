@@ -9,6 +9,7 @@ from ark_hf.data.open_dataset import TaskDataset
 from ark_hf.data.unlabelled import Unlabelled
 from ark_hf.training.peac.arguments import PeacArguments
 from ark_hf.training.peac.pretrainer import PeacPretrainer
+from ark_hf.training.peac.samples import matched_cells
 from ark_hf.training.peac.start import Start
 
 from ...models.ark.golden import read_case
@@ -39,16 +40,16 @@ def batch(arrays, number):
     shuffled = torch.from_numpy(arrays[f"shuffle_{number}"]).bool()
     stand_in = (target * 0.8 + 0.1).clamp(-3, 3)  # for the distortion
     permutation = torch.from_numpy(arrays[f"randperm_{number}"]).long()
+    matches = [torch.from_numpy(arrays[f"mask{crop}_{number}"]).bool() for crop in (1, 2)]
+    weight = torch.ones(len(target))
     return {
         "first": torch.where(shuffled[:, None, None, None], target, stand_in),
         "target": target,
         "second": second,
         "permutation": permutation,
         "shuffled": shuffled,
-        "first_matches": torch.from_numpy(arrays[f"mask1_{number}"]).bool(),
-        "second_matches": torch.from_numpy(arrays[f"mask2_{number}"]).bool(),
-        "weight": torch.ones(len(target)),
-    }
+        "weight": weight,
+    } | matched_cells(*matches, shuffled, weight)
 
 
 @pytest.mark.slow_ci

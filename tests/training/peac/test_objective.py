@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ark_hf.training.peac.heads import PeacEmbeddings, PeacOutput
 from ark_hf.training.peac.objective import TERMS, Objective
+from ark_hf.training.peac.samples import matched_cells
 
 PICTURES, CELLS, WIDTH = 5, 9, 4
 
@@ -38,9 +39,16 @@ def drawn():
     return student, (embeddings(), embeddings()), batch
 
 
+def seen(batch):
+    """The batch as the objective takes it."""
+    names = ("first_matches", "second_matches", "shuffled", "weight")
+    return batch | matched_cells(*(batch[name] for name in names))
+
+
 def losses(drawn, **settings):
     objective = Objective(dict.fromkeys(TERMS, 1.0), **settings)
     student, teacher, batch = drawn
+    batch = seen(batch)
     return objective.losses(student, teacher, batch, objective.counts(batch)).tolist()
 
 
@@ -82,11 +90,11 @@ def test_shares_of_a_batch_add_up_and_a_padding_counts_for_nothing(drawn):
             return PeacEmbeddings(each.whole[rows], each.cells[rows])
 
         cut = PeacOutput(student.order_logits[rows], student.restored[rows], take(student.first), take(student.second))
-        return cut, tuple(map(take, teacher)), {key: value[rows] for key, value in batch.items()}
+        return cut, tuple(map(take, teacher)), seen({key: value[rows] for key, value in batch.items()})
 
     batch["weight"][4] = 0
-    counts = objective.counts(batch)
-    whole = objective.losses(student, teacher, batch, counts)
+    counts = objective.counts(seen(batch))
+    whole = objective.losses(student, teacher, seen(batch), counts)
     parts = [objective.losses(*part(rows), counts) for rows in (slice(0, 2), slice(2, 5))]
     torch.testing.assert_close(sum(parts), whole)
     without = part(slice(0, 4))
@@ -96,6 +104,7 @@ def test_shares_of_a_batch_add_up_and_a_padding_counts_for_nothing(drawn):
 def test_without_a_picture_in_order_the_cells_have_no_gradient(drawn):
     student, teacher, batch = drawn
     batch["shuffled"][:] = True
+    batch = seen(batch)
     student.first.cells.requires_grad_()
     objective = Objective(dict.fromkeys(TERMS, 1.0))
     found = objective.losses(student, teacher, batch, objective.counts(batch))

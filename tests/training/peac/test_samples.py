@@ -46,9 +46,18 @@ def test_batches_have_three_pictures_and_what_is_known_of_their_cells(rows):
         assert batch[name].shape == (3, 1, 32, 32) and batch[name].dtype == torch.uint8
     assert batch["permutation"].shape == (3, 16) and batch["permutation"].dtype == torch.int64
     assert batch["shuffled"].shape == (3,) and batch["shuffled"].dtype == torch.bool
-    for name in ("first_matches", "second_matches"):
-        assert batch[name].shape == (3, 16) and batch[name].dtype == torch.bool
     assert batch["weight"].tolist() == [1, 1, 0] and batch["weight"].dtype == torch.float32
+    samples, counted = make(rows).__getitems__([0, 3, ~1]), 0
+    for name in ("first", "second"):
+        expected = [
+            16 * number + cell
+            for number, sample in enumerate(samples[:2])  # the third is a padding
+            for cell in range(16)
+            if sample[f"{name}_matches"][cell] and not sample["shuffled"]
+        ]
+        assert batch[f"{name}_cells"].tolist() == expected
+        counted += len(expected)
+    assert counted
 
 
 def test_pictures_are_normalised_as_the_processor_does_and_nothing_else_is(rows):
@@ -76,7 +85,13 @@ def test_crop_one_is_shuffled_or_distorted_by_halves(rows):
 
 def test_matches_are_true_or_as_published(rows):
     true, published = (
-        next(iterate(make(rows, transposed=transposed), [np.arange(COUNT)], 0)) for transposed in (False, True)
+        {
+            name: torch.stack(
+                [sample[name] for sample in make(rows, transposed=transposed).__getitems__(range(COUNT))]
+            )
+            for name in ("target", "second", "first_matches", "second_matches")
+        }
+        for transposed in (False, True)
     )
     for name in ("first_matches", "second_matches"):
         across = true[name].reshape(-1, 4, 4).mT.flatten(1)
@@ -104,8 +119,9 @@ def test_samples_depend_neither_on_their_batch_nor_on_its_order(rows):
     (whole,) = iterate(samples, [np.arange(DEEP)], 0)
     order = np.array([3, 0, 4, 1, 2])
     parts = list(iterate(samples, np.split(order, [2]), 0))
-    assert_same({name: torch.cat([part[name] for part in parts]) for name in whole},
-                {name: values[order] for name, values in whole.items()})  # fmt: skip
+    of_pictures = whole.keys() - {"first_cells", "second_cells"}  # beside them cells, counted through the batch
+    assert_same({name: torch.cat([part[name] for part in parts]) for name in of_pictures},
+                {name: whole[name][order] for name in of_pictures})  # fmt: skip
 
 
 def test_an_image_is_known_by_its_name(rows):

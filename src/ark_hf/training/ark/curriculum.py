@@ -6,7 +6,9 @@ sizes of its batches, learning rates, momenta and updates of the teacher are tho
 is seen in the same random view: only what shares a batch differs, and for `single_head` the label space.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +35,6 @@ class MixedSamples(TorchDataset):
         task: The task that the columns are of, if they are of one.
     """
 
-    rows = None  # none of its own: what `loading.iterate` asks whether it is a stream
-
     def __init__(
         self,
         parts: list[TrainingSamples] | list[InferenceSamples],
@@ -42,11 +42,16 @@ class MixedSamples(TorchDataset):
         width: int,
         task: ArkTask | None = None,
     ):
-        self.parts, self.columns, self.width, self.task = parts, columns, width, task
+        self.parts: Sequence[Any] = parts
+        self.columns, self.width, self.task = columns, width, task
         self.ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def at(self, cycle: int) -> "MixedSamples":
+        """As [`DrawnSamples.at`]."""
+        return MixedSamples([part.at(cycle) for part in self.parts], self.columns, self.width, self.task)
 
     def __getitems__(self, batch: np.ndarray) -> list[dict]:
         """The samples of a batch of numbers from 0; ~n is a padding, see `loading.micro_batches`."""
@@ -75,7 +80,7 @@ class MixedSamples(TorchDataset):
 
     def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
         """As [`TrainingSamples.normalise`]."""
-        return self.parts[0].normalise(batch, device)  # type: ignore[union-attr]
+        return self.parts[0].normalise(batch, device)
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,10 @@ class TaskPass:
         """Samples of a pass."""
         return len(self.data.splits["train"])
 
-    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int, cycle: int) -> TrainingSamples:
-        """The training samples as cycle `cycle` sees them."""
+    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int) -> TrainingSamples:
+        """The training samples as cycle 0 sees them; [`DrawnSamples.at`] gives those of another."""
         rows, task = self.data.splits["train"], self.data.task
-        return TrainingSamples(rows, task, self.data.uncertain, processor, views, seed, cycle)
+        return TrainingSamples(rows, task, self.data.uncertain, processor, views, seed, cycle=0)
 
     def order(self, seed: int, cycle: int) -> np.ndarray:
         """The order in which a pass visits the samples, int64 (num_samples,)."""
@@ -124,9 +129,9 @@ class MixedPass:
     first: int
     num_samples: int
 
-    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int, cycle: int) -> MixedSamples:
+    def samples(self, processor: ArkImageProcessor, views: ViewSettings, seed: int) -> MixedSamples:
         """Those of all rows, whose views and targets are drawn as in the pass of their own task."""
-        parts = [each.samples(processor, views, seed, cycle) for each in self.tasks]
+        parts = [each.samples(processor, views, seed) for each in self.tasks]
         return MixedSamples(parts, self.columns, sum(len(task.labels) for task in self.learners))
 
     def order(self, seed: int, cycle: int) -> np.ndarray:

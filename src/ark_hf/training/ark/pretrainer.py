@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from ...data.leaks import SHARED_KEY, mark_shared_images, mark_trained_before
-from ...data.loading import InferenceSamples, ViewSettings, default_num_workers, iterate, micro_batches
+from ...data.loader import Loader, to_device
+from ...data.loading import InferenceSamples, TrainingSamples, ViewSettings, default_num_workers, micro_batches
 from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
 from ...data.views import resize_side
@@ -23,7 +24,7 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...provenance import compute_facts, write_provenance
 from ..curves import Curve, write_curves
-from ..ema import share_statistics, update_teacher
+from ..ema import MovingAverage, share_statistics
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -106,10 +107,13 @@ class CyclicPretrainer:
         self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.activation_checkpointing_enable()
-        optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay)
+        device = self.accelerator.device
+        optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay, device)
         self.optimizer: Any
         self.student: Any
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
+        self.loader = Loader(self._samples, self.num_workers, device)
         self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(each) for each in self.passes))
         self.accelerator.register_for_checkpointing(self.teacher)
         self.run = Run(
@@ -134,6 +138,16 @@ class CyclicPretrainer:
         saved = start_folder(self.output_dir, self.args.method)
         return build_start(self.args, self.curriculum.heads) if saved is None else read_start(saved)
 
+    def _samples(self) -> dict[Hashable, Any]:
+        """All that a cycle loads, by its part and the name of the pass or task."""
+        samples: dict[Hashable, Any] = {("train", name): each for name, each in self.train_samples().items()}
+        validation: list[Any] = [*self.validation_samples()]
+        return samples | {("validation", each.task.name): each for each in validation}
+
+    def train_samples(self) -> dict[str, TrainingSamples | MixedSamples]:
+        """The training samples of each pass by its name; the passes of mixed tasks are parts of the same ones."""
+        return {each.name: each.samples(self.processor, self.views, self.args.seed) for each in self.passes}
+
     def _write_start(self, folder: Path) -> None:
         write_start(folder, self.teacher.config, self.processor, self.start)
 
@@ -152,7 +166,7 @@ class CyclicPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps):
+        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             if self.earlier and self.state.step == 0 and not self.state.history:
                 self.state.history.append(self._measure(0, time.monotonic()))
             while self.state.cycle < self.args.cycles:
@@ -183,7 +197,8 @@ class CyclicPretrainer:
         """
         The present cycle from where `state` is to its end, without validation and without a word to the disk.
 
-        `state`, `student`, `teacher` and `optimizer` are then those at the next cycle's start: the caller's to keep.
+        `state`, `student`, `teacher` and `optimizer` are then those at the next cycle's start: the caller's to keep,
+        as is `loader`, to be closed after the last.
 
         Returns:
             The cycle's mean losses, by `PASS/task_loss` and `PASS/consistency_loss`; its images are
@@ -202,7 +217,7 @@ class CyclicPretrainer:
         self.student.train()
         if "teacher_train_until_test" in self.args.reproduce:
             teacher_train_until_test(self.teacher, self.state.cycle)
-        self.run.progress.set_postfix_str(f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}")
+        self._show(data)
         for batches in self.train_batches(data, self.state.step_in_pass):
             momentum = self.schedules.teacher_momentum(self.state)
             losses = self._train_step(data, batches)
@@ -211,21 +226,26 @@ class CyclicPretrainer:
             self.log_step(data, losses, momentum)
             self.state.step += 1
             self.state.step_in_pass += 1
-            self.run.progress.set_postfix_str(
-                f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}, loss {losses['task_loss']:.4f}", False
-            )
             self.run.progress.update()
             if self.state.step_in_pass < self.steps_in_pass(data):
                 yield
+        self._show(data, self.run.read_losses())
         if self.args.ema_mode == "epoch":
             self._update_teacher(self.schedules.teacher_momentum(self.state))
         self.state.task_index += 1
         self.state.step_in_pass = 0
         yield
 
+    def _show(self, data: TaskPass | MixedPass, losses: Mapping[str, float] | None = None) -> None:
+        """Beside the bar where the run is, and the loss that was last read."""
+        where = f"cycle {self.state.cycle + 1}/{self.args.cycles}, {data.name}"
+        if losses is None:
+            self.run.progress.set_postfix_str(where)
+        elif losses:
+            self.run.progress.set_postfix_str(f"{where}, loss {losses[f'{data.name}/task_loss']:.4f}", False)
+
     def train_batches(self, data: TaskPass | MixedPass, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the pass, this process's micro-batches; see [`TrainingSamples.normalise`]."""
-        samples = data.samples(self.processor, self.views, self.args.seed, self.state.cycle)
         order = data.order(self.args.seed, self.state.cycle)
         size = self.args.batch_size
         plan = [
@@ -235,24 +255,25 @@ class CyclicPretrainer:
             for start in range(first_step * size, len(order), size)
         ]
         mine = [group[self.accelerator.process_index] for groups in plan for group in groups]
-        loaded = iterate(samples, mine, self.num_workers)
+        name = "train", data.name
+        loaded = self.loader.load([(name, numbers) for numbers in mine], self.state.cycle)
         for groups in plan:
             try:
                 batches = [next(loaded) for _ in groups]
             except OSError as error:  # a stream has broken off
                 raise OSError(f"{error}{self.run.what_is_kept()}") from error
-            yield [samples.normalise(batch, self.accelerator.device) for batch in batches]
+            yield [self.loader.samples[name].normalise(batch, self.accelerator.device) for batch in batches]
 
     def criterion(self, labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:
         """The labels and the problem type that the loss is computed with, in training and in validation."""
         return bce_everywhere(labels, task) if "bce_everywhere" in self.args.reproduce else (labels, task.problem_type)
 
-    def _train_step(self, data: TaskPass | MixedPass, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """One optimiser step; returns the global means of the losses before it."""
+    def _train_step(self, data: TaskPass | MixedPass, batches: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """One optimiser step; returns the global means of the losses before it, scalars on the device."""
         coefficient = self.schedules.consistency_coefficient(self.state)
         device = self.accelerator.device
         objective = Objective(data.learners, self.teacher.config.tasks or [], self.criterion)
-        batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+        batches = [to_device(batch, device) for batch in batches]
         for batch in batches:
             batch["labels"] = _without_padding(batch["labels"], batch["weight"])
         counts = sum(objective.counts(batch["labels"]) for batch in batches)
@@ -282,23 +303,25 @@ class CyclicPretrainer:
             zero_idle_grads(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        task_loss, consistency = self.accelerator.reduce(totals, "sum").tolist()
-        self.run.check_finite(task_loss + consistency, f"task {data.name!r}")
+        task_loss, consistency = self.accelerator.reduce(totals, "sum")
         return {"task_loss": task_loss, "consistency_loss": consistency, "coefficient": coefficient}
 
     def _update_teacher(self, momentum: float) -> None:
         student = self.accelerator.unwrap_model(self.student)
         share_statistics(student, self.accelerator)
-        update_teacher(self.teacher, student, momentum)
+        self.average.update(momentum)
 
-    def log_step(self, data: TaskPass | MixedPass, losses: dict[str, float], momentum: float) -> None:
-        """Keeps the pass's losses and sends them to the tracker now and then."""
-        for key in ("task_loss", "consistency_loss"):
-            self.state.pass_losses.setdefault(f"{data.name}/{key}", []).append(losses[key])
+    def log_step(self, data: TaskPass | MixedPass, losses: dict[str, Any], momentum: float) -> None:
+        """Keeps the step's losses; now and then reads what is kept, shows it and sends it to the tracker."""
+        noted = {f"{data.name}/{key}": losses[key] for key in ("task_loss", "consistency_loss")}
+        self.run.note_losses(noted, f"task {data.name!r}")
         if self.state.step % self.args.logging_steps == 0:
-            values = {f"{data.name}/{key}": value for key, value in losses.items()}
-            values |= {"learning_rate": self.schedules.learning_rate(self.state), "teacher_momentum": momentum}
-            self.accelerator.log(values, step=self.state.step)
+            read = self.run.read_losses()
+            self._show(data, read)
+            values = read | {f"{data.name}/coefficient": losses["coefficient"], "teacher_momentum": momentum}
+            self.accelerator.log(
+                values | {"learning_rate": self.schedules.learning_rate(self.state)}, step=self.state.step
+            )
 
     # The end of a cycle -------------------------------------------------------------------------------------------
 
@@ -360,7 +383,7 @@ class CyclicPretrainer:
             self.criterion,
             self.accelerator,
             self.args.eval_batch_size or self.args.batch_size,
-            self.num_workers,
+            self.loader,
         )
 
     def validation_samples(self) -> list[InferenceSamples] | list[MixedSamples]:

@@ -173,7 +173,12 @@ class PretrainingArguments:
     log_with: str = field(
         default="none", metadata=_help("Tracker that accelerate knows, such as tensorboard, trackio or wandb.")
     )
-    logging_steps: int = field(default=10, metadata=_help("Steps between values sent to the tracker."))
+    logging_steps: int = field(
+        default=10,
+        metadata=_help(
+            "Steps between readings of the losses, for tracker and bar; one that is not finite stops the run then."
+        ),
+    )
     seed: int = field(default=0, metadata=_help("Seed of weights, order, views and label smoothing."))
     reproduce: list[str] = field(
         default_factory=list,

@@ -1,13 +1,15 @@
 """Loss and AUROC of a model on the validation splits of its tasks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ...data.loader import Loader
 from ...data.loading import InferenceSamples
 from ...inference.predict import mean_probabilities, predict_logits
 from ...metrics.auroc import one_vs_rest
@@ -24,10 +26,13 @@ def validate(
     criterion: Criterion,
     accelerator: Accelerator,
     batch_size: int,
-    num_workers: int,
+    loader: Loader,
 ) -> dict[str, dict[str, Any]]:
     """
     One pass over each task's samples, for all models at once.
+
+    Args:
+        loader: Has the samples, by `("validation", name of their task)`.
 
     Returns:
         Of each model `mean_loss`, `mean_auroc` (plain means over the tasks) and `tasks`: by name, `loss` (mean over
@@ -39,7 +44,12 @@ def validate(
     for each in samples:
         description = f"validating {each.task.name}"
         *logits, targets = predict_logits(
-            list(models.values()), each, batch_size, num_workers, description, autocast=accelerator.autocast
+            list(models.values()),
+            each,
+            batch_size,
+            description=description,
+            autocast=accelerator.autocast,
+            load=partial(_load, loader, each.task.name),
         )
         for name, of_model in zip(models, logits, strict=True):
             tasks[name][each.task.name] = {
@@ -49,6 +59,10 @@ def validate(
                 "samples": len(targets),
             }
     return {name: _with_means(figures) for name, figures in tasks.items()}
+
+
+def _load(loader: Loader, task: str, batches: list[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
+    return loader.load([(("validation", task), numbers) for numbers in batches])
 
 
 def _with_means(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:

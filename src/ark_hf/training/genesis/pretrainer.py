@@ -4,7 +4,7 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from ...data.leaks import DIGEST_KEY, SHARED_KEY, mark_shared_images, mark_trained_before
+from ...data.loader import Loader, to_device
 from ...data.loading import ORDER_STREAM, default_num_workers, micro_batches
 from ...data.open_dataset import TaskDataset
 from ...models.genesis.modeling_genesis import GenesisForPreTraining
@@ -76,10 +77,12 @@ class GenesisPretrainer:
         cutting = Cutting(self.processor, args.cubes_per_volume, args.border, args.most_tissue, args.seed)
         if args.channels_last:
             self.start.model.to(memory_format=torch.channels_last_3d)
-        optimizer = create_optimizer(self.start.model, args.optim, args.learning_rate, args.weight_decay)
+        device = self.accelerator.device
+        optimizer = create_optimizer(self.start.model, args.optim, args.learning_rate, args.weight_decay, device)
         self.model: Any
         self.optimizer: Any
         self.model, self.optimizer = self.accelerator.prepare(self.start.model, optimizer)
+        self.loader = Loader(self._samples, self.num_workers, device)
         self.run = Run(
             self.output_dir,
             self.accelerator,
@@ -113,7 +116,7 @@ class GenesisPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps):
+        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             while not self.schedules.is_over(self.state):
                 started = time.monotonic()
                 for batches in self.train_batches(self.state.step_in_pass):
@@ -145,8 +148,7 @@ class GenesisPretrainer:
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
         steps = [micro_batches(numbers, processes, accumulation) for numbers in self._plan()[first_step:]]
         mine = [[group[self.accelerator.process_index] for group in groups] for groups in steps]
-        samples = self._samples("train", self.state.cycle)
-        loaded = samples.batches([numbers for step in mine for numbers in step], self.num_workers)
+        loaded = self.loader.load([("train", numbers) for step in mine for numbers in step], self.state.cycle)
         for step in mine:
             yield [next(loaded) for _ in step]
 
@@ -160,8 +162,9 @@ class GenesisPretrainer:
         order = generator.permutation(count)
         return [order[start : start + size] for start in range(0, count, size)]
 
-    def _samples(self, split: str, epoch: int) -> CubeSamples:
-        return CubeSamples(self.cubes[split], self.config.axes, self.args.seed, epoch)
+    def _samples(self) -> dict[Hashable, CubeSamples]:
+        """All that an epoch loads, by split."""
+        return {split: CubeSamples(each, self.config.axes, self.args.seed, 0) for split, each in self.cubes.items()}
 
     def _step(self, batches: list[dict[str, torch.Tensor]]) -> None:
         self.model.train()
@@ -170,13 +173,12 @@ class GenesisPretrainer:
         self.log_step(loss)
         self.state.step += 1
         self.state.step_in_pass += 1
-        self.run.progress.set_postfix_str(f"epoch {self.state.cycle + 1}/{self.args.epochs}, loss {loss:.4f}", False)
         self.run.progress.update()
 
-    def train_step(self, batches: list[dict[str, torch.Tensor]]) -> float:
-        """One optimiser step; returns the global mean of the loss before it."""
+    def train_step(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """One optimiser step; returns the global mean of the loss before it, a scalar on the device."""
         device = self.accelerator.device
-        batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+        batches = [to_device(batch, device) for batch in batches]
         count = self.accelerator.reduce(torch.stack([batch["weight"].sum() for batch in batches]).sum(), "sum")
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedules.learning_rate(self.state)
@@ -193,20 +195,27 @@ class GenesisPretrainer:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        found = self.accelerator.reduce(total, "sum").item()
-        self.run.check_finite(found, "restoration")
-        return found
+        return self.accelerator.reduce(total, "sum")
 
-    def log_step(self, loss: float) -> None:
-        """Keeps the epoch's losses and sends them to the tracker now and then."""
-        self.state.pass_losses.setdefault("loss", []).append(loss)
+    def log_step(self, loss: torch.Tensor) -> None:
+        """Keeps the step's loss; now and then reads what is kept, shows it and sends it to the tracker."""
+        self.run.note_losses({"loss": loss}, "restoration")
         if self.state.step % self.args.logging_steps == 0:
-            rate = self.schedules.learning_rate(self.state)
-            self.accelerator.log({"loss": loss, "learning_rate": rate}, step=self.state.step)
+            read, rate = self._read_losses(), self.schedules.learning_rate(self.state)
+            self.accelerator.log({**read, "learning_rate": rate}, step=self.state.step)
+
+    def _read_losses(self) -> dict[str, float]:
+        """As [`Run.read_losses`]; shows the last beside the bar."""
+        losses = self.run.read_losses()
+        if losses:
+            where = f"epoch {self.state.cycle + 1}/{self.args.epochs}"
+            self.run.progress.set_postfix_str(f"{where}, loss {losses['loss']:.4f}", False)
+        return losses
 
     # The end of an epoch ------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, started: float) -> None:
+        self._read_losses()
         train, loss = float(np.mean(self.state.pass_losses["loss"])), self.validate()
         entry: dict[str, Any] = {
             "epoch": self.state.cycle + 1,
@@ -237,20 +246,20 @@ class GenesisPretrainer:
         device, size = self.accelerator.device, self.args.eval_batch_size or self.args.batch_size
         cut = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         mine = [
-            group[self.accelerator.process_index]
+            ("validation", group[self.accelerator.process_index])
             for each in cut
             for group in micro_batches(each, self.accelerator.num_processes, 1)
         ]
         epoch = self.state.cycle if "validation_drawn_anew" in self.args.reproduce else 0
         total = torch.zeros((), device=device)
-        for batch in self._samples("validation", epoch).batches(mine, self.num_workers):
-            batch = {key: value.to(device) for key, value in batch.items()}
+        for batch in self.loader.load(mine, epoch):
+            batch = to_device(batch, device)
             with self.accelerator.autocast():
                 logits = model(batch["pixel_values"]).logits
             total += restoration_loss(logits, batch["labels"], batch["weight"], torch.ones_like(total))
         share_statistics(model, self.accelerator)  # which move in evaluation too, if reproduce says so
         loss = self.accelerator.reduce(total, "sum").item() / len(numbers)
-        self.run.check_finite(loss, "restoration in validation")
+        self.run.check_finite(loss, "restoration in validation", self.state.step)
         return loss
 
     def save_model(self, entry: dict[str, Any]) -> None:
@@ -310,9 +319,9 @@ class GenesisPretrainer:
     def _restored(self) -> dict[str, np.ndarray]:
         """Middle axial slices of some cubes: as the network sees them, as it restores them, and as they are."""
         split = "validation" if len(self.cubes["validation"]) else "train"
-        samples = self._samples(split, 0)
-        numbers = np.linspace(0, len(samples) - 1, min(CUBES_SHOWN, len(samples))).astype(int)
-        (batch,) = samples.batches([numbers], 0)
+        count = len(self.cubes[split])
+        numbers = np.linspace(0, count - 1, min(CUBES_SHOWN, count)).astype(int)
+        (batch,) = self.loader.load([(split, numbers)], 0)
         model = self.accelerator.unwrap_model(self.model).eval()
         kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
         restored = model(batch["pixel_values"].to(self.accelerator.device)).reconstruction.cpu()

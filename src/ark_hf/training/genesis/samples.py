@@ -1,10 +1,11 @@
 """What Models Genesis sees of its cubes: each deformed, beside what is to be restored."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from ...data.views import sample_generator
 from .cubes import Cubes
@@ -28,6 +29,15 @@ class CubeSamples(Dataset):
     def __len__(self) -> int:
         return len(self.cubes)
 
+    def at(self, epoch: int) -> "CubeSamples":
+        """The same cubes in another epoch."""
+        other = copy.copy(self)
+        other.epoch = epoch
+        return other
+
+    def __getitems__(self, batch: Iterable[Any]) -> list[dict[str, torch.Tensor]]:
+        return [self[int(number)] for number in batch]
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """
         `pixel_values`, a deformed cube, and `labels`, the cube: both float32 (1, *cube_size) in [0, 1] and flipped
@@ -42,7 +52,6 @@ class CubeSamples(Dataset):
             "weight": torch.tensor(float(number >= 0)),
         }
 
-    def batches(self, numbers: list[np.ndarray], num_workers: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of these cubes in order, by so many other processes, or in this one."""
-        batches = [each.tolist() for each in numbers]
-        return iter(DataLoader(self, batch_sampler=batches, num_workers=num_workers))  # type: ignore[arg-type]
+    def collate(self, samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Stacked, (batch, ...)."""
+        return default_collate(samples)

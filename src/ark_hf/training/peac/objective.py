@@ -26,11 +26,8 @@ class Objective:
 
     def counts(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Number of pictures, and of matched cells of those whose first crop is in order: what sums are divided by."""
-        return torch.stack([batch["weight"].sum(), self._matched(batch, "first_matches").sum()])
-
-    def _matched(self, batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-        counts = (batch["weight"] > 0) & ~batch["shuffled"]
-        return batch[name] & counts[:, None]
+        pictures = batch["weight"].sum()
+        return torch.stack([pictures, pictures.new_full((), len(batch["first_cells"]))])
 
     def losses(
         self,
@@ -70,21 +67,23 @@ class Objective:
         teacher: tuple[PeacEmbeddings, PeacEmbeddings],
         batch: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        first, second = (self._matched(batch, f"{name}_matches") for name in ("first", "second"))
-        if not first.any():  # then the projector of cells has no gradient at all, and momentum does not move it
+        first, second = batch["first_cells"], batch["second_cells"]
+        if not len(first):  # then the projector of cells has no gradient at all, and momentum does not move it
             return student.first.cells.new_zeros((), dtype=torch.float32)
         ours = [student.first.cells.float(), student.second.cells.float()]
         theirs = [each.cells.float() for each in teacher]
         if self.release_validation:
             ours, theirs = ([F.normalize(each, dim=1) for each in side] for side in (ours, theirs))
-        # Masks keep the order of the cells, so that the k-th matched cells of a picture's two crops are one tissue
+        ours, theirs = ([each.flatten(0, 1) for each in side] for side in (ours, theirs))
         forward = (ours[0][first] - theirs[1][second]).square().mean(dim=-1).sum()
         backward = (ours[1][second] - theirs[0][first]).square().mean(dim=-1).sum()
         return (backward if self.release_validation else forward + backward) / 2
 
     def total(self, losses: torch.Tensor) -> torch.Tensor:
         """The weighted sum of losses (4,)."""
-        return (losses * losses.new_tensor([self.weights[term] for term in TERMS])).sum()
+        # Made where they are used: a copy from the host would be waited for
+        weights = torch.stack([losses.new_full((), self.weights[term]) for term in TERMS])
+        return (losses * weights).sum()
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

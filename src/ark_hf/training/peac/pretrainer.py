@@ -5,7 +5,7 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import torch
 from accelerate import Accelerator
 
 from ...data.leaks import SHARED_KEY, mark_shared_images, mark_trained_before
-from ...data.loading import default_num_workers, iterate, micro_batches, pass_order
+from ...data.loader import Loader, to_device
+from ...data.loading import default_num_workers, micro_batches, pass_order
 from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
 from ...provenance import compute_facts, write_provenance
-from ..ema import share_statistics, update_teacher
+from ..ema import MovingAverage, share_statistics
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -78,10 +79,13 @@ class PeacPretrainer:
         self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.ark.activation_checkpointing_enable()
-        optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay)
+        device = self.accelerator.device
+        optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay, device)
         self.student: Any
         self.optimizer: Any
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
+        self.loader = Loader(self._samples, self.num_workers, device)
         self.objective = Objective(args.weights)
         self.schedules = Schedules(args, sum(math.ceil(len(each.splits["train"]) / args.batch_size) for each in data))
         self.accelerator.register_for_checkpointing(self.teacher)
@@ -108,7 +112,7 @@ class PeacPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps):
+        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             while self.state.cycle < self.args.epochs:
                 started = time.monotonic()
                 for batches in self.train_batches(self.state.step_in_pass):
@@ -140,19 +144,16 @@ class PeacPretrainer:
     def train_batches(self, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the epoch, this process's micro-batches; see [`PeacSamples.normalise`]."""
         turns, steps = self._plan()
-        passed = np.bincount(turns[:first_step], minlength=len(self.data))
-        left = [groups[done:] for groups, done in zip(steps, passed, strict=True)]
-        samples = [self._samples(each, "train", self.state.cycle) for each in self.data]
-        mine = [[group[self.accelerator.process_index] for groups in each for group in groups] for each in left]
-        workers = self.num_workers and max(self.num_workers // len(self.data), 1)
-        loaded = [iterate(each, batches, workers) for each, batches in zip(samples, mine, strict=True)]
-        waiting = [iter(each) for each in left]
-        for turn in turns[first_step:]:
+        waiting = [iter(groups) for groups in steps]
+        left = [(("train", self.data[turn].task.name), next(waiting[turn])) for turn in turns][first_step:]
+        mine = [(name, group[self.accelerator.process_index]) for name, groups in left for group in groups]
+        loaded = self.loader.load(mine, self.state.cycle)
+        for name, groups in left:
             try:
-                batches = [next(loaded[turn]) for _ in next(waiting[turn])]
+                batches = [next(loaded) for _ in groups]
             except OSError as error:  # a stream has broken off
                 raise OSError(f"{error}{self.run.what_is_kept()}") from error
-            yield [samples[turn].normalise(batch, self.accelerator.device) for batch in batches]
+            yield [self.loader.samples[name].normalise(batch, self.accelerator.device) for batch in batches]
 
     def _plan(self) -> tuple[np.ndarray, list[list[list[list[np.ndarray]]]]]:
         """Of the epoch whose turn each step is, by number of the dataset; and of each dataset the steps' samples."""
@@ -166,10 +167,17 @@ class PeacPretrainer:
         turns = np.repeat(np.arange(len(steps)), [len(each) for each in steps])
         return np.random.default_rng([seed, epoch, zlib.crc32(b"datasets")]).permutation(turns), steps
 
-    def _samples(self, data: TaskDataset, split: str, epoch: int) -> PeacSamples:
+    def _samples(self) -> dict[Hashable, PeacSamples]:
+        """All that an epoch loads, by split and name of the dataset."""
         transposed = "transposed_matches" in self.args.reproduce
-        rows, seed = data.splits[split], self.args.seed
-        return PeacSamples(rows, data.task, self.processor, seed, epoch, self.grid, transposed)
+        return {
+            (split, each.task.name): PeacSamples(
+                each.splits[split], each.task, self.processor, self.args.seed, 0, self.grid, transposed
+            )
+            for split in ("train", "validation")
+            for each in self.data
+            if split in each.splits
+        }
 
     def _step(self, batches: list[dict[str, torch.Tensor]]) -> None:
         self.student.train()
@@ -177,19 +185,19 @@ class PeacPretrainer:
         losses = self.train_step(batches)
         student = self.accelerator.unwrap_model(self.student)
         share_statistics(student, self.accelerator)
-        update_teacher(self.teacher, student, momentum)
+        self.average.update(momentum)
         self.log_step(losses, momentum)
         self.state.step += 1
         self.state.step_in_pass += 1
-        self.run.progress.set_postfix_str(
-            f"epoch {self.state.cycle + 1}/{self.args.epochs}, loss {losses['total']:.4f}", False
-        )
         self.run.progress.update()
 
-    def train_step(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """One optimiser step; returns the global means of the losses before it, by term, and their `total`."""
+    def train_step(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """
+        One optimiser step; returns the global means of the losses before it, by term, and their `total`: scalars on
+        the device.
+        """
         device = self.accelerator.device
-        batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+        batches = [to_device(batch, device) for batch in batches]
         counts = self.accelerator.reduce(sum(self.objective.counts(batch) for batch in batches), "sum")
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedules.learning_rate(self.state)
@@ -206,9 +214,7 @@ class PeacPretrainer:
             self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        named = self._named(self.accelerator.reduce(sums, "sum"))
-        self.run.check_finite(named["total"], "PEAC")
-        return named
+        return self._named(self.accelerator.reduce(sums, "sum"))
 
     def _losses(
         self, student: Any, batch: dict[str, torch.Tensor], counts: torch.Tensor, objective: Objective
@@ -220,20 +226,28 @@ class PeacPretrainer:
             targets = self.teacher.embeddings(*crops)
         return objective.losses(outputs, targets, batch, counts)
 
-    def _named(self, losses: torch.Tensor) -> dict[str, float]:
-        return {**dict(zip(TERMS, losses.tolist(), strict=True)), "total": self.objective.total(losses).item()}
+    def _named(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {**dict(zip(TERMS, losses, strict=True)), "total": self.objective.total(losses)}
 
-    def log_step(self, losses: dict[str, float], momentum: float) -> None:
-        """Keeps the epoch's losses and sends them to the tracker now and then."""
-        for key, value in losses.items():
-            self.state.pass_losses.setdefault(key, []).append(value)
+    def log_step(self, losses: dict[str, torch.Tensor], momentum: float) -> None:
+        """Keeps the step's losses; now and then reads what is kept, shows it and sends it to the tracker."""
+        self.run.note_losses(losses, "PEAC")
         if self.state.step % self.args.logging_steps == 0:
-            rate = self.schedules.learning_rate(self.state)
-            self.accelerator.log({**losses, "learning_rate": rate, "teacher_momentum": momentum}, step=self.state.step)
+            read, rate = self._read_losses(), self.schedules.learning_rate(self.state)
+            self.accelerator.log({**read, "learning_rate": rate, "teacher_momentum": momentum}, step=self.state.step)
+
+    def _read_losses(self) -> dict[str, float]:
+        """As [`Run.read_losses`]; shows the last beside the bar."""
+        losses = self.run.read_losses()
+        if losses:
+            where = f"epoch {self.state.cycle + 1}/{self.args.epochs}"
+            self.run.progress.set_postfix_str(f"{where}, loss {losses['total']:.4f}", False)
+        return losses
 
     # The end of an epoch ------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, started: float) -> None:
+        self._read_losses()
         entry = {
             "epoch": self.state.cycle + 1,
             "step": self.state.step,
@@ -271,15 +285,16 @@ class PeacPretrainer:
         for data in self.data:
             if "validation" not in data.splits:
                 continue
-            samples = self._samples(data, "validation", 0)
+            name = "validation", data.task.name
+            samples = self.loader.samples[name]
             numbers = np.arange(len(samples))
             cut = [numbers[start : start + size] for start in range(0, len(numbers), size)]
             mine = [
-                group[self.accelerator.process_index]
+                (name, group[self.accelerator.process_index])
                 for each in cut
                 for group in micro_batches(each, self.accelerator.num_processes, 1)
             ]
-            for batch in map(samples.normalise, iterate(samples, mine, self.num_workers), [device] * len(mine)):
+            for batch in map(samples.normalise, self.loader.load(mine, 0), [device] * len(mine)):
                 with self.accelerator.autocast():
                     sums += self._losses(student, batch, torch.ones_like(counts), objective)
                 counts += objective.counts(batch)
@@ -287,8 +302,9 @@ class PeacPretrainer:
         pictures, matches = counts.tolist()
         if not pictures:
             return dict.fromkeys((*TERMS, "total"), math.nan)
-        named = self._named(sums / sums.new_tensor([pictures, pictures, pictures, max(matches, 1)]))
-        self.run.check_finite(named["total"], "PEAC in validation")
+        means = self._named(sums / sums.new_tensor([pictures, pictures, pictures, max(matches, 1)]))
+        named = {name: loss.item() for name, loss in means.items()}
+        self.run.check_finite(named["total"], "PEAC in validation", self.state.step)
         return named
 
     def save_models(self, improved: bool = False) -> None:
@@ -351,9 +367,10 @@ class PeacPretrainer:
         """Of some pictures the first crop as the student sees it, as the student restores it, and as it is."""
         held_out = [data for data in self.data if "validation" in data.splits]
         data, split = (held_out[0], "validation") if held_out else (self.data[0], "train")
-        samples = self._samples(data, split, 0)
-        numbers = np.arange(min(PICTURES_SHOWN, len(samples)))
-        batch = samples.normalise(next(iterate(samples, [numbers], 0)), self.accelerator.device)
+        name = split, data.task.name
+        samples = self.loader.samples[name]
+        (batch,) = self.loader.load([(name, np.arange(min(PICTURES_SHOWN, len(samples))))], 0)
+        batch = samples.normalise(batch, self.accelerator.device)
         student = self.accelerator.unwrap_model(self.student).eval()
         seen = student.permuted(batch["first"], batch["permutation"])
         return seen, student(batch["first"], batch["second"], batch["permutation"]).restored, batch["target"]

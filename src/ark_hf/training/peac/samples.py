@@ -5,6 +5,7 @@ import random
 import numpy as np
 import torch
 
+from ...data.loader import to_device
 from ...data.loading import DrawnSamples, stack_pictures
 from .distortion import distort
 from .grid import Grid, cut_crops, draw_placement, matches
@@ -61,13 +62,36 @@ class PeacSamples(DrawnSamples):
         distorted where it is not shuffled; `target`, crop 1 as it is; `second`, crop 2.
 
         Beside them `permutation`, int64 (batch, cells), the cell that stands at each place of the shuffled crop, its
-        own where `shuffled`, bool (batch,), is false; `first_matches` and `second_matches`, bool (batch, cells), see
-        [`matches`]; and `weight` (batch,), 0 for a padding.
+        own where `shuffled`, bool (batch,), is false; `weight` (batch,), 0 for a padding; and `first_cells` and
+        `second_cells`, see [`matched_cells`].
         """
-        batch = {name: [sample[name] for sample in samples] for name in samples[0]}
-        return {name: (stack_pictures if name in PICTURES else torch.stack)(parts) for name, parts in batch.items()}
+        parts = {name: [sample[name] for sample in samples] for name in samples[0]}
+        batch = {name: (stack_pictures if name in PICTURES else torch.stack)(each) for name, each in parts.items()}
+        first, second = batch.pop("first_matches"), batch.pop("second_matches")
+        return batch | matched_cells(first, second, batch["shuffled"], batch["weight"])
 
     def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
         """A batch on `device`, its pictures float32 (batch, 3, size, size) as the processor normalises them."""
-        others = {name: value.to(device) for name, value in batch.items() if name not in PICTURES}
-        return super().normalise({name: batch[name] for name in PICTURES}, device) | others
+        others = {name: value for name, value in batch.items() if name not in PICTURES}
+        return super().normalise({name: batch[name] for name in PICTURES}, device) | to_device(others, device)
+
+
+def matched_cells(
+    first_matches: torch.Tensor, second_matches: torch.Tensor, shuffled: torch.Tensor, weight: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """
+    Which cells of a batch teach by what both crops show: those of pictures that count whose first crop is in order.
+
+    They are counted where batches are made: on an accelerator every step would have to wait for their number.
+
+    Args:
+        first_matches, second_matches: Bool (batch, cells), see [`matches`].
+        shuffled, weight: (batch,), see [`PeacSamples.collate`].
+
+    Returns:
+        `first_cells` and `second_cells`, int64 (matches,): numbers of the cells of all pictures, counted through. The
+        k-th of both show one tissue.
+    """
+    counts = ((weight > 0) & ~shuffled)[:, None]
+    first, second = ((found & counts).flatten().nonzero().flatten() for found in (first_matches, second_matches))
+    return {"first_cells": first, "second_cells": second}
