@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from ark_hf.training.ema import MovingAverage
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -98,6 +101,34 @@ def test_both_deformations_of_cubes_are_measured(capsys, monkeypatch):
     assert "Goal 250 cubes a second" in capsys.readouterr().out
 
 
+@pytest.mark.slow_ci
+def test_the_loop_of_training_is_measured_with_live_processes_and_without(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    loop = importlib.import_module("training_loop")
+    args = argparse.Namespace(
+        sites=1, images=[8], size=32, workers=1, cycles=1, backbone="test_resnet", updates=2, out=tmp_path
+    )
+    results = loop.measure(tmp_path, args)
+    (row,) = results["loader"]
+    assert row["images_of_each"] == {"train": 8, "validation": 8}
+    assert all(row[figure] > 0 for figure in ("loader_a_pass", "live", "ratio"))
+    assert results["average"]["ratio"] > 0 and results["average"]["weights"] > 1000
+    json.dumps(results)
+    loop.print_table(results)
+    assert "Averaging" in capsys.readouterr().out
+
+
+def test_both_ways_of_averaging_give_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    loop = importlib.import_module("training_loop")
+    teachers, student = [torch.nn.BatchNorm1d(3) for _ in range(2)], torch.nn.BatchNorm1d(3)
+    student(torch.arange(12.0).reshape(4, 3))
+    loop.average_state_dicts(teachers[0], student, 0.9)
+    MovingAverage(teachers[1], student).update(0.9)
+    one, other = (teacher.state_dict() for teacher in teachers)
+    assert all(torch.equal(one[key], other[key]) for key in one) and one["running_mean"].any()
+
+
 @pytest.mark.slow
 def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     command = [sys.executable, str(FOLDER / "volume_memory.py"), "--width", "2", "--shape", "70", "70", "50"]
@@ -115,6 +146,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
         "segmentation",
         "peac_views",
         "genesis_deformation",
+        "training_loop",
         "volume_memory",
     ],
 )
