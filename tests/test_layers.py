@@ -49,6 +49,7 @@ ARK_FILES = (
     "ark/image_processing_ark.py",
     "ark/modeling_ark.py",
     "ark/modeling_ark_segmentation.py",
+    "ark/swin_ark.py",
 )
 GENESIS_FILES = (
     *SHARED_FILES,

@@ -47,6 +47,7 @@ CODE_FILES = {
     "masks_ark.py",
     "modeling_ark.py",
     "modeling_ark_segmentation.py",
+    "swin_ark.py",
     "tasks_ark.py",
     "thresholds_ark.py",
 }
@@ -514,7 +515,7 @@ def test_push_from_the_command_line(hub, run, tmp_path, capsys):
     assert "someone/listed" in card and (tmp_path / "card" / "figures" / "auroc-1-phantom_city.png").is_file()
     assert main(["push", model, "someone/listed", "--report", report]) == 0
     assert hub.model("someone/listed").files["README.md"].decode() == card
-    assert "/someone/listed: 18 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
+    assert "/someone/listed: 19 files sent, 0 were there, 0 removed there." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 
@@ -58,7 +59,8 @@ def test_what_is_asked_for_reaches_every_block(tmp_path, family, fused_calls):
                 blocks = flags(model)
                 assert len(blocks) > 1 and set(blocks) == {implementation == "sdpa"}
                 fused_calls.clear()
-                model(images(model))
+                with torch.no_grad():
+                    model(images(model))
                 assert len(fused_calls) == (len(blocks) if implementation == "sdpa" else 0)
 
 
@@ -76,6 +78,53 @@ def test_both_give_the_same_outputs_and_gradients(family):
         gradients[implementation] = torch.cat([each.grad.flatten() for each in model.parameters()])
     assert losses["eager"].item() == pytest.approx(losses["sdpa"].item(), abs=5e-6)
     assert (gradients["eager"] - gradients["sdpa"]).norm() < 1e-5 * gradients["eager"].norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("depths", [[1, 3], [2, 2], [3, 1]], ids=str)
+def test_a_swin_that_moves_its_tokens_once_is_the_same_swin(tmp_path, depths, checkpointing):
+    family = {**SWIN, "backbone_kwargs": {**SWIN["backbone_kwargs"], "depths": depths}}
+    build(family=family, tasks=[FINDINGS]).save_pretrained(tmp_path)
+    plain = ArkForImageClassification.from_pretrained(tmp_path)
+    moved = ArkForImageClassification.from_pretrained(tmp_path, attn_implementation="sdpa")
+    assert list(plain.state_dict()) == list(moved.state_dict())
+    if checkpointing:
+        moved.gradient_checkpointing_enable()
+    gradients = []
+    for model in (plain, copy.deepcopy(moved)):
+        torch.manual_seed(0)
+        pictures = images(model).requires_grad_()
+        with torch.enable_grad():
+            outputs = model.train()(pictures, output_hidden_states=True)
+            sum((each**2).sum() for each in (outputs.logits, *outputs.hidden_states)).backward()
+        gradients.append([pictures.grad, *(each.grad for each in model.parameters()), *outputs.hidden_states])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_moves_its_tokens_once():
+    moves = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.index_select.default, torch.ops.aten.roll.default):
+                moves.append(func)
+            return func(*args, **(kwargs or {}))
+
+    model = build(family=SHIFTED, tasks=[FINDINGS], attn_implementation="sdpa")
+    with torch.no_grad(), Count():
+        model(images(model))
+    # In the first stage into windows, into shifted ones and back into rows; the second's map is one window
+    assert moves == [torch.ops.aten.index_select.default] * 3
+
+
+def test_pictures_of_any_size_keep_timms_blocks():
+    family = {**SWIN, "backbone_kwargs": {**SWIN["backbone_kwargs"], "dynamic_img_size": True}}
+    model = build(family=family, tasks=[FINDINGS])
+    with torch.no_grad():
+        expected = model(images(model)).logits
+        model.set_attn_implementation("sdpa")
+        assert torch.allclose(model(images(model)).logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -38,6 +38,7 @@ CODE_FILES = {
     "masks_ark.py",
     "modeling_ark.py",
     "modeling_ark_segmentation.py",
+    "swin_ark.py",
     "tasks_ark.py",
     "thresholds_ark.py",
 }

@@ -47,8 +47,9 @@ class ArkPreTrainedModel(PreTrainedModel):
     What all models of Ark share.
 
     `attn_implementation` ("sdpa" or "eager", for `from_pretrained`, `from_config` or `set_attn_implementation`) fuses
-    the attention of every block or not. Unset, each block does as timm decides: fused in a ViT, not in a Swin. The two
-    differ by rounding alone, and the choice is not saved with the model.
+    the attention of every block or not; "sdpa" also moves the tokens of a Swin less, see [`swin_ark`]. Unset, each
+    block does as timm decides: fused in a ViT, not in a Swin. The two differ by rounding alone, and the choice is not
+    saved with the model.
     """
 
     config: ArkConfig
@@ -220,6 +221,10 @@ def fuse_attention(encoder: nn.Module, config: ArkConfig) -> None:
         raise ValueError(f"{config.backbone!r} has no attention that timm can fuse; leave attn_implementation unset.")
     for block in blocks:
         block.fused_attn = implementation == "sdpa"
+    if config.backbone.startswith("swin_"):
+        from .swin_ark import fuse_swin  # imports timm, see `create_encoder`
+
+        fuse_swin(encoder, implementation == "sdpa")
 
 
 def _check_window(encoder: nn.Module, config: ArkConfig) -> None:

@@ -1,0 +1,125 @@
+"""
+A Swin that moves its tokens once a block: timm's weights and names, and its results but for rounding.
+
+timm brings the tokens of every block into windows and back, and in every other block shifts them there and back: four
+passes over memory. Norms, MLPs and residuals treat each token alone, so that their order is free. Here a block leaves
+the tokens in the order of its windows, and the next brings them from there into the order of its own.
+"""
+
+import math
+from typing import Any
+
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+class ArkSwinBlock(SwinTransformerBlock):
+    """
+    timm's block on tokens (batch, tokens, width) in the order of its windows, row by row within each.
+
+    `arrival` are the places (tokens,) of its tokens among those of the block before, `departure` the inverse; both
+    None if the order is the same.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = permute_tokens(x, self.arrival, self.departure)
+        x = x + self.drop_path1(self._attend(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: torch.Tensor) -> torch.Tensor:
+        attn: Any = self.attn
+        windows = x.reshape(-1, self.window_area, x.shape[-1])
+        query, key, value = attn.qkv(windows).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = attn._get_rel_pos_bias()
+        if self.attn_mask is not None:
+            bias = (bias + self.attn_mask[:, None]).repeat(len(x), 1, 1, 1)
+        dropout = attn.attn_drop.p if self.training else 0.0
+        attended = _attention(query, key, value, bias, dropout)
+        return attn.proj_drop(attn.proj(attended.transpose(1, 2).reshape(x.shape)))
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    if (
+        bias.requires_grad and bias.device.type == "cpu"
+    ):  # torch has nothing fused there, and guards against masked rows
+        weights = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + bias).softmax(dim=-1)
+        return F.dropout(weights, dropout) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+
+
+class ArkSwinStage(SwinTransformerStage):
+    """timm's stage, (batch, rows, columns, width) in and out, of [`ArkSwinBlock`]s."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        tokens = x.flatten(1, 2)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return permute_tokens(tokens, self.arrival, self.departure).view(x.shape)
+
+    def init_non_persistent_buffers(self) -> None:
+        """Sets the orders in which the tokens come from block to block, and from the last into rows."""
+        before = rows = torch.arange(math.prod(self.output_resolution), device="cpu")
+        device = self.blocks[0].norm1.weight.device
+        for block in self.blocks:
+            after = in_windows(block)
+            _set_orders(block, before, after, device)
+            before = after
+        _set_orders(self, before, rows, device)
+
+
+def in_windows(block: SwinTransformerBlock) -> torch.Tensor:
+    """The row-major numbers of a map's tokens, int64 (tokens,), in the order of the block's shifted windows."""
+    (rows, columns), (high, wide), shift = block.input_resolution, block.window_size, block.shift_size
+    numbers = torch.arange(rows * columns, device="cpu").view(rows, columns).roll((-shift[0], -shift[1]), (0, 1))
+    return numbers.view(rows // high, high, columns // wide, wide).transpose(1, 2).flatten()
+
+
+def _set_orders(module: nn.Module, before: torch.Tensor, after: torch.Tensor, device: torch.device) -> None:
+    """`arrival` and `departure` of a module that wants tokens in the order `after` and is given them as `before`."""
+    arrival = before.argsort()[after]
+    same = torch.equal(before, after)
+    for name, order in (("arrival", arrival), ("departure", arrival.argsort())):
+        module.register_buffer(name, None if same else order.to(device), persistent=False)
+
+
+class _Permutation(torch.autograd.Function):
+    """The gradient of a permutation is its inverse; autograd, which does not know that, would scatter and add."""
+
+    @staticmethod
+    def forward(ctx, tokens, order, inverse):
+        ctx.save_for_backward(order, inverse)
+        return tokens.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        order, inverse = ctx.saved_tensors
+        return _Permutation.apply(gradient, inverse, order), None, None
+
+
+def permute_tokens(tokens: torch.Tensor, order: torch.Tensor | None, inverse: torch.Tensor | None) -> torch.Tensor:
+    if order is None:
+        return tokens
+    if torch.is_grad_enabled():
+        return _Permutation.apply(tokens, order, inverse)
+    return tokens.index_select(1, order)
+
+
+def fuse_swin(encoder: nn.Module, fuse: bool) -> None:
+    """Makes the stages and blocks of a timm Swin ours, in place, or timm's own again."""
+    for stage in encoder.modules():
+        if not isinstance(stage, SwinTransformerStage) or any(block.dynamic_mask for block in stage.blocks):
+            continue
+        stage.__class__ = ArkSwinStage if fuse else SwinTransformerStage
+        for block in stage.blocks:
+            block.__class__ = ArkSwinBlock if fuse else SwinTransformerBlock
+        if fuse:
+            stage.init_non_persistent_buffers()
