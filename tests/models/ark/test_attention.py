@@ -118,6 +118,35 @@ def test_a_block_moves_its_tokens_once():
     assert moves == [torch.ops.aten.index_select.default] * 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_inference_on_a_cpu_goes_through_onednn_with_the_same_outputs(dtype):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 that oneDNN takes")
+    model = build(family=SHIFTED, tasks=[FINDINGS]).to(dtype)
+    products = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "mkldnn":
+                products.append(func)
+            return func(*args, **(kwargs or {}))
+
+    pictures = images(model).to(dtype)
+    with torch.no_grad():
+        expected = model(pictures, output_hidden_states=True)
+        model.set_attn_implementation("sdpa")
+        with Count():
+            found = model(pictures, output_hidden_states=True)
+        hook = model.ark.encoder.layers[0].blocks[0].mlp.fc1.register_forward_hook(lambda *_: products.clear())
+        count = len(products)
+        model(pictures)  # a hook is not passed over
+        hook.remove()
+    assert count == 16 and not products  # four products in each of four blocks
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for one, other in zip(found.hidden_states, expected.hidden_states, strict=True):
+        assert torch.allclose(one, other, atol=tolerance, rtol=tolerance)
+
+
 def test_pictures_of_any_size_keep_timms_blocks():
     family = {**SWIN, "backbone_kwargs": {**SWIN["backbone_kwargs"], "dynamic_img_size": True}}
     model = build(family=family, tasks=[FINDINGS])

@@ -6,6 +6,7 @@ passes over memory. Norms, MLPs and residuals treat each token alone, so that th
 the tokens in the order of its windows, and the next brings them from there into the order of its own.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -26,19 +27,56 @@ class ArkSwinBlock(SwinTransformerBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = permute_tokens(x, self.arrival, self.departure)
-        x = x + self.drop_path1(self._attend(self.norm1(x)))
+        if self._is_for_onednn(x):
+            return self._forward_in_onednn(x)
+        attn: Any = self.attn
+        attended = self._attend(attn.qkv(self.norm1(x)))
+        x = x + self.drop_path1(attn.proj_drop(attn.proj(attended)))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
-    def _attend(self, x: torch.Tensor) -> torch.Tensor:
+    def _attend(self, qkv: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width) from queries, keys and values (batch, tokens, 3 * width)."""
         attn: Any = self.attn
-        windows = x.reshape(-1, self.window_area, x.shape[-1])
-        query, key, value = attn.qkv(windows).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        windows = qkv.view(-1, self.window_area, 3, attn.num_heads, qkv.shape[-1] // (3 * attn.num_heads))
+        query, key, value = windows.permute(2, 0, 3, 1, 4).unbind(0)
         bias = attn._get_rel_pos_bias()
         if self.attn_mask is not None:
-            bias = (bias + self.attn_mask[:, None]).repeat(len(x), 1, 1, 1)
+            bias = (bias + self.attn_mask[:, None]).repeat(len(qkv), 1, 1, 1)
         dropout = attn.attn_drop.p if self.training else 0.0
-        attended = _attention(query, key, value, bias, dropout)
-        return attn.proj_drop(attn.proj(attended.transpose(1, 2).reshape(x.shape)))
+        return _attention(query, key, value, bias, dropout).transpose(1, 2).reshape(*qkv.shape[:2], -1)
+
+    def _is_for_onednn(self, x: torch.Tensor) -> bool:
+        """Whether this is plain inference on a CPU, of layers as timm builds them."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or self.training or torch.is_autocast_enabled("cpu"):
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype not in _onednn_dtypes():
+            return False
+        layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
+        return isinstance(self.mlp.act, nn.GELU) and all(
+            type(each) is nn.Linear and each.weight.dtype == x.dtype and not each._forward_hooks for each in layers
+        )
+
+    def _forward_in_onednn(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        The same with what follows a product done in its own pass over memory: bias, GELU, residual.
+
+        torch's `addmm` first fills the result with the bias, which on a CPU takes up to half of its time.
+        """
+        linear = torch.ops.mkldnn._linear_pointwise
+        qkv, proj, fc1, fc2 = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
+        attended = self._attend(linear(self.norm1(x), qkv.weight, qkv.bias, "none", [], ""))
+        x = linear.binary(attended, x, proj.weight, proj.bias, "add")
+        hidden = linear(self.norm2(x), fc1.weight, fc1.bias, "gelu", [], self.mlp.act.approximate)
+        return linear.binary(hidden, x, fc2.weight, fc2.bias, "add")
+
+
+@functools.cache
+def _onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """What oneDNN computes in here. torch has its products under a name of its own, for compiled models."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return ()
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
 
 
 def _attention(
