@@ -20,7 +20,6 @@ in it. Run it on a GPU that nobody else uses.
 
 import argparse
 import contextlib
-import copy
 import gc
 import itertools
 import json
@@ -39,13 +38,10 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from steps import FORWARDS, build, forward_flops, inference_step, training_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TURNS = 3
-HEADS = (14, 14, 14, 3, 6, 1)  # labels of the released models' heads
-FORWARDS = {"training": 4, "inference": 1}  # forward passes that the work on a picture comes to
 WAYS = {
     "reference": (torch.float32, "eager"),
     "float32": (torch.float32, None),
@@ -172,23 +168,6 @@ def matrix_flops_per_second(sizes: dict[str, Any]) -> float:
     return 2 * side**3 / time_calls(lambda: a @ b, sizes["turn_seconds"])[1]
 
 
-def forward_flops(model: dict[str, Any]) -> int:
-    """Of one picture through encoder and projector, counted on tensors without values."""
-    with torch.device("meta"):
-        ark = build(model, "eager").ark.eval()  # the counter does not know every fused attention
-        pictures = torch.empty(1, 3, model["image_size"], model["image_size"])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ark(pictures)
-    return counter.get_total_flops()
-
-
-def build(model: dict[str, Any], attention: str | None) -> Any:
-    from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
-
-    tasks = [ArkTask(f"task{n}", [str(label) for label in range(size)]) for n, size in enumerate(HEADS)]
-    return ArkForImageClassification(ArkConfig(**model, tasks=tasks, attn_implementation=attention))
-
-
 def measure_step(
     sizes: dict[str, Any], folder: Path, job: str, name: str, batch_size: int, way: str
 ) -> list[dict[str, Any]]:
@@ -202,37 +181,6 @@ def measure_step(
     blocks = [module.fused_attn for module in model.modules() if hasattr(module, "fused_attn")]
     figures = {"first_step_s": rounded(first), "peak_gib": peak_gib(), "fused": f"{sum(blocks)}/{len(blocks)}"}
     return [{"job": job, "model": name, "batch_size": batch_size, "way": way, "seconds": seconds, **figures}]
-
-
-def training_step(student: Any, pictures: torch.Tensor, dtype: torch.dtype) -> Callable[[], None]:
-    teacher = copy.deepcopy(student).ark.eval().requires_grad_(False)
-    student.train()
-    optimizer = torch.optim.SGD(student.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-    task = student.config.tasks[0]
-    labels = torch.randint(2, (len(pictures), len(task.labels)), device=DEVICE).float()
-
-    def step() -> None:
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            outputs = student(pictures, task=task.name, labels=labels)
-            with torch.no_grad():
-                target = teacher(pictures).embeddings
-        loss = (outputs.loss + F.mse_loss(outputs.embeddings.float(), target.float())) / 2
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def inference_step(model: Any, pictures: torch.Tensor, dtype: torch.dtype) -> Callable[[], None]:
-    model.eval().to(dtype)
-    pictures = pictures.to(dtype)
-
-    @torch.inference_mode()
-    def step() -> None:
-        model(pictures)
-
-    return step
 
 
 def time_calls(call: Callable[[], object], turn_seconds: float) -> tuple[float, float]:

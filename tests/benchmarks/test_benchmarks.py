@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,42 @@ def test_both_ways_of_averaging_give_the_same(monkeypatch):
     assert all(torch.equal(one[key], other[key]) for key in one) and one["running_mean"].any()
 
 
+@pytest.mark.slow_ci
+def test_ways_on_a_cpu_are_measured_beside_the_reference(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    cpu = importlib.import_module("cpu")
+    results = cpu.measure(argparse.Namespace(turns=2, inference_batch=2, training_batch=2, threads=1, quick=True))
+    assert [(row["job"], row["way"]) for row in results["table"]] == [
+        (job, way) for job in ("inference", "training") for way in cpu.WAYS
+    ]
+    assert all(row["images_per_s"] > 0 and row["ratio"] > 0 and row["share"] > 0 for row in results["table"])
+    json.dumps(results)
+    cpu.print_table(results)
+    assert "Goal of inference" in capsys.readouterr().out
+
+
+def test_results_of_one_benchmark_leave_those_of_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    run_all = importlib.import_module("run_all")
+    for name, text in (("good", "print('a  b'); print('Written to x.')"), ("bad", "import sys; sys.exit(3)")):
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "late.py").write_text("print('late')")
+    (tmp_path / "gpu.py").write_text("print('card')")
+    monkeypatch.setattr(run_all, "FOLDER", tmp_path)
+    monkeypatch.setattr(run_all, "RESULTS", tmp_path / "RESULTS.md")
+    assert run_all.main(["late"]) == 0
+    (tmp_path / "late.py").write_text("print('later')")
+    assert run_all.main(["good", "bad"]) == 1
+    assert "Failed: bad" in capsys.readouterr().err
+    written = (tmp_path / "RESULTS.md").read_text()
+    assert re.findall(r"^## (.*)", written, re.MULTILINE) == ["good", "late"]
+    assert "```\na  b\n```" in written and "```\nlate\n```" in written and "Written" not in written
+    run_all.main(["late"])
+    assert "```\nlater\n```" in (tmp_path / "RESULTS.md").read_text()
+    assert run_all.main(["worse"]) == 2
+    assert "there is no benchmark worse; there are bad, good, gpu, late" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     command = [sys.executable, str(FOLDER / "volume_memory.py"), "--width", "2", "--shape", "70", "70", "50"]
@@ -142,6 +179,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     [
         "input_pipeline",
         "constant_memory",
+        "cpu",
         "gpu",
         "segmentation",
         "peac_views",
@@ -151,6 +189,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     ],
 )
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

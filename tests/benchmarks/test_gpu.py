@@ -14,7 +14,8 @@ PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture
-def gpu():
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(PATH.parent)  # as for a script that is run
     spec = importlib.util.spec_from_file_location("gpu_benchmark", PATH)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
