@@ -1,5 +1,6 @@
 """ArkModel and ArkForImageClassification over tiny encoders of four families."""
 
+import copy
 import math
 from contextlib import contextmanager
 
@@ -594,28 +595,44 @@ def test_an_image_size_that_the_patches_do_not_divide_is_refused(family):
 
 
 @every_family
-def test_checkpointing_recomputes_blocks_and_keeps_the_gradients(family):
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_checkpointing_recomputes_each_block_and_changes_no_bit(family, precision):
     model = build(ArkForImageClassification, family, tasks=TASKS, drop_path_rate=0.3).train()
-    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    runs = []
-    blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    blocks = {name: each for name, each in model.named_modules() if type(each).__name__ in model._no_split_modules}
+    runs: dict[str, int] = {}
+    for name, block in blocks.items():
+        block.register_forward_pre_hook(lambda *_, name=name: runs.update({name: runs.get(name, 0) + 1}))
 
-    def step() -> dict[str, torch.Tensor]:
+    def step(model) -> tuple[dict[str, torch.Tensor], set[int]]:
         runs.clear()
-        model.zero_grad()
         set_seed(0)  # stochastic depth is active
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             model(images(model, 4), labels=FULL_LABELS.repeat(2, 1)).loss.backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        values = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        model.zero_grad()
+        return values | dict(model.named_buffers()), {runs[name] for name in blocks}
 
-    plain, plain_runs = step(), len(runs)
+    other = copy.deepcopy(model)  # its hooks count in `runs`, too
+    for _ in range(2):  # running statistics of a batch norm go on from the first step's
+        plain, plain_runs = step(model)
+    other.activation_checkpointing_enable()
+    for _ in range(2):
+        checkpointed, checkpointed_runs = step(other)
+    assert (plain_runs, checkpointed_runs) == ({1}, {2})
+    assert plain.keys() == checkpointed.keys()
+    assert [name for name, value in plain.items() if not torch.equal(checkpointed[name], value)] == []
+    other.gradient_checkpointing_disable()
+    assert step(other)[1] == {1}
+
+
+def test_checkpointing_still_counts_batches_after_the_size_was_changed():
+    model = build(family=EFFICIENTNET, tasks=TASKS).train()
     model.activation_checkpointing_enable()
-    checkpointed, checkpointed_runs = step(), len(runs)
-    model.gradient_checkpointing_disable()
-    step()
-    assert (plain_runs, checkpointed_runs, len(runs)) == (1, 2, 1)
-    for name, gradient in plain.items():
-        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    model.set_image_size(model.config.image_size * 2)
+    with torch.enable_grad():
+        model(images(model, 4), labels=FULL_LABELS.repeat(2, 1)).loss.backward()
+    counts = {name: int(value) for name, value in model.named_buffers() if name.endswith("num_batches_tracked")}
+    assert set(counts.values()) == {1}
 
 
 # --- weights that a checkpoint lacks ------------------------------------------------------------------------------

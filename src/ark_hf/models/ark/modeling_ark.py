@@ -80,8 +80,11 @@ class ArkPreTrainedModel(PreTrainedModel):
         fuse_attention(self.base_model.encoder, self.config)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
-        # `timm` checkpoints whole stages on its own and takes no checkpointing function
-        self.base_model.encoder.set_grad_checkpointing(enable)
+        # `timm` checkpoints each block on its own and takes no checkpointing function
+        if not enable:
+            self.base_model.encoder.set_grad_checkpointing(False)
+        elif not self.base_model.gradient_checkpointing:
+            checkpoint_blocks(self.base_model.encoder)
         self.base_model.gradient_checkpointing = enable
 
     def set_image_size(self, image_size: int, window_size: int | None = None) -> None:
@@ -114,7 +117,7 @@ class ArkPreTrainedModel(PreTrainedModel):
         for name, parameter in new.named_parameters():
             parameter.requires_grad_(name in trainable)
         if self.base_model.gradient_checkpointing:
-            new.set_grad_checkpointing()
+            checkpoint_blocks(new)
         fuse_attention(new, self.config)
         self.base_model.encoder = new.to(device=reference.device, dtype=reference.dtype).train(old.training)
         self.config.image_size, self.config.backbone_kwargs = image_size, kwargs
@@ -225,6 +228,37 @@ def fuse_attention(encoder: nn.Module, config: ArkConfig) -> None:
         from .swin_ark import fuse_swin  # imports timm, see `create_encoder`
 
         fuse_swin(encoder, implementation == "sdpa")
+
+
+class _StatisticsOfFirstPass:
+    """
+    Has a batch norm in a checkpointed block count a batch once: when the backward pass repeats the block, its running
+    statistics move copies that are thrown away. The normalisation is by the batch either way.
+    """
+
+    def __init__(self, norm: nn.Module):
+        self.kept: dict[str, torch.Tensor] = {}
+        norm.register_forward_pre_hook(self.put_copies)
+        norm.register_forward_hook(self.put_back, always_call=True)  # an exception ends the repetition
+
+    def put_copies(self, norm: nn.Module, inputs: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:  # this is a backward pass: torch's checkpointing asks the same
+            self.kept = dict(norm.named_buffers(recurse=False))
+            for name, buffer in self.kept.items():
+                setattr(norm, name, buffer.clone())
+
+    def put_back(self, norm: nn.Module, inputs: Any, output: Any) -> None:
+        for name, buffer in self.kept.items():
+            setattr(norm, name, buffer)
+        self.kept = {}
+
+
+def checkpoint_blocks(encoder: nn.Module) -> None:
+    """Has each block of the encoder keep its input alone, and be computed again in the backward pass."""
+    encoder.set_grad_checkpointing()
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            _StatisticsOfFirstPass(module)
 
 
 def _check_window(encoder: nn.Module, config: ArkConfig) -> None:
