@@ -186,6 +186,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
         "genesis_deformation",
         "training_loop",
         "volume_memory",
+        "activation_memory",
     ],
 )
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):
