@@ -193,6 +193,7 @@ def test_the_model_is_left_as_it_was(name, context):
     model.activation_checkpointing_enable()
     modes = [(module.training, getattr(module, "grad_checkpointing", None)) for module in model.modules()]
     assert (True, True) in modes or (False, True) in modes
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with context():
         found = heat_maps(model, pictures(model), LABELS)
@@ -203,7 +204,7 @@ def test_the_model_is_left_as_it_was(name, context):
     assert modes == [(module.training, getattr(module, "grad_checkpointing", None)) for module in model.modules()]
     assert [not parameter.requires_grad for parameter in model.parameters()] == frozen
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks == [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 

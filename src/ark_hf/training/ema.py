@@ -4,6 +4,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from .sharding import own_parts
+
 
 class MovingAverage:
     """
@@ -11,14 +13,16 @@ class MovingAverage:
 
     Covers parameters and the saved floating-point buffers, which are batch norm statistics (the originals have none);
     other buffers are copied. What is frozen in the student stays as it is, where a mean of equals would be rounded.
+    Of sharded models each process does its parts.
 
     Args:
         teacher, student: Of one architecture, and where they will be trained. What is averaged with what is looked up
             here and not in every step, so their weights may be filled later, but not replaced.
     """
 
+    @torch.no_grad()
     def __init__(self, teacher: nn.Module, student: nn.Module):
-        ours, theirs = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
+        ours, theirs = (own_parts(model.state_dict(keep_vars=True)) for model in (teacher, student))
         frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
         pairs = [(value, theirs[key]) for key, value in ours.items() if key not in frozen]
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]

@@ -28,6 +28,7 @@ from ..ema import MovingAverage, share_statistics
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
+from ..sharding import WholeState, begin_states, check_sharding, gathered, name_blocks, shard_as, whole_weights
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
@@ -83,6 +84,8 @@ class CyclicPretrainer:
         self.passes = self.curriculum.passes
         self.output_dir = Path(args.output_dir)
         self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
+        check_sharding(self.accelerator, args.method)
+        self.is_sharded = self.accelerator.is_fsdp2
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         if "lr_by_val_loss" in args.reproduce and not any(data.has_known_label("validation") for data in tasks):
@@ -111,16 +114,21 @@ class CyclicPretrainer:
         optimizer = create_optimizer(student, args.optim, args.learning_rate, args.weight_decay, device)
         self.optimizer: Any
         self.student: Any
+        if self.is_sharded:
+            name_blocks(self.accelerator, student)
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
+        if self.is_sharded:
+            shard_as(self.student, self.teacher, self.accelerator.state.fsdp_plugin.mixed_precision_policy)
+            begin_states(self.optimizer.optimizer)
         self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
         self.loader = Loader(self._samples, self.num_workers, device)
         self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(each) for each in self.passes))
-        self.accelerator.register_for_checkpointing(self.teacher)
+        self.accelerator.register_for_checkpointing(WholeState(self.teacher) if self.is_sharded else self.teacher)
         self.run = Run(
             self.output_dir,
             self.accelerator,
             self._settings(),
-            default_values(PretrainingArguments),
+            default_values(PretrainingArguments) | {"sharded": False},
             args.save_total_limit,
             self._write_start,
         )
@@ -289,7 +297,8 @@ class CyclicPretrainer:
             with nullcontext() if last else self.accelerator.no_sync(self.student):
                 outputs = self.student(batch["pixel_values"], task=objective.head)
                 with torch.no_grad(), self.accelerator.autocast():
-                    target = self.teacher.ark(batch["teacher_pixel_values"]).embeddings
+                    # Sharded weights are gathered for a call of the whole model alone
+                    target = self.teacher(batch["teacher_pixel_values"], task=objective.head).embeddings
                 task_loss = objective.loss(outputs.logits, batch["labels"], counts)
                 distance = F.mse_loss(outputs.embeddings.float(), target.float(), reduction="none").mean(dim=1)
                 consistency = (distance * batch["weight"]).sum() / num_samples
@@ -377,14 +386,16 @@ class CyclicPretrainer:
 
     def validate(self) -> dict[str, dict[str, Any]]:
         """Loss and AUROC of student and teacher on the validation splits; [`validation.validate`] says which."""
-        return validate(
-            {"student": self.accelerator.unwrap_model(self.student), "teacher": self.teacher},
-            self.validation_samples(),
-            self.criterion,
-            self.accelerator,
-            self.args.eval_batch_size or self.args.batch_size,
-            self.loader,
-        )
+        models = {"student": self.accelerator.unwrap_model(self.student), "teacher": self.teacher}
+        with gathered(list(models.values())):
+            return validate(
+                models,
+                self.validation_samples(),
+                self.criterion,
+                self.accelerator,
+                self.args.eval_batch_size or self.args.batch_size,
+                self.loader,
+            )
 
     def validation_samples(self) -> list[InferenceSamples] | list[MixedSamples]:
         """The validation split of each task that has one, or of a merged head."""
@@ -400,9 +411,10 @@ class CyclicPretrainer:
 
     def save_model(self, name: str, model: ArkForImageClassification, role: str) -> None:
         """Writes a model into the run's folder, with the last validation of that role in its notes."""
+        weights = whole_weights(model)
 
         def write(folder: Path) -> None:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             self.processor.save_pretrained(folder)
             write_provenance(folder, "pretraining", self._provenance(role))
 
@@ -444,6 +456,7 @@ class CyclicPretrainer:
             settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE
         settings["tasks"] = [_task_settings(data) for data in self.tasks]
         settings["num_processes"] = self.accelerator.num_processes
+        settings["sharded"] = self.is_sharded
         return settings
 
 

@@ -24,6 +24,7 @@ from ..ema import share_statistics
 from ..optimizer import create_optimizer
 from ..restored import draw_restored
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, start_folder
+from ..sharding import check_sharding
 from .arguments import GenesisArguments
 from .cubes import Cutting, cut_cubes
 from .objective import restoration_loss
@@ -68,6 +69,7 @@ class GenesisPretrainer:
         self.args, self.data = args, mark_shared_images(data, args.allow_shared_images)
         self.output_dir = Path(args.output_dir)
         self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
+        check_sharding(self.accelerator, args.method)
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         saved = start_folder(self.output_dir, args.method)

@@ -24,6 +24,7 @@ from ..ema import MovingAverage, share_statistics
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
+from ..sharding import check_sharding
 from .arguments import PeacArguments
 from .figures import write_losses, write_restored
 from .grid import Grid
@@ -69,6 +70,7 @@ class PeacPretrainer:
         self.args, self.data = args, mark_shared_images(data, args.allow_shared_images)
         self.output_dir = Path(args.output_dir)
         self.accelerator = accelerator or create_accelerator(args.mixed_precision, args.log_with, self.output_dir)
+        check_sharding(self.accelerator, args.method)
         workers = args.dataloader_num_workers
         self.num_workers = default_num_workers(self.accelerator.device) if workers is None else workers
         saved = start_folder(self.output_dir, args.method)
