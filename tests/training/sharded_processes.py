@@ -27,11 +27,13 @@ from ark_hf.training.sharding import gathered, shard_as, whole_weights
 DIES_AT = 5
 
 
-def sharding_accelerator() -> Accelerator:
+def sharding_accelerator(mixed_precision: str) -> Accelerator:
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
-    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
+    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin, mixed_precision=mixed_precision)
     PartialState._shared_state["distributed_type"] = accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
+    if mixed_precision != "no":
+        plugin.set_mixed_precision(mixed_precision)
     assert accelerator.is_fsdp2 and accelerator.num_processes == 2
     return accelerator
 
@@ -40,7 +42,7 @@ def train(recipe: Path, folder: Path, dies_at: int | None = None) -> None:
     settings = yaml.safe_load(recipe.read_text())
     tasks = load_tasks([TaskSpec(**task) for task in settings.pop("tasks")], ".")
     args = PretrainingArguments(output_dir=str(folder), **settings)
-    trainer = CyclicPretrainer(args, tasks, accelerator=sharding_accelerator())
+    trainer = CyclicPretrainer(args, tasks, accelerator=sharding_accelerator(args.mixed_precision))
     blocks = [module for module in trainer.teacher.modules() if isinstance(module, FSDPModule)]
     kinds = {type(block).__name__ for block in blocks}
     assert kinds == {"FSDPSwinTransformerBlock", "FSDPArkForImageClassification"}, kinds
@@ -71,7 +73,7 @@ def check_pairs() -> None:
     for stage in sharded.ark.encoder.blocks:
         fully_shard(stage, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    shard_as(sharded, sharded_teacher, None)
+    shard_as(sharded, sharded_teacher)
     for of, model in ((teacher, student), (sharded_teacher, sharded)):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(2):

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 
@@ -38,29 +38,25 @@ def check_sharding(accelerator: Accelerator, method: str) -> None:
         raise ValueError("This is FSDP 1, which is not supported; launch with --use_fsdp --fsdp_version 2.")
 
 
-def name_blocks(accelerator: Accelerator, model: Any) -> None:
-    """Tells accelerate which of the blocks that any Ark may have this one has: the units of its sharding."""
+def prepare_to_shard(accelerator: Accelerator, model: Any) -> None:
+    """
+    Tells accelerate which of the blocks that any Ark may have this one has, the units of its sharding, and to leave
+    mixed precision to autocast, as without FSDP: weights that FSDP casts do not fit the masks beside them.
+    """
     plugin = accelerator.state.fsdp_plugin
+    plugin.mixed_precision_policy = None
     if plugin.transformer_cls_names_to_wrap is None:
         present = {type(module).__name__ for module in model.modules()}
         plugin.transformer_cls_names_to_wrap = [name for name in model._no_split_modules if name in present]
 
 
-def shard_as(student: nn.Module, teacher: nn.Module, mp_policy: Any) -> None:
-    """
-    Shards the teacher as the student is, so that each process holds the same parts of both.
-
-    Args:
-        mp_policy: [`MixedPrecisionPolicy`] of the student, or None.
-    """
+def shard_as(student: nn.Module, teacher: nn.Module) -> None:
+    """Shards the teacher as the student is, so that each process holds the same parts of both."""
     mesh = next(student.parameters()).device_mesh
     for name, module in reversed(list(student.named_modules())):  # what is inside comes first
         if isinstance(module, FSDPModule):
             # The root, too: no backward pass follows that would take its weights back
-            fully_shard(
-                teacher.get_submodule(name), mesh=mesh, reshard_after_forward=True,
-                mp_policy=mp_policy or MixedPrecisionPolicy(),
-            )  # fmt: skip
+            fully_shard(teacher.get_submodule(name), mesh=mesh, reshard_after_forward=True)
 
 
 def begin_states(optimizer: torch.optim.Optimizer) -> None:

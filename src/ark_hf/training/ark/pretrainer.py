@@ -28,7 +28,15 @@ from ..ema import MovingAverage, share_statistics
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
-from ..sharding import WholeState, begin_states, check_sharding, gathered, name_blocks, shard_as, whole_weights
+from ..sharding import (
+    WholeState,
+    begin_states,
+    check_sharding,
+    gathered,
+    prepare_to_shard,
+    shard_as,
+    whole_weights,
+)
 from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
@@ -115,10 +123,10 @@ class CyclicPretrainer:
         self.optimizer: Any
         self.student: Any
         if self.is_sharded:
-            name_blocks(self.accelerator, student)
+            prepare_to_shard(self.accelerator, student)
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         if self.is_sharded:
-            shard_as(self.student, self.teacher, self.accelerator.state.fsdp_plugin.mixed_precision_policy)
+            shard_as(self.student, self.teacher)
             begin_states(self.optimizer.optimizer)
         self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
         self.loader = Loader(self._samples, self.num_workers, device)
@@ -295,7 +303,8 @@ class CyclicPretrainer:
             seed_step(self.args.seed, self.state.step, number, self.accelerator.process_index)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.student):
-                outputs = self.student(batch["pixel_values"], task=objective.head)
+                with self.accelerator.autocast():  # which accelerate leaves out where it shards
+                    outputs = self.student(batch["pixel_values"], task=objective.head)
                 with torch.no_grad(), self.accelerator.autocast():
                     # Sharded weights are gathered for a call of the whole model alone
                     target = self.teacher(batch["teacher_pixel_values"], task=objective.head).embeddings
