@@ -166,6 +166,21 @@ def test_results_of_one_benchmark_leave_those_of_others(tmp_path, capsys, monkey
     assert "there is no benchmark worse; there are bad, good, gpu, late" in capsys.readouterr().err
 
 
+@pytest.mark.slow_ci
+def test_costs_are_measured_along_every_axis(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    task_scaling = importlib.import_module("task_scaling")
+    plan = {**task_scaling.QUICK, "processes": []}  # they are started as those of training are
+    table = task_scaling.measure(plan, quick=True)["table"]
+    axes = {"tasks": [1, 2], "labels": [1, 3], "images": [16, 32]}
+    assert [(row["axis"], row["number"]) for row in table] == [(axis, n) for axis in axes for n in axes[axis]]
+    assert [row["heads_kb"] / table[0]["heads_kb"] for row in table[:2]] == [1, 2]
+    assert all(row[name] > 0 and row["growth"][name] > 0 for row in table for name in task_scaling.SHOWN)
+    json.dumps(table)
+    task_scaling.print_table(table)
+    assert "growth" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     command = [sys.executable, str(FOLDER / "volume_memory.py"), "--width", "2", "--shape", "70", "70", "50"]
@@ -187,6 +202,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
         "training_loop",
         "volume_memory",
         "activation_memory",
+        "task_scaling",
     ],
 )
 def test_help_explains_a_benchmark(name, capsys, monkeypatch):

@@ -126,11 +126,17 @@ def test_a_run_with_all_quirks_resumes_to_the_same_weights(tmp_path, sites, opti
     ],
 )
 def test_two_processes_train_as_one(tmp_path, sites, settings):
-    recipe = write_recipe(tmp_path, sites, **{"cycles": 1, "drop_path_rate": 0.0, "warmup_steps": 1} | settings)
+    usual = {"cycles": 1, "drop_path_rate": 0.0, "warmup_steps": 1, "gradient_checkpointing": True}
+    recipe = write_recipe(tmp_path, sites, **usual | settings)
     finish(start(recipe, tmp_path / "one"))
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ark_hf.cli")
     finish(start(recipe, tmp_path / "two", *launcher))
-    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["settings"]["num_processes"] == 2
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
+    assert metrics[1]["settings"]["num_processes"] == 2
+    for one, two in zip(*(each["history"] for each in metrics), strict=True):
+        assert two["train"] == pytest.approx(one["train"], rel=1e-4)
+        for role, figures in one["validation"].items():
+            assert two["validation"][role]["mean_loss"] == pytest.approx(figures["mean_loss"], rel=1e-4)
     for model in ("ark-cxr", "student"):
         one = load_file(tmp_path / "one" / model / "model.safetensors")
         two = load_file(tmp_path / "two" / model / "model.safetensors")
