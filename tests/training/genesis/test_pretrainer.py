@@ -279,3 +279,9 @@ def test_the_verb_trains_and_says_where_the_network_is(phantom_volumes, tmp_path
     assert main(["pretrain", "recipe.yaml"]) == 0
     assert "The network is in run/genesis." in capsys.readouterr().out
     assert "border: null" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+def test_fsdp_is_refused(tmp_path, volumes, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="method: genesis is not trained with FSDP"):
+        trainer(tmp_path, volumes)

@@ -224,3 +224,9 @@ def test_entries_that_say_how_labels_are_read_are_refused(sites):
         load_images([TaskSpec(folder, train=False)])
     with pytest.raises(ValueError, match="Two datasets are named"):
         load_images([TaskSpec(folder), TaskSpec(folder)])
+
+
+def test_fsdp_is_refused(tmp_path, images, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="method: peac is not trained with FSDP"):
+        trainer(tmp_path, images)
