@@ -170,6 +170,21 @@ def test_errors_of_zero_shot_are_shown_too(root, tmp_path):
     assert (tmp_path / "predictions-1-phantom_lake.csv").is_file()
 
 
+def test_a_calibration_in_bfloat16_says_so_and_keeps_the_weights_whole(root, tmp_path):
+    new = tmp_path / "calibrated"
+    report = run(root, tmp_path / "report", "--dtype", "bfloat16", "--calibrate", str(new), names=NAMES[:1])
+    assert report["computed"] == "cpu, bfloat16"
+    assert "Computed on cpu, bfloat16." in (tmp_path / "report" / "report.md").read_text()
+    before, after = (load_ark(str(folder))[0] for folder in (root / "ours", new))
+    (entry,) = json.loads((new / "calibration.json").read_text())
+    assert entry["dtype"] == "bfloat16" and entry["thresholds"]
+    for name, weight in before.state_dict().items():
+        divided = weight / entry["temperature"] if name.startswith(f"heads.{NAMES[0]}.") else weight
+        assert torch.equal(after.state_dict()[name], divided)
+    task = next(task for task in after.config.tasks if task.name == NAMES[0])
+    assert (task.thresholds, task.thresholds_dtype) == (entry["thresholds"], "bfloat16")
+
+
 @torch.no_grad()
 def test_calibration_is_of_validation_and_folded_into_the_new_model(root, plain, tmp_path, capsys, monkeypatch):
     new = tmp_path / "calibrated"

@@ -293,7 +293,9 @@ def test_processes_that_read_files_change_nothing(model, pictures, tmp_path):
     assert one == other and len(one) > 10
 
 
-def test_device_and_precision_are_those_asked_for_and_said(model, pictures, tmp_path, capsys):
+def test_device_and_precision_are_those_asked_for_and_said(model, pictures, tmp_path, capsys, monkeypatch):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False)
     command = ["predict", model, str(pictures), "--out", str(tmp_path / "out.csv")]
     assert main([*command, "--device", "cpu", "--dtype", "auto"]) == 0
     exact = rows_of(tmp_path / "out.csv")
@@ -303,6 +305,9 @@ def test_device_and_precision_are_those_asked_for_and_said(model, pictures, tmp_
     for image, row in rows_of(tmp_path / "out.csv").items():
         differences = [abs(float(value) - float(exact[image][name])) for name, value in row.items() if name != "image"]
         assert 0 < max(differences) < 0.1
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert main([*command, "--device", "cpu", "--dtype", "auto"]) == 0
+    assert capsys.readouterr().out.endswith("; cpu, bfloat16).\n")
     for device in ("gpu", "cuda:99", "cpu:x"):
         assert main([*command, "--device", device]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]

@@ -1,5 +1,6 @@
 """The store: what is there is not computed again, another weight is another model, and damage is named."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -160,6 +161,24 @@ def test_the_hash_is_of_what_makes_an_embedding(model, processor, tmp_path):
     views = [ArkImageProcessor(**{"size": TINY["image_size"], **change}) for change in VIEWS]
     assert len({hash_model(model, view) for view in [processor, *views]}) == 1 + len(VIEWS)
     assert hash_model(model, ArkImageProcessor(size=TINY["image_size"])) == hash_model(model, processor)
+
+
+def test_another_precision_is_another_model_and_float32_keeps_its_name(model, processor, rows, tmp_path):
+    exact = hash_model(model, processor)
+    settings = {name: getattr(model.config, name) for name in module._MODEL_SETTINGS}
+    settings |= {name: processor.to_dict().get(name) for name in module._VIEW_SETTINGS}
+    whole = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
+    for name, tensor in sorted(model.state_dict().items()):  # as stores that are there already were named
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    assert exact == whole.hexdigest()
+    stores = [open_store(tmp_path, model, processor, "embeddings", "m")]
+    first, _ = embed_rows(model, processor, rows, TASK, stores[0])
+    model.to(torch.bfloat16)
+    stores.append(open_store(tmp_path, model, processor, "embeddings", "m"))
+    second, computed = embed_rows(model, processor, rows, TASK, stores[1])
+    assert computed == 20 and [each.about["dtype"] for each in stores] == ["float32", "bfloat16"]
+    difference = np.abs(stores[0].load(first) - stores[1].load(second)).max()
+    assert 0 < difference < 0.05
 
 
 VIEWS = [{"size": 40}, {"image_mean": [0.5] * 3}, {"intermediate_size": 64}, {"do_center_crop": True, "crop_size": 30}]

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..files import printable
+from ..inference.arguments import ComputingArguments
 from .arguments import check_at_least, check_names, parse, quiet
 
 DATASETS_HELP = "Folders or Hub ids of task datasets."
 
 
 @dataclass
-class EmbedArguments:
+class EmbedArguments(ComputingArguments):
     store: str = field(
         default="embeddings",
         metadata={"help": "Folder of the embeddings of all models; the same command continues a killed run."},
@@ -69,5 +70,6 @@ def embed(argv: list[str]) -> int:
         if each.left_out:
             named = f"such as {printable(each.left_out[0])}"
             print(f"{len(each.left_out)} files left out, {named}: no images by name and content.", file=sys.stderr)
-    print(f"The embeddings are in {store.folder}{f', by image in {args.out}' if args.out else ''}.")
+    table = f", by image in {args.out}" if args.out else ""
+    print(f"The embeddings are in {store.folder}{table} ({store.about['dtype']}).")
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..evaluation.arguments import CROPS_HELP, Crops
 from ..files import printable
+from ..inference.arguments import ComputingArguments
 from .arguments import check_at_least, check_names, parse, quiet
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ MAX_WARNINGS = 20  # lines that are printed
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(ComputingArguments):
     out: str = field(
         default="predictions.csv", metadata={"help": "File of the predictions: .csv, or .jsonl for JSON lines."}
     )
@@ -57,9 +58,6 @@ class PredictArguments:
     )
     device: str | None = field(
         default=None, metadata={"help": "Such as cpu or cuda:1; the first accelerator, if there is one, unless set."}
-    )
-    dtype: Literal["float32", "bfloat16", "auto"] = field(
-        default="float32", metadata={"help": "Precision; auto is bfloat16 on a GPU that has it, else float32."}
     )
 
     def __post_init__(self):

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from ..inference.arguments import ComputingArguments
 from .arguments import check_names, parse, quiet
 
 
 @dataclass
-class ServeArguments:
+class ServeArguments(ComputingArguments):
     host: str = field(
         default="127.0.0.1",
         metadata={"help": "Address to listen on: this machine alone unless set; 0.0.0.0 is every network it is in."},

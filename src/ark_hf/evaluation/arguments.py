@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import check_new_folder
+from ..inference.arguments import ComputingArguments
 
 Crops = Literal["whole", "center", "ten"]
 CROPS_HELP = (
@@ -16,7 +17,7 @@ Transfers = Literal["tbx11k", "siim_acr", "mendeley_v2", "node21"]
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ComputingArguments):
     """Settings of a test of a model on task datasets."""
 
     split: str = field(default="test", metadata={"help": "train, validation or test."})

@@ -202,6 +202,12 @@ def calibrate_task(
     )
 
 
+def apply_calibration(model: ArkForImageClassification, result: CalibrationResult) -> None:
+    """Does to the head, in place, what a calibration in another dtype did to a copy of the model in that."""
+    fold_temperature(model, result.task, result.temperature)
+    _set_thresholds(model, result.task, result.thresholds or None, result.dtype)
+
+
 def calibrated_scores(scored: ScoredTask, task: ArkTask, temperature: float) -> ScoredTask:
     """What the head gives for the same images once the temperature is folded into it, up to the weights' rounding."""
     logits = scored.logits / temperature
@@ -236,9 +242,11 @@ def _why_no_threshold(column: np.ndarray) -> str:
     return "none does better than chance" if len(known) == 2 else f"all known images are {known[0]:g}"
 
 
-def _set_thresholds(model: ArkForImageClassification, task_name: str, thresholds: dict[str, float] | None) -> None:
+def _set_thresholds(
+    model: ArkForImageClassification, task_name: str, thresholds: dict[str, float] | None, dtype: str | None = None
+) -> None:
     # Assigned as a whole: the config checks its tasks when they are set, and not when one of them changes
-    unbound = {"thresholds": thresholds, "thresholds_digest": None, "thresholds_dtype": None}
+    unbound = {"thresholds": thresholds, "thresholds_digest": None, "thresholds_dtype": dtype}
     model.config.tasks = [
         replace(task, **unbound) if task.name == task_name else task for task in model.config.tasks or []
     ]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset
-from ..inference.load import load_model
+from ..inference.arguments import Dtype
+from ..inference.load import how_computed, load_model
 from ..inference.predict import with_crops
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
@@ -19,7 +22,7 @@ from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
-from .calibrate import CalibrationResult, calibrate_task, calibrated_scores, save_calibrated
+from .calibrate import CalibrationResult, apply_calibration, calibrate_task, calibrated_scores, save_calibrated
 from .evaluate_masks import MaskEvaluation, evaluate_masks
 from .report.gallery import draw_errors
 from .report.image_table import write_image_table
@@ -79,7 +82,8 @@ def evaluate(
         raise ValueError("HEAD=DATASET tests a head on its own task; for zero-shot transfer, name heads by --heads.")
     name, other_name = _distinct_names(model, args.against)
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
-    loaded = load_model(model)
+    loaded = load_model(model, args.dtype, args.compile)
+    facts["computed"] = how_computed(loaded[0])
     if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         del facts["crops"]
         facts |= {"command": _command(model, wanted, args)} if args.out is not None else {}
@@ -97,7 +101,7 @@ def evaluate(
     fitted: list[CalibrationResult | None] = [None] * len(wanted)
     if args.calibrate is not None:
         before = [describe_calibration(scored, data.task) for scored, (data, _) in zip(scores, opened, strict=True)]
-        results = _calibrate(network, [data for data, _ in opened], args)
+        results = _calibrate(model, network, [data for data, _ in opened], args)
         fitted = [*results]
         tasks = {task.name: task for task in network[0].config.tasks or []}
         opened = [(replace(data, task=tasks[data.task.name]), None) for data, _ in opened]
@@ -143,7 +147,13 @@ def compare(
 
 
 def calibrate(
-    model: str, datasets: Sequence[str], out: str | Path, sensitivity: float | None = None, batch_size: int = 32
+    model: str,
+    datasets: Sequence[str],
+    out: str | Path,
+    sensitivity: float | None = None,
+    batch_size: int = 32,
+    dtype: Dtype = "float32",
+    compile: bool = False,
 ) -> list[CalibrationResult]:
     """
     Calibrates a model on the validation splits of task datasets and saves it as a new one.
@@ -156,15 +166,18 @@ def calibrate(
         out: New folder of the calibrated model.
         sensitivity: The share of positives that each operating point finds; Youden's points unless set.
         batch_size: Images a forward pass.
+        dtype, compile: How the model computes; the weights that are saved are float32 all the same.
 
     Raises:
         ValueError: Model and datasets do not fit each other, one has no validation split, or `out` is not empty.
     """
-    args = EvaluationArguments(calibrate=str(out), sensitivity=sensitivity, batch_size=batch_size)
-    network = _load(model, args.crops)
+    args = EvaluationArguments(
+        dtype=dtype, compile=compile, calibrate=str(out), sensitivity=sensitivity, batch_size=batch_size
+    )
+    network = _load(model, args)
     opened = [_open(args, network[0], *_head_and_dataset(dataset))[0] for dataset in datasets]
     _check_calibration(opened)
-    return _calibrate(network, opened, args)
+    return _calibrate(model, network, opened, args)
 
 
 def _check_calibration(datasets: Sequence[TaskDataset]) -> None:
@@ -179,15 +192,20 @@ def _check_calibration(datasets: Sequence[TaskDataset]) -> None:
 
 
 def _calibrate(
-    network: Network, datasets: Sequence[TaskDataset], args: EvaluationArguments
+    model: str, network: Network, datasets: Sequence[TaskDataset], args: EvaluationArguments
 ) -> list[CalibrationResult]:
-    """Calibrates, in place, the head of each dataset on its validation split, and writes the model."""
+    """Calibrates, in place, the head of each dataset on its validation split, and writes the model in float32."""
     rule: Rule = "youden" if args.sensitivity is None else "sensitivity"
     results = [
         calibrate_task(*network, data.splits["validation"], data.task, rule, args.sensitivity, args.batch_size)
         for data in datasets
     ]
-    save_calibrated(*network, results, Path(str(args.calibrate)))
+    saved = network
+    if network[0].dtype != torch.float32:
+        saved = load_model(model)
+        for result in results:
+            apply_calibration(saved[0], result)
+    save_calibrated(*saved, results, Path(str(args.calibrate)))
     return results
 
 
@@ -221,11 +239,11 @@ def _distinct_names(model: str, other: str | None) -> tuple[str, str]:
     return short[0], f"{short[1]} (other)"
 
 
-def _load(model: str, crops: str) -> Network:
-    loaded = load_model(model)
+def _load(model: str, args: EvaluationArguments) -> Network:
+    loaded = load_model(model, args.dtype, args.compile)
     if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         raise ValueError(f"{model} is a segmenter, and a classifier is wanted here.")
-    return _seen_through(loaded, model, crops)
+    return _seen_through(loaded, model, args.crops)
 
 
 def _seen_through(loaded: tuple[Any, Any], model: str, crops: str) -> Network:
@@ -270,7 +288,7 @@ def _load_against(
     args: EvaluationArguments, wanted: Sequence[tuple[str | None, str]], opened: Sequence[Opened]
 ) -> tuple[Network, list[Opened | None]]:
     """The model of `args.against`, and each dataset as opened for it; None where it has no head for it."""
-    network = _load(str(args.against), args.crops)
+    network = _load(str(args.against), args)
     heads = [task.name for task in network[0].config.tasks or []]
     tested = [data.task.name for data, _ in opened]
     if not args.is_zero_shot and not set(heads) & set(tested):

@@ -58,7 +58,7 @@ def evaluate_masks(
         raise ValueError(f"--{given[0]} is for classifiers, and {model} is a segmenter: leave it out.")
     _check_view(*network)
     opened = [_open(network[0], dataset, args.split) for dataset in datasets]
-    other = None if args.against is None else _load_other(args.against, network[0])
+    other = None if args.against is None else _load_other(args.against, network[0], args)
     reports, scores, groups = [], [], []
     origin = read_provenance(model)
     for data in opened:
@@ -109,9 +109,9 @@ def _open(model: Any, dataset: str, split: str) -> TaskDataset:
     return data
 
 
-def _load_other(against: str, model: Any) -> tuple[Any, Any]:
+def _load_other(against: str, model: Any, args: EvaluationArguments) -> tuple[Any, Any]:
     """The model to compare with; `ValueError` if it outlines something else."""
-    other, processor = load_model(against)
+    other, processor = load_model(against, args.dtype, args.compile)
     if not isinstance(other, ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         raise ValueError(f"--against {against}: it is a classifier, and the model a segmenter.")
     if type(other) is not type(model):

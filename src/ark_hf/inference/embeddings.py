@@ -44,9 +44,9 @@ _SET_NAME = r"[0-9a-f]{16}-[a-z_]+"
 
 def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
     """
-    SHA-256, 64 hexadecimal digits, of what makes an embedding: architecture, every weight of encoder and projector as
-    float32, and the processor's view. Heads, names and folders do not count, nor do libraries and devices, whose
-    embeddings agree but for rounding.
+    SHA-256, 64 hexadecimal digits, of what makes an embedding: architecture, every weight of encoder and projector in
+    the type that it computes in, and the processor's view. Heads, names and folders do not count, nor do libraries,
+    devices and compiling, whose embeddings agree but for rounding.
     """
     view = processor.to_dict()
     settings = {name: getattr(model.config, name) for name in _MODEL_SETTINGS}
@@ -54,7 +54,7 @@ def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 
@@ -92,10 +92,11 @@ class EmbeddingStore:
         _check_is_store(folder)
         self.folder, self.width = folder / f"{model_hash[:16]}-{layer}", width
         self.facts = {"model_hash": model_hash, "layer": layer, "width": width}
+        self.about = {**(facts or {}), **self.facts}
         described = self.folder / "model.json"
         if not described.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(described, {**(facts or {}), **self.facts})
+            write_json(described, self.about)
         try:
             there = json.loads(described.read_text(encoding="utf-8"))
             agrees = {name: there[name] for name in self.facts} == self.facts
@@ -165,7 +166,11 @@ def open_store(
         "embeddings": model.embedding_dim,
         "pooler_output": getattr(encoder, "head_hidden_size", encoder.num_features),
     }
-    facts = {"model": shown_name(name), "backbone": model.config.backbone}
+    facts = {
+        "model": shown_name(name),
+        "backbone": model.config.backbone,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
     return EmbeddingStore(folder, hash_model(model, processor), layer, widths[layer], facts)
 
 
@@ -196,6 +201,8 @@ def embed(
     batch_size: int = 32,
     num_workers: int | None = None,
     out: str | Path | None = None,
+    dtype: str = "float32",
+    compile: bool = False,
 ) -> tuple[EmbeddingStore, list[Embedded]]:
     """
     Computes the embeddings of task datasets, and of folders of images, that a store lacks. Labels do not count.
@@ -209,6 +216,7 @@ def embed(
         batch_size: Images a forward pass.
         num_workers: Processes that read images of datasets; the package's own choice unless set.
         out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
+        dtype, compile: How the model computes, see [`move_model`]; embeddings of another dtype are another model's.
 
     Returns:
         The model's place in the store, and what was done: `store.load(done[0].keys)` are the embeddings of the first
@@ -223,7 +231,7 @@ def embed(
     tasks = {dataset: read_any_task(dataset) for dataset in datasets if dataset not in files}
     if splits and not tasks:
         raise ValueError("splits are those of task datasets, and none is named: leave them out.")
-    network, processor = load_ark(model, ArkModel)
+    network, processor = load_ark(model, ArkModel, dtype, compile)
     place = open_store(Path(store), network, processor, layer, model)
     workers = default_num_workers(network.device) if num_workers is None else num_workers
     done = []
@@ -413,7 +421,7 @@ def embed_rows(
 
 def _embeddings(model: ArkModel, pixel_values: torch.Tensor, layer: str) -> np.ndarray:
     """float32 (pictures, width); of several crops a picture their mean."""
-    vectors = model(pixel_values.flatten(0, -4).to(model.device))[layer]
+    vectors = model(pixel_values.flatten(0, -4).to(model.device, model.dtype))[layer]
     vectors = vectors.float().unflatten(0, pixel_values.shape[:-3])
     return (vectors if vectors.ndim == 2 else vectors.mean(dim=1)).cpu().numpy()
 

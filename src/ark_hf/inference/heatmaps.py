@@ -16,6 +16,7 @@ from torch import nn
 
 from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.compile_blocks import hooks_noticed
 
 SUPPORTED = "Heat maps know Swin, ConvNeXt, ResNet, EfficientNet and ViT, and timm encoders that are built like them"
 MAPS_AT_ONCE = 64  # each takes two arrays of the last spatial layer's size
@@ -52,7 +53,8 @@ class ExplainedPass:
             activations.append(output.detach().requires_grad_())
             return activations[0].clone()  # what follows may write into it
 
-        with torch.inference_mode(False), torch.enable_grad(), _as_for_inference(model):
+        noticed = hooks_noticed(model, layer)
+        with torch.inference_mode(False), torch.enable_grad(), _as_for_inference(model), noticed:
             pixel_values = pixel_values.to(model.device, model.dtype, copy=True)  # autograd takes no inference tensors
             with layer.register_forward_hook(start_graph):
                 self._scores = model(pixel_values).logits

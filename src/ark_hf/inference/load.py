@@ -16,6 +16,7 @@ from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.compile_blocks import compile_blocks, is_compiled
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
 from ..models.genesis.modeling_genesis import (
     GenesisForImageClassification,
@@ -24,6 +25,7 @@ from ..models.genesis.modeling_genesis import (
     GenesisModel,
 )
 from ..names import check_name
+from .arguments import DTYPES
 from .masks import check_segments
 
 # What transformers raises for files that are absent, damaged, or hold JSON of another kind
@@ -54,18 +56,69 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcessor]:
+def move_model(model: Any, device: str | None = None, dtype: str = "float32", compile: bool = False) -> Any:
     """
-    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
+    The model as it is to compute.
+
+    Args:
+        device: As torch names it, such as "cpu" or "cuda:1"; the accelerator, if there is one, unless set.
+        dtype: "float32", "bfloat16", or "auto": the latter on a GPU that has it, and on a CPU that multiplies in it
+            (AVX-512 BF16 or AMX), else the former.
+        compile: Whether its blocks are compiled, see [`compile_blocks`]: faster after a start of a minute or so.
+
+    Raises:
+        ValueError: There is no such device, each process has its own already, or the model cannot be compiled.
+    """
+    state = process_state()
+    place = state.device
+    if device is not None:
+        if state.num_processes > 1:
+            raise ValueError(
+                f"device {device}: each of the {state.num_processes} processes has its own; leave it out."
+            )
+        try:
+            place = torch.device(device)
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # of names, and of what is not there
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used: {reason}") from None
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if dtype == "auto":
+        dtype = "bfloat16" if _has_bfloat16(place) else "float32"
+    model.to(place, getattr(torch, dtype))
+    if compile:
+        compile_blocks(model)
+    return model
+
+
+def _has_bfloat16(place: torch.device) -> bool:
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return place.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def how_computed(model: Any) -> str:
+    """Where a model computes, and how, such as "cpu, bfloat16, compiled": for reports."""
+    compiled = ", compiled" if is_compiled(model) else ""
+    return f"{model.device}, {str(model.dtype).removeprefix('torch.')}{compiled}"
+
+
+def load_ark(
+    name_or_path: str, kind: Any = None, dtype: str = "float32", compile: bool = False, device: str | None = None
+) -> tuple[Any, ArkImageProcessor]:
+    """
+    The model in eval mode, and its image processor.
 
     Args:
         name_or_path: Folder or Hub id of an ark-cxr.
         kind: Class of the model, such as `ArkModel` for the encoder alone. Unless given, what its `config.json` says:
             `ArkForSemanticSegmentation`, or else `ArkForImageClassification`.
+        dtype, compile, device: How and where it computes, see [`move_model`].
 
     Raises:
         ValueError: There is no Ark model, or its file lacks weights: an encoder has no heads; or a segmenter has no
-            named task, or its decoder's library is not installed.
+            named task, or its decoder's library is not installed; or it cannot compute as asked.
     """
 
     def choose(architectures: list[str]) -> Any:
@@ -82,20 +135,23 @@ def load_ark(name_or_path: str, kind: Any = None) -> tuple[Any, ArkImageProcesso
     if missing and all(name.startswith("classifier.") for name in missing):
         raise ValueError(f"{name_or_path!r} holds an encoder without heads; `ark-hf finetune` gives it one.")
     _check_whole(name_or_path, missing)
-    return model.eval().to(process_state().device), processor
+    return move_model(model.eval(), device, dtype, compile), processor
 
 
-def load_genesis(name_or_path: str, kind: Any = None) -> tuple[Any, GenesisImageProcessor]:
+def load_genesis(
+    name_or_path: str, kind: Any = None, dtype: str = "float32", compile: bool = False, device: str | None = None
+) -> tuple[Any, GenesisImageProcessor]:
     """
-    The model, in float32 and eval mode, on the accelerator if there is one, and its image processor.
+    The model in eval mode, and its image processor.
 
     Args:
         name_or_path: Folder or Hub id of a Genesis.
         kind: Class of the model, such as `GenesisModel` for the encoder alone. Unless given, the one that its
             `config.json` says was saved.
+        dtype, compile, device: How and where it computes, see [`move_model`].
 
     Raises:
-        ValueError: There is no Genesis, or its file lacks weights of that class.
+        ValueError: There is no Genesis, its file lacks weights of that class, or it cannot compute as asked.
     """
 
     def choose(architectures: list[str]) -> Any:
@@ -106,12 +162,14 @@ def load_genesis(name_or_path: str, kind: Any = None) -> tuple[Any, GenesisImage
 
     model, processor, missing = _load(name_or_path, "genesis", choose, GenesisImageProcessor)
     _check_whole(name_or_path, missing)
-    return model.eval().to(process_state().device), processor
+    return move_model(model.eval(), device, dtype, compile), processor
 
 
-def load_genesis_with_heads(name_or_path: str) -> tuple[Any, GenesisImageProcessor]:
+def load_genesis_with_heads(
+    name_or_path: str, dtype: str = "float32", compile: bool = False, device: str | None = None
+) -> tuple[Any, GenesisImageProcessor]:
     """As [`load_genesis`], but a segmenter without a named task and a model without heads raise a `ValueError`."""
-    model, processor = load_genesis(name_or_path)
+    model, processor = load_genesis(name_or_path, None, dtype, compile, device)
     if isinstance(model, GenesisForSemanticSegmentation):
         check_segments(model.config, name_or_path)
     elif not isinstance(model, GenesisForImageClassification):
@@ -121,9 +179,10 @@ def load_genesis_with_heads(name_or_path: str) -> tuple[Any, GenesisImageProcess
     return model, processor
 
 
-def load_model(name_or_path: str) -> tuple[Any, Any]:
+def load_model(name_or_path: str, dtype: str = "float32", compile: bool = False) -> tuple[Any, Any]:
     """An Ark or a Genesis with heads or a decoder, by what its `config.json` says; see [`load_ark`]."""
-    return (load_genesis_with_heads if read_model_type(name_or_path) == "genesis" else load_ark)(name_or_path)
+    load = load_genesis_with_heads if read_model_type(name_or_path) == "genesis" else load_ark
+    return load(name_or_path, dtype=dtype, compile=compile)
 
 
 def _load(

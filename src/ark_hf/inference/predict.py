@@ -105,9 +105,8 @@ def predict_logits(
         leave=False,
     )
     for batch in progress:
-        pixel_values = batch["pixel_values"].to(state.device)
         with autocast():
-            logits = [crop_logits(model, pixel_values, head).numpy() for model in models]
+            logits = [crop_logits(model, batch["pixel_values"], head).numpy() for model in models]
         parts.append((*logits, batch["labels"].numpy()))
     for model, was_training in zip(models, were_training, strict=True):
         model.train(was_training)
@@ -146,38 +145,9 @@ def crop_logits(model: Any, pixel_values: torch.Tensor, task: str | None = None)
     CPU; of a Genesis (batch, labels) of volumes (batch, C, D, H, W).
     """
     image = 4 if isinstance(model, GenesisForImageClassification) else 3  # axes
+    pixel_values = pixel_values.to(model.device, model.dtype)
     logits = model(pixel_values.flatten(0, -image - 1), task=task).logits
     return logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
-
-
-def move_model(model: Any, device: str | None = None, dtype: str = "float32") -> Any:
-    """
-    The model on a device and in a precision.
-
-    Args:
-        device: As torch names it, such as "cpu" or "cuda:1"; the accelerator, if there is one, unless set.
-        dtype: "float32", "bfloat16", or "auto": the latter on a GPU that has it, else the former.
-
-    Raises:
-        ValueError: There is no such device, or each process has its own already.
-    """
-    state = process_state()
-    place = state.device
-    if device is not None:
-        if state.num_processes > 1:
-            raise ValueError(
-                f"device {device}: each of the {state.num_processes} processes has its own; leave it out."
-            )
-        try:
-            place = torch.device(device)
-            torch.empty(0, device=place)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # of names, and of what is not there
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"device {device!r} cannot be used: {reason}") from None
-    if dtype == "auto":
-        has_bfloat16 = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = "bfloat16" if has_bfloat16 else "float32"
-    return model.to(place, getattr(torch, dtype))
 
 
 class _FileBatches(Dataset):
@@ -295,7 +265,6 @@ def _probabilities(
     explained: Callable[[np.ndarray], Sequence[int]] | None,
 ) -> tuple[np.ndarray, list[dict[int, np.ndarray]]]:
     """Of each picture the probabilities, and by label the heat maps that `explained` asks for."""
-    pixel_values = pixel_values.to(model.device, model.dtype)
     if explained is None:
         probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
         return probabilities, [{} for _ in probabilities]

@@ -16,10 +16,10 @@ from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
-from .load import load_ark, process_state, read_model_type
+from .load import how_computed, load_ark, process_state, read_model_type
 from .measurements import Measurements
 from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
-from .predict import move_model, predict_files, with_crops
+from .predict import predict_files, with_crops
 from .prediction_files import (
     LONG_AREA_COLUMNS,
     LONG_COLUMNS,
@@ -74,6 +74,7 @@ def predict(
     num_workers: int = 0,
     device: str | None = None,
     dtype: str = "float32",
+    compile: bool = False,
 ) -> Predictions:
     """
     Writes what a model makes of radiographs: of a classifier the probabilities of every label, one row per image, one
@@ -100,7 +101,7 @@ def predict(
             reaches it, and reasons to doubt the image; blank, or null, where there is no operating point. Of a
             segmenter with the label's area, the mean probability within its mask, and the file of that.
         num_workers: Processes that read files.
-        device, dtype: Where and in which precision the model runs, see [`move_model`].
+        device, dtype, compile: Where and how the model computes, see [`move_model`].
 
     Raises:
         ValueError: The model cannot be loaded, a path does not exist, the model cannot do what is asked for, or there
@@ -112,13 +113,11 @@ def predict(
         raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
     if read_model_type(model) == "genesis":
         _refuse_options_of_radiographs(model, crops, second_opinion, heatmaps, num_workers)
-        return predict_volumes(model, paths, out, batch_size, format, device, dtype)
+        return predict_volumes(model, paths, out, batch_size, format, device, dtype, compile)
     files, left_out = _image_files(paths)
     batch_size = batch_size or 16
-    network, processor = load_ark(model)
-    move_model(network, device, dtype)
-    computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
-    written = Predictions(out, left_out=left_out, computed=computed)
+    network, processor = load_ark(model, dtype=dtype, compile=compile, device=device)
+    written = Predictions(out, left_out=left_out, computed=how_computed(network))
     seen, findings = _Seen(written), None
     if isinstance(network, ArkForSemanticSegmentation):
         for name, given in (("crops", crops != "whole"), ("second_opinion", second_opinion), ("heatmaps", heatmaps)):

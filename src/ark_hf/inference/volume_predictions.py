@@ -17,10 +17,9 @@ from ..data.volumes.volume import Volume, nibabel
 from ..files import check_new_folder, printable
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
 from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
-from .load import load_genesis_with_heads, process_state
+from .load import how_computed, load_genesis_with_heads, process_state
 from .measurements import VolumeMeasurements, measure_volume
 from .overlays import made_name
-from .predict import move_model
 from .prediction_files import (
     LONG_COLUMNS,
     LONG_VOLUME_COLUMNS,
@@ -66,14 +65,13 @@ def predict_volumes(
     format: Format,
     device: str | None,
     dtype: str,
+    compile: bool,
 ) -> Predictions:
     """As [`predict`], of a Genesis; `windows` are its `batch_size`."""
     nibabel()  # its absence is told before any volume is blamed
     files, left_out = volume_files(paths)
-    network, processor = load_genesis_with_heads(model)
-    move_model(network, device, dtype)
-    computed = f"{network.device}, {str(network.dtype).removeprefix('torch.')}"
-    written = Predictions(out, left_out=left_out, computed=computed, what="volumes")
+    network, processor = load_genesis_with_heads(model, dtype, compile, device)
+    written = Predictions(out, left_out=left_out, computed=how_computed(network), what="volumes")
     if isinstance(network, GenesisForSemanticSegmentation):
         table = _segmented(network, processor, files, windows or WINDOWS, format, written)
     elif windows is not None:

@@ -42,12 +42,14 @@ def full_text(
 
 
 def how_it_was_made(facts: Mapping[str, Any]) -> list[str]:
-    """The day, the version, the command and the number of resamples, as far as they are known."""
+    """The day, the version, the command, where and how the model computed, and the resamples, as far as known."""
     lines = []
     if "date" in facts:
         lines.append(f"Made on {facts['date']} by ark-hf {facts['ark_hf']}.")
     if "command" in facts:
         lines.append(f"Command: {facts['command']}")
+    if "computed" in facts:
+        lines.append(f"Computed on {facts['computed']}.")
     if facts.get("bootstrap") == 0:
         lines.append("Nothing was resampled: there are no intervals.")
     elif "bootstrap" in facts:

@@ -22,6 +22,7 @@ from ...data.views import resize_side
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ...models.compile_blocks import compile_blocks
 from ...provenance import compute_facts, write_provenance
 from ..curves import Curve, write_curves
 from ..ema import MovingAverage, share_statistics
@@ -130,6 +131,9 @@ class CyclicPretrainer:
             begin_states(self.optimizer.optimizer)
         self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
         self.loader = Loader(self._samples, self.num_workers, device)
+        if args.torch_compile:
+            compile_blocks(student)
+            compile_blocks(self.teacher)
         self.schedules = Schedules(args, len(self.passes), sum(self.steps_in_pass(each) for each in self.passes))
         self.accelerator.register_for_checkpointing(WholeState(self.teacher) if self.is_sharded else self.teacher)
         self.run = Run(

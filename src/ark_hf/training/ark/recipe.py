@@ -152,6 +152,13 @@ class PretrainingArguments:
     )
     min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
     mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
+    torch_compile: bool = field(
+        default=False,
+        metadata=_help(
+            "Compile the encoder's blocks, for faster steps after a start of a minute or so; needs a C++ compiler. "
+            "Results change by rounding, and stochastic depth draws otherwise."
+        ),
+    )
     gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
     channels_last: bool = field(
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")

@@ -178,6 +178,13 @@ class FinetuningArguments:
         default_factory=lambda: [0], metadata=_help("One run each; the table gives their mean and its interval.")
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
+    torch_compile: bool = field(
+        default=False,
+        metadata=_help(
+            "Compile the encoder's blocks, for faster steps after a start of a minute or so; it needs a C++ compiler. "
+            "Results change by rounding, and stochastic depth draws otherwise."
+        ),
+    )
     channels_last: bool = field(
         default=False, metadata=_help("Keep activations channels last: faster for convolutional encoders.")
     )

@@ -28,6 +28,7 @@ from ...evaluation.scoring import evaluated_columns
 from ...files import make_readable
 from ...inference.predict import mean_probabilities
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
+from ...models.compile_blocks import compile_blocks
 from ..run import create_accelerator, flat
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
@@ -220,6 +221,8 @@ def create_trainer(
         **functions,
     )
     trainer.remove_callback(PrinterCallback)
+    if args.torch_compile:  # on the device, where `Trainer` has moved the model; its own option compiles it as a whole
+        compile_blocks(model)
     return trainer
 
 

@@ -116,6 +116,7 @@ class GenesisArguments:
     lr_scheduler_type: Literal["cosine", "constant"] = _same("lr_scheduler_type")
     warmup_steps: float = field(default=0.02, metadata=_help("Linear warm-up: steps, or below 1 a share of the run."))
     mixed_precision: Literal["no", "fp16", "bf16"] = _same("mixed_precision")
+    torch_compile: bool = _same("torch_compile")
     channels_last: bool = _same("channels_last")
     dataloader_num_workers: int | None = _same("dataloader_num_workers")
     eval_batch_size: int | None = field(

@@ -17,6 +17,7 @@ from ...data.leaks import DIGEST_KEY, SHARED_KEY, mark_shared_images, mark_train
 from ...data.loader import Loader, to_device
 from ...data.loading import ORDER_STREAM, default_num_workers, micro_batches
 from ...data.open_dataset import TaskDataset
+from ...models.compile_blocks import compile_blocks
 from ...models.genesis.modeling_genesis import GenesisForPreTraining
 from ...provenance import compute_facts, write_provenance
 from ..curves import write_curves
@@ -85,6 +86,8 @@ class GenesisPretrainer:
         self.optimizer: Any
         self.model, self.optimizer = self.accelerator.prepare(self.start.model, optimizer)
         self.loader = Loader(self._samples, self.num_workers, device)
+        if args.torch_compile:
+            compile_blocks(self.start.model)
         self.run = Run(
             self.output_dir,
             self.accelerator,

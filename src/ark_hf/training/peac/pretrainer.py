@@ -19,6 +19,7 @@ from ...data.loader import Loader, to_device
 from ...data.loading import default_num_workers, micro_batches, pass_order
 from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
+from ...models.compile_blocks import compile_blocks
 from ...provenance import compute_facts, write_provenance
 from ..ema import MovingAverage, share_statistics
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
@@ -88,6 +89,9 @@ class PeacPretrainer:
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
         self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
         self.loader = Loader(self._samples, self.num_workers, device)
+        if args.torch_compile:
+            compile_blocks(student.ark)
+            compile_blocks(self.teacher.ark)
         self.objective = Objective(args.weights)
         self.schedules = Schedules(args, sum(math.ceil(len(each.splits["train"]) / args.batch_size) for each in data))
         self.accelerator.register_for_checkpointing(self.teacher)

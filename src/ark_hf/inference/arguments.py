@@ -1,0 +1,27 @@
+"""How a model computes, as the options that verbs share; this module loads no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Dtype = Literal["float32", "bfloat16", "auto"]
+DTYPES = get_args(Dtype)
+
+
+@dataclass
+class ComputingArguments:
+    """The precision that a model computes in, and whether it is compiled."""
+
+    dtype: Dtype = field(
+        default="float32",
+        metadata={
+            "help": "Precision of weights and features; auto is bfloat16 on a GPU that has it and on a CPU that "
+            "multiplies in it (AVX-512 BF16 or AMX), else float32. Probabilities change in the third digit."
+        },
+    )
+    compile: bool = field(
+        default=False,
+        metadata={
+            "help": "Compile the encoder's blocks: faster after a start of a minute or so, for many images. It needs "
+            "a C++ compiler. Results change by rounding."
+        },
+    )
