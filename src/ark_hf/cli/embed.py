@@ -29,7 +29,7 @@ class EmbedArguments(ComputingArguments):
     )
     batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
     num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that read images of datasets; the package's own choice unless set."}
+        default=None, metadata={"help": "Processes that read images; the package's own choice unless set."}
     )
     out: str | None = field(
         default=None,

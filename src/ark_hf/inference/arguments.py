@@ -15,7 +15,7 @@ class ComputingArguments:
         default="float32",
         metadata={
             "help": "Precision of weights and features; auto is bfloat16 on a GPU that has it and on a CPU that "
-            "multiplies in it (AVX-512 BF16 or AMX), else float32. Probabilities change in the third digit."
+            "multiplies in it (AVX-512 BF16 or AMX), else float32. Probabilities change by some thousandths."
         },
     )
     compile: bool = field(

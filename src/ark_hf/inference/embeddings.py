@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Image
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
@@ -214,7 +216,7 @@ def embed(
         splits: Of train, validation, test; all that there are unless set.
         layer: "embeddings", what the heads read, or "pooler_output", what the encoder gives.
         batch_size: Images a forward pass.
-        num_workers: Processes that read images of datasets; the package's own choice unless set.
+        num_workers: Processes that read images; the package's own choice unless set.
         out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
         dtype, compile: How the model computes, see [`move_model`]; embeddings of another dtype are another model's.
 
@@ -238,7 +240,8 @@ def embed(
     for source in dict.fromkeys(datasets):
         if source in files:
             images, left_out = files[source]
-            done.append(embed_files(network, processor, images, place, batch_size, shown_name(source)))
+            name = shown_name(source)
+            done.append(embed_files(network, processor, images, place, batch_size, name, workers))
             done[-1].left_out = left_out
             continue
         for split in splits or split_names(source):
@@ -292,6 +295,7 @@ def embed_files(
     store: EmbeddingStore,
     batch_size: int = 32,
     name: str = "",
+    num_workers: int = 0,
 ) -> Embedded:
     """
     Computes what the store lacks of image files, which are read as `ark-hf predict` reads them.
@@ -299,6 +303,7 @@ def embed_files(
     Args:
         model: In eval mode.
         name: What the files are called together.
+        num_workers: Processes that read files; 0 reads them in this one.
 
     Returns:
         What was done; files that cannot be read are in its `unreadable`.
@@ -307,23 +312,23 @@ def embed_files(
         ValueError: None can be read, or the model gives NaN or infinite values for one.
     """
     done, there = Embedded(name, "", [], 0), store.keys()
-    for start in tqdm(range(0, len(paths), batch_size), desc=name, unit="batch", leave=False):
-        pictures: dict[bytes, tuple[str, np.ndarray]] = {}
-        for path in paths[start : start + batch_size]:
-            try:
-                image = read_input(path)
-            except UnreadableImageError as error:
-                done.unreadable.append((printable(path), str(error)))
+    batches = _FileBatches(
+        [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)], processor
+    )
+    loaded = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=lambda batch: batch)
+    for read in tqdm(loaded, desc=name, unit="batch", leave=False):
+        pictures: dict[bytes, tuple[str, torch.Tensor]] = {}
+        for path, found, pixel_values in read:
+            if isinstance(found, str):
+                done.unreadable.append((path, found))
                 continue
-            pixels = image.pixels  # of a dataset's picture the stored bytes are hashed: the two are kept apart
-            key = hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()
-            done.keys.append(key)
-            done.image_ids.append(printable(path))
-            if key not in there:
-                pictures[key] = (printable(path), pixels)
+            done.keys.append(found)
+            done.image_ids.append(path)
+            if found not in there:
+                pictures[found] = (path, pixel_values)
         if pictures:
-            pixel_values = processor([each for _, each in pictures.values()], return_tensors="pt")["pixel_values"]
-            embeddings = _embeddings(model, pixel_values, str(store.facts["layer"]))
+            stacked = torch.stack([pixel_values for _, pixel_values in pictures.values()])
+            embeddings = _embeddings(model, stacked, str(store.facts["layer"]))
             _check_finite(embeddings, [path for path, _ in pictures.values()])
             store.add(list(pictures), embeddings)
             there |= pictures.keys()
@@ -331,6 +336,34 @@ def embed_files(
     if not done.keys:
         raise ValueError(f"{name}: none of {len(paths)} files can be read; the first: {done.unreadable[0][1]}.")
     return done
+
+
+class _FileBatches(TorchDataset):
+    """Batches of files as they are read: of each its name, its key or the reason why there is none, and its input."""
+
+    def __init__(self, batches: Sequence[Sequence[Path]], processor: ArkImageProcessor):
+        self.batches, self.processor = batches, processor
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> list[tuple[str, bytes | str, torch.Tensor | None]]:
+        read: list[bytes | str] = []
+        pictures = []
+        for path in self.batches[number]:
+            try:
+                pixels = read_input(path).pixels
+            except UnreadableImageError as error:
+                read.append(str(error))
+                continue
+            # Of a dataset's picture the stored bytes are hashed: the two are kept apart
+            read.append(hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest())
+            pictures.append(pixels)
+        inputs = iter(self.processor(pictures, return_tensors="pt")["pixel_values"] if pictures else ())
+        return [
+            (printable(path), each, None if isinstance(each, str) else next(inputs))
+            for path, each in zip(self.batches[number], read, strict=True)
+        ]
 
 
 def check_table(out: str | Path) -> None:
