@@ -181,6 +181,20 @@ def test_another_precision_is_another_model_and_float32_keeps_its_name(model, pr
     assert 0 < difference < 0.05
 
 
+def test_processes_that_read_files_change_nothing(model, processor, tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in "abcde"]
+    for number, path in zip((0, 1, 2, 1), paths, strict=False):
+        picture = np.random.default_rng(number).integers(0, 256, (36, 40), dtype=np.uint8)
+        path.write_bytes(encode_png(picture)["bytes"])
+    paths[4].write_bytes(b"no picture")
+    done = []
+    for workers in (0, 2):
+        store = open_store(tmp_path / f"store-{workers}", model, processor, "embeddings", "m")
+        done.append(module.embed_files(model, processor, paths, store, 2, "files", workers))
+        assert (done[-1].computed, len(done[-1].unreadable), len(done[-1].keys)) == (3, 1, 4)
+    assert done[0] == done[1]
+
+
 VIEWS = [{"size": 40}, {"image_mean": [0.5] * 3}, {"intermediate_size": 64}, {"do_center_crop": True, "crop_size": 30}]
 
 

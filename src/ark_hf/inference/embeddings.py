@@ -315,7 +315,7 @@ def embed_files(
     batches = _FileBatches(
         [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)], processor
     )
-    loaded = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=lambda batch: batch)
+    loaded = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
     for read in tqdm(loaded, desc=name, unit="batch", leave=False):
         pictures: dict[bytes, tuple[str, torch.Tensor]] = {}
         for path, found, pixel_values in read:
@@ -364,6 +364,10 @@ class _FileBatches(TorchDataset):
             (printable(path), each, None if isinstance(each, str) else next(inputs))
             for path, each in zip(self.batches[number], read, strict=True)
         ]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def check_table(out: str | Path) -> None:
