@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from ark_hf import ArkConfig, ArkForImageClassification, CyclicPretrainer, PretrainingArguments
 from ark_hf.training.ark.recipe import TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
-from ark_hf.training.ema import update_teacher
+from ark_hf.training.ema import MovingAverage
 from ark_hf.training.sharding import gathered, shard_as, whole_weights
 
 DIES_AT = 5
@@ -75,13 +75,13 @@ def check_pairs() -> None:
     fully_shard(sharded, mesh=mesh)
     shard_as(sharded, sharded_teacher)
     for of, model in ((teacher, student), (sharded_teacher, sharded)):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer, average = torch.optim.SGD(model.parameters(), lr=0.1), MovingAverage(of, model)
         for _ in range(2):
             of(pictures)  # what a call has gathered must not hide the parts that the average changes
             model(pictures, labels=labels).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            update_teacher(of, model, 0.5)
+            average.update(0.5)
     assert all(isinstance(parameter, DTensor) for parameter in sharded_teacher.parameters())
     with gathered([sharded_teacher]), torch.no_grad():
         for _ in range(1 + dist.get_rank()):  # one looks at more than the other

@@ -74,7 +74,7 @@ def test_a_state_to_begin_with_changes_no_step(optim):
     for begun in (False, True):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
-        optimizer = create_optimizer(model, optim, 0.1, 0.01)
+        optimizer = create_optimizer(model, optim, 0.1, 0.01, torch.device("cpu"))
         if begun:
             begin_states(optimizer)
         keys = [set(optimizer.state[each]) for each in model.parameters()] if begun else []

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, ArkPreTrainedModel
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..models.compile_blocks import compile_blocks, is_compiled
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
@@ -63,7 +63,7 @@ def move_model(model: Any, device: str | None = None, dtype: str = "float32", co
     Args:
         device: As torch names it, such as "cpu" or "cuda:1"; the accelerator, if there is one, unless set.
         dtype: "float32", "bfloat16", or "auto": the latter on a GPU that has it, and on a CPU that multiplies in it
-            (AVX-512 BF16 or AMX), else the former.
+            (AVX-512 BF16 or AMX), else the former. In bfloat16 attention is fused where that is left to us.
         compile: Whether its blocks are compiled, see [`compile_blocks`]: faster after a start of a minute or so.
 
     Raises:
@@ -87,6 +87,8 @@ def move_model(model: Any, device: str | None = None, dtype: str = "float32", co
     if dtype == "auto":
         dtype = "bfloat16" if _has_bfloat16(place) else "float32"
     model.to(place, getattr(torch, dtype))
+    if dtype != "float32" and isinstance(model, ArkPreTrainedModel):  # float32 stays as it was to the last digit
+        model.fuse_where_possible()
     if compile:
         compile_blocks(model)
     return model

@@ -42,6 +42,8 @@ class Samples:
 class Echo(torch.nn.Module):
     """A model that finds its logits in the pictures."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+
     def forward(self, pixel_values, task):
         return ArkImageClassifierOutput(logits=pixel_values.flatten(1))
 

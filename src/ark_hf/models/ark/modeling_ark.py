@@ -79,6 +79,12 @@ class ArkPreTrainedModel(PreTrainedModel):
         super().set_attn_implementation(*args, **kwargs)
         fuse_attention(self.base_model.encoder, self.config)
 
+    def fuse_where_possible(self) -> None:
+        """As `set_attn_implementation("sdpa")`, for an encoder that has attention and of which nothing was asked."""
+        has_attention = any(hasattr(module, "fused_attn") for module in self.base_model.encoder.modules())
+        if self.config._attn_implementation is None and has_attention:
+            self.set_attn_implementation("sdpa")
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # `timm` checkpoints each block on its own and takes no checkpointing function
         if not enable:
