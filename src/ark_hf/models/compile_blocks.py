@@ -76,7 +76,8 @@ def _for_any_batch(compiled: Callable) -> Callable:
     from torch.fx.experimental import _config as shapes
 
     def call(features: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if dynamo.config.recompile_limit < MOST_KINDS or not shapes.backed_size_oblivious:  # each thread has settings of its own
+        # Each thread has settings of its own
+        if dynamo.config.recompile_limit < MOST_KINDS or not shapes.backed_size_oblivious:
             dynamo.config.recompile_limit, shapes.backed_size_oblivious = MOST_KINDS, True
         dynamo.maybe_mark_dynamic(features, 0)
         dynamo.mark_static(features, list(range(1, features.ndim)))
