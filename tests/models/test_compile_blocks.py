@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.fx.experimental import _config as shapes
 
 import ark_hf.models.compile_blocks as module
 from ark_hf import (
@@ -80,6 +81,17 @@ def test_equal_blocks_share_one_code_for_every_batch_size(name, first):
     for count in (2, 5, 4) if name == "convnext" else (2, 1, 4):  # whose strides tell a single picture
         assert torch.equal(logits(model, count), logits(plain, count))
     assert codes() == found
+
+
+def test_each_of_dynamos_settings_is_set_where_it_alone_is_not():
+    model = make(VIT)
+    compile_blocks(model)
+    with torch._dynamo.config.patch(recompile_limit=module.MOST_KINDS), shapes.patch(backed_size_oblivious=False):
+        logits(model, 3)
+        assert shapes.backed_size_oblivious
+    with torch._dynamo.config.patch(recompile_limit=8), shapes.patch(backed_size_oblivious=True):
+        logits(model, 3)
+        assert torch._dynamo.config.recompile_limit == module.MOST_KINDS
 
 
 def test_gradients_are_those_of_the_plain_model_and_draws_too():

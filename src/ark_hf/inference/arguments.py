@@ -21,7 +21,7 @@ class ComputingArguments:
     compile: bool = field(
         default=False,
         metadata={
-            "help": "Compile the encoder's blocks: faster after a start of a minute or so, for many images. It needs "
-            "a C++ compiler. Results change by rounding."
+            "help": "Compile the encoder's blocks, for GPUs: on CPUs it gained nothing where it was measured. The "
+            "start takes a minute or more, and needs a C++ compiler. Results change by rounding."
         },
     )

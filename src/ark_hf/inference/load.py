@@ -64,7 +64,8 @@ def move_model(model: Any, device: str | None = None, dtype: str = "float32", co
         device: As torch names it, such as "cpu" or "cuda:1"; the accelerator, if there is one, unless set.
         dtype: "float32", "bfloat16", or "auto": the latter on a GPU that has it, and on a CPU that multiplies in it
             (AVX-512 BF16 or AMX), else the former. In bfloat16 attention is fused where that is left to us.
-        compile: Whether its blocks are compiled, see [`compile_blocks`]: faster after a start of a minute or so.
+        compile: Whether its blocks are compiled, see [`compile_blocks`]; on CPUs that gained nothing where it was
+            measured.
 
     Raises:
         ValueError: There is no such device, each process has its own already, or the model cannot be compiled.

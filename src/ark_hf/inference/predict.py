@@ -105,8 +105,9 @@ def predict_logits(
         leave=False,
     )
     for batch in progress:
+        pixel_values = batch["pixel_values"].to(models[0].device)  # once, and not for each model
         with autocast():
-            logits = [crop_logits(model, batch["pixel_values"], head).numpy() for model in models]
+            logits = [crop_logits(model, pixel_values, head).numpy() for model in models]
         parts.append((*logits, batch["labels"].numpy()))
     for model, was_training in zip(models, were_training, strict=True):
         model.train(was_training)

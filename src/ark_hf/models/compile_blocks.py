@@ -1,4 +1,4 @@
-"""Compiling a model block by block, in place: equal blocks share their code, so that it starts in seconds."""
+"""Compiling a model block by block, in place: equal blocks share their code, so that it starts sooner."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

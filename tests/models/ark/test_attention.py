@@ -8,6 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ark_hf.inference.load import load_ark, move_model
+from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 
 from .golden import golden_config, load_original, read_case, rule_state_dict
@@ -127,7 +129,7 @@ def test_inference_on_a_cpu_goes_through_onednn_with_the_same_outputs(dtype):
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.namespace == "mkldnn":
+            if func.name().startswith("mkldnn::_linear_pointwise"):
                 products.append(func)
             return func(*args, **(kwargs or {}))
 
@@ -137,14 +139,46 @@ def test_inference_on_a_cpu_goes_through_onednn_with_the_same_outputs(dtype):
         model.set_attn_implementation("sdpa")
         with Count():
             found = model(pictures, output_hidden_states=True)
-        hook = model.ark.encoder.layers[0].blocks[0].mlp.fc1.register_forward_hook(lambda *_: products.clear())
-        count = len(products)
-        model(pictures)  # a hook is not passed over
-        hook.remove()
-    assert count == 16 and not products  # four products in each of four blocks
+    assert len(products) == 16  # four products in each of four blocks
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     for one, other in zip(found.hidden_states, expected.hidden_states, strict=True):
         assert torch.allclose(one, other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("part", ["mlp", "mlp.act", "mlp.fc1", "mlp.fc2", "attn.qkv", "attn.proj"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+@torch.no_grad()
+def test_hooks_within_a_block_are_called(part, kind):
+    model = build(family=SHIFTED, tasks=[FINDINGS], attn_implementation="sdpa")
+    calls = []
+    getattr(model.ark.encoder.layers[0].blocks[0].get_submodule(part), kind)(lambda *_: calls.append(part))
+    model(images(model))
+    assert calls == [part]
+
+
+def test_blocks_are_known_by_name_in_both():
+    """accelerate shards and places a model by the names of classes that may not be taken apart."""
+    model = build(family=SHIFTED, tasks=[FINDINGS])
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        blocks = [block for stage in model.ark.encoder.layers for block in stage.blocks]
+        assert {type(block).__name__ for block in blocks} <= set(model._no_split_modules)
+
+
+@pytest.mark.parametrize("name", ["swin", "convnext"])
+def test_a_model_loaded_in_bfloat16_fuses_what_was_left_open(tmp_path, name):
+    model = build(family=FAMILIES[name], tasks=[FINDINGS])
+    model.save_pretrained(tmp_path)
+    ArkImageProcessor(size={"height": model.config.image_size, "width": model.config.image_size}).save_pretrained(
+        tmp_path
+    )
+    expected = {"float32": False, "bfloat16": True}
+    for dtype, fused in expected.items():
+        loaded, _ = load_ark(str(tmp_path), dtype=dtype)
+        assert set(flags(loaded)) == ({fused} if name == "swin" else set())
+    asked = ArkForImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
+    if name == "swin":
+        assert set(flags(move_model(asked, dtype="bfloat16"))) == {False}
 
 
 def test_pictures_of_any_size_keep_timms_blocks():

@@ -59,7 +59,7 @@ class ArkPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ["SwinTransformerBlock", "ConvNeXtBlock", "Block", "InvertedResidual"]
+    _no_split_modules = ["SwinTransformerBlock", "ArkSwinBlock", "ConvNeXtBlock", "Block", "InvertedResidual"]
 
     def post_init(self):
         self.supports_gradient_checkpointing = hasattr(self.base_model.encoder, "set_grad_checkpointing")

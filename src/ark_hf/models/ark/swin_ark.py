@@ -52,8 +52,10 @@ class ArkSwinBlock(SwinTransformerBlock):
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype not in _onednn_dtypes():
             return False
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
+        if any(each._forward_hooks or each._forward_pre_hooks for each in (self.mlp, self.mlp.act, *layers)):
+            return False  # which nobody would call
         return isinstance(self.mlp.act, nn.GELU) and all(
-            type(each) is nn.Linear and each.weight.dtype == x.dtype and not each._forward_hooks for each in layers
+            type(each) is nn.Linear and each.weight.dtype == x.dtype for each in layers
         )
 
     def _forward_in_onednn(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,9 +84,8 @@ def _onednn_dtypes() -> tuple[torch.dtype, ...]:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, dropout: float
 ) -> torch.Tensor:
-    if (
-        bias.requires_grad and bias.device.type == "cpu"
-    ):  # torch has nothing fused there, and guards against masked rows
+    if bias.requires_grad and bias.device.type == "cpu":
+        # torch has nothing fused there, and its own way guards against rows that are masked whole
         weights = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1) + bias).softmax(dim=-1)
         return F.dropout(weights, dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)

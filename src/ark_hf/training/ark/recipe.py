@@ -155,7 +155,7 @@ class PretrainingArguments:
     torch_compile: bool = field(
         default=False,
         metadata=_help(
-            "Compile the encoder's blocks, for faster steps after a start of a minute or so; needs a C++ compiler. "
+            "Compile the encoder's blocks, for GPUs: it starts a minute later or more, and needs a C++ compiler. "
             "Results change by rounding, and stochastic depth draws otherwise."
         ),
     )
