@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -154,6 +155,14 @@ def test_hooks_within_a_block_are_called(part, kind):
     getattr(model.ark.encoder.layers[0].blocks[0].get_submodule(part), kind)(lambda *_: calls.append(part))
     model(images(model))
     assert calls == [part]
+
+
+@torch.no_grad()
+def test_tensors_without_values_go_through_a_fused_model():
+    """Memory is counted and programs are exported with them."""
+    model = build(family=SHIFTED, tasks=[FINDINGS], attn_implementation="sdpa")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(mode.from_tensor(images(model))).logits.shape == (2, 2)
 
 
 def test_blocks_are_known_by_name_in_both():

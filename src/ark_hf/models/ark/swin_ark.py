@@ -49,7 +49,9 @@ class ArkSwinBlock(SwinTransformerBlock):
         """Whether this is plain inference on a CPU, of layers as timm builds them."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or self.training or torch.is_autocast_enabled("cpu"):
             return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype not in _onednn_dtypes():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not torch.Tensor:
+            return False  # a tensor without values, among others: torch cannot tell what these products give
+        if x.dtype not in _onednn_dtypes():
             return False
         layers = self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
         if any(each._forward_hooks or each._forward_pre_hooks for each in (self.mlp, self.mlp.act, *layers)):
