@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,20 @@ def test_the_loop_of_training_is_measured_with_live_processes_and_without(tmp_pa
     assert "Averaging" in capsys.readouterr().out
 
 
+@pytest.mark.slow_ci
+def test_files_are_read_by_one_core_and_by_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    many_files = importlib.import_module("many_files")
+    cores = os.sched_getaffinity(0)
+    results = many_files.measure(tmp_path, argparse.Namespace(files=10, size=64, turns=1, out=tmp_path))
+    assert os.sched_getaffinity(0) == cores
+    assert [row["verb"] for row in results["rows"]] == ["predict", "embed"]
+    assert all(row["one_core"] > 0 and row["all_cores"] > 0 for row in results["rows"])
+    json.dumps(results)
+    many_files.print_table(results)
+    assert "share of the ideal" in capsys.readouterr().out
+
+
 def test_both_ways_of_averaging_give_the_same(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     loop = importlib.import_module("training_loop")
@@ -200,6 +215,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
         "peac_views",
         "genesis_deformation",
         "training_loop",
+        "many_files",
         "volume_memory",
         "activation_memory",
         "task_scaling",

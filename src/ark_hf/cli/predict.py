@@ -53,8 +53,12 @@ class PredictArguments(ComputingArguments):
         },
     )
 
-    num_workers: int = field(
-        default=0, metadata={"help": "Processes that read files; 0 reads them in this one. Results do not change."}
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that read files, one a core for many files unless set; 0 reads them in this one. "
+            "Results do not change."
+        },
     )
     device: str | None = field(
         default=None, metadata={"help": "Such as cpu or cuda:1; the first accelerator, if there is one, unless set."}
@@ -63,7 +67,8 @@ class PredictArguments(ComputingArguments):
     def __post_init__(self):
         if self.batch_size is not None:
             check_at_least(1, batch_size=self.batch_size)
-        check_at_least(0, num_workers=self.num_workers)
+        if self.num_workers is not None:
+            check_at_least(0, num_workers=self.num_workers)
 
 
 def predict(argv: list[str]) -> int:

@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Image
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, sort_files
-from ..data.inputs import read_input
+from ..data.images.image_files import IMAGE_SUFFIXES, sort_files
+from ..data.inputs import RadiographInput
 from ..data.loading import RowSamples, check_has_pictures, default_num_workers, iterate
 from ..data.task_dataset import CARD_KEY, KIND_KEY, load_task_splits, read_any_task, split_names
 from ..data.unlabelled import AnyTask
@@ -28,6 +26,7 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..provenance import shown_name
 from .load import load_ark
+from .read_files import default_readers, read_files
 
 # What decides how a picture becomes an embedding, beside the weights
 _MODEL_SETTINGS = (
@@ -216,7 +215,7 @@ def embed(
         splits: Of train, validation, test; all that there are unless set.
         layer: "embeddings", what the heads read, or "pooler_output", what the encoder gives.
         batch_size: Images a forward pass.
-        num_workers: Processes that read images; the package's own choice unless set.
+        num_workers: Processes that read images; the package's own choice unless set, see [`default_readers`].
         out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
         dtype, compile: How the model computes, see [`move_model`]; embeddings of another dtype are another model's.
 
@@ -235,15 +234,16 @@ def embed(
         raise ValueError("splits are those of task datasets, and none is named: leave them out.")
     network, processor = load_ark(model, ArkModel, dtype, compile)
     place = open_store(Path(store), network, processor, layer, model)
-    workers = default_num_workers(network.device) if num_workers is None else num_workers
     done = []
     for source in dict.fromkeys(datasets):
         if source in files:
             images, left_out = files[source]
             name = shown_name(source)
-            done.append(embed_files(network, processor, images, place, batch_size, name, workers))
+            readers = default_readers(len(images)) if num_workers is None else num_workers
+            done.append(embed_files(network, processor, images, place, batch_size, name, readers))
             done[-1].left_out = left_out
             continue
+        workers = default_num_workers(network.device) if num_workers is None else num_workers
         for split in splits or split_names(source):
             rows, name = load_task_splits(source, [split], images_only=True)[split], shown_name(source)
             description = f"{name}, {split}"
@@ -312,20 +312,22 @@ def embed_files(
         ValueError: None can be read, or the model gives NaN or infinite values for one.
     """
     done, there = Embedded(name, "", [], 0), store.keys()
-    batches = _FileBatches(
-        [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)], processor
-    )
-    loaded = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    for read in tqdm(loaded, desc=name, unit="batch", leave=False):
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    loaded = read_files(batches, processor, num_workers, _hash_pixels)
+    for batch, (found, pixel_values) in tqdm(
+        zip(batches, loaded, strict=True), desc=name, total=len(batches), unit="batch", leave=False
+    ):
+        inputs = iter(() if pixel_values is None else pixel_values)
         pictures: dict[bytes, tuple[str, torch.Tensor]] = {}
-        for path, found, pixel_values in read:
-            if isinstance(found, str):
-                done.unreadable.append((path, found))
+        for path, key in zip(map(printable, batch), found, strict=True):
+            if isinstance(key, str):
+                done.unreadable.append((path, key))
                 continue
-            done.keys.append(found)
+            done.keys.append(key)
             done.image_ids.append(path)
-            if found not in there:
-                pictures[found] = (path, pixel_values)
+            picture = next(inputs)
+            if key not in there:
+                pictures[key] = (path, picture)
         if pictures:
             stacked = torch.stack([pixel_values for _, pixel_values in pictures.values()])
             embeddings = _embeddings(model, stacked, str(store.facts["layer"]))
@@ -338,36 +340,10 @@ def embed_files(
     return done
 
 
-class _FileBatches(TorchDataset):
-    """Batches of files as they are read: of each its name, its key or the reason why there is none, and its input."""
-
-    def __init__(self, batches: Sequence[Sequence[Path]], processor: ArkImageProcessor):
-        self.batches, self.processor = batches, processor
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> list[tuple[str, bytes | str, torch.Tensor | None]]:
-        read: list[bytes | str] = []
-        pictures = []
-        for path in self.batches[number]:
-            try:
-                pixels = read_input(path).pixels
-            except UnreadableImageError as error:
-                read.append(str(error))
-                continue
-            # Of a dataset's picture the stored bytes are hashed: the two are kept apart
-            read.append(hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest())
-            pictures.append(pixels)
-        inputs = iter(self.processor(pictures, return_tensors="pt")["pixel_values"] if pictures else ())
-        return [
-            (printable(path), each, None if isinstance(each, str) else next(inputs))
-            for path, each in zip(self.batches[number], read, strict=True)
-        ]
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _hash_pixels(image: RadiographInput) -> bytes:
+    """The key of a file's picture. Of a dataset's picture the stored bytes are hashed: the two are kept apart."""
+    pixels = image.pixels
+    return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()
 
 
 def check_table(out: str | Path) -> None:

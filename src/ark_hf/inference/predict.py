@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.images.image_files import UnreadableImageError
-from ..data.inputs import RadiographInput, read_input
+from ..data.inputs import RadiographInput
 from ..data.loading import iterate
 from ..data.views import resize_side
 from ..metrics.calibration import probabilities_of
@@ -22,6 +21,7 @@ from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.genesis.modeling_genesis import GenesisForImageClassification
 from .heatmaps import ExplainedPass
 from .load import process_state
+from .read_files import read_files
 
 Result = TypeVar("Result")
 Extra = TypeVar("Extra")
@@ -151,28 +151,12 @@ def crop_logits(model: Any, pixel_values: torch.Tensor, task: str | None = None)
     return logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
 
 
-class _FileBatches(Dataset):
-    """Batches of files as they are read: images, or the reasons why there is none, and the model's input."""
-
-    def __init__(self, batches: Sequence[Sequence[Path | str]], processor: ArkImageProcessor):
-        self.batches, self.processor = batches, processor
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[list[RadiographInput | str], torch.Tensor | None]:
-        read: list[RadiographInput | str] = []
-        for path in self.batches[number]:
-            try:
-                read.append(read_input(path))
-            except UnreadableImageError as error:
-                read.append(str(error))
-        pixels = [each.pixels for each in read if not isinstance(each, str)]
-        return read, self.processor(pixels, return_tensors="pt")["pixel_values"] if pixels else None
+def _as_it_is(image: RadiographInput) -> RadiographInput:
+    return image
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _without_pixels(image: RadiographInput) -> RadiographInput:
+    return replace(image, pixels=_NO_PIXELS)
 
 
 def compute_files(
@@ -182,6 +166,7 @@ def compute_files(
     num_workers: int,
     compute: Callable[[list[RadiographInput], torch.Tensor], Iterable[tuple[Result, Extra]]],
     on_image: Callable[[RadiographInput, Result, Extra | None], None] | None = None,
+    with_pixels: bool = True,
 ) -> Iterator[tuple[Path | str, Result | str]]:
     """
     What a model makes of image files and addresses that [`read_input`] reads.
@@ -194,14 +179,15 @@ def compute_files(
         on_image: Is given each image that can be read, its result and the rest, before they are yielded; an image that
             another process has read comes without its pixels and rest.
         num_workers: Processes that read files; 0 reads them in this one.
+        with_pixels: Whether `compute` and `on_image` need the images' own pixels, which are large to send.
 
     Yields:
         Each path in order, with its result, or with the reason why the file cannot be read.
     """
     state = process_state()
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    mine = _FileBatches(batches[state.process_index :: state.num_processes], processor)
-    loaded = iter(DataLoader(mine, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is))
+    mine = batches[state.process_index :: state.num_processes]
+    loaded = read_files(mine, processor, num_workers, _as_it_is if with_pixels else _without_pixels)
     rounds = range(0, len(batches), state.num_processes)
     for first in tqdm(rounds, desc="predicting", unit="batch", disable=not state.is_main_process):
         own = first + state.process_index
@@ -241,9 +227,9 @@ def predict_files(
 
     Args:
         on_image: Is given each image that can be read, its probabilities and its heat maps, before they are yielded;
-            an image that another process has read comes without its pixels and maps.
+            an image that another process has read comes without its maps.
         explained: Says of an image's probabilities which labels, by number, get a heat map, at least one; see
-            [`ExplainedPass`]. The processor must not crop. Unless given there are none.
+            [`ExplainedPass`]. The processor must not crop. Unless given there are none, and `on_image` gets no pixels.
         num_workers: Processes that read files; 0 reads them in this one.
 
     Yields:
@@ -257,7 +243,7 @@ def predict_files(
         if on_image is not None:
             on_image(image, probabilities, maps or {})
 
-    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell)
+    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell, explained is not None)
 
 
 def _probabilities(

@@ -33,6 +33,7 @@ from .prediction_files import (
     wide_row,
     write_rows,
 )
+from .read_files import default_readers
 from .segmentation import segment_files
 from .task_labels import task_label_names
 from .volume_predictions import predict_volumes
@@ -71,7 +72,7 @@ def predict(
     second_opinion: bool = False,
     heatmaps: str | Path | None = None,
     format: Format = "wide",
-    num_workers: int = 0,
+    num_workers: int | None = None,
     device: str | None = None,
     dtype: str = "float32",
     compile: bool = False,
@@ -100,7 +101,7 @@ def predict(
         format: "wide", or "long": one row per image and label, with the operating point, whether the probability
             reaches it, and reasons to doubt the image; blank, or null, where there is no operating point. Of a
             segmenter with the label's area, the mean probability within its mask, and the file of that.
-        num_workers: Processes that read files.
+        num_workers: Processes that read files; the package's own choice unless set, see [`default_readers`].
         device, dtype, compile: Where and how the model computes, see [`move_model`].
 
     Raises:
@@ -116,6 +117,7 @@ def predict(
         return predict_volumes(model, paths, out, batch_size, format, device, dtype, compile)
     files, left_out = _image_files(paths)
     batch_size = batch_size or 16
+    num_workers = default_readers(len(files)) if num_workers is None else num_workers
     network, processor = load_ark(model, dtype=dtype, compile=compile, device=device)
     written = Predictions(out, left_out=left_out, computed=how_computed(network))
     seen, findings = _Seen(written), None
@@ -146,7 +148,7 @@ def predict(
 
 
 def _refuse_options_of_radiographs(
-    model: str, crops: str, second_opinion: bool, heatmaps: str | Path | None, num_workers: int
+    model: str, crops: str, second_opinion: bool, heatmaps: str | Path | None, num_workers: int | None
 ) -> None:
     given = {
         "crops": crops != "whole",
