@@ -104,6 +104,9 @@ class SiteArguments:
     eval_batch_size: int | None = field(default=None, metadata=_help("Images a batch in validation."))
     gradient_accumulation_steps: int = field(default=1, metadata=_help("Micro-batches that a step is cut into."))
     gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
+    attn_implementation: Literal["sdpa", "eager"] | None = field(
+        default=None, metadata=_help("sdpa fuses attention; unset, timm decides.")
+    )
     torch_compile: bool = field(default=False, metadata=_help("Compile the encoder's blocks."))
     link: str | None = field(default=None, metadata=_help("host:port of the server."))
     certificate: str | None = field(default=None, metadata=_help("The server's ca.crt."))

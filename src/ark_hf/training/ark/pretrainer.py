@@ -113,6 +113,9 @@ class CyclicPretrainer:
         if resize < size:
             raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")
         self.views = ViewSettings(resize, size, args.min_crop_scale, args.teacher_view)
+        if args.attn_implementation is not None:
+            for model in (student, self.teacher):
+                model.set_attn_implementation(args.attn_implementation)
         if args.channels_last:
             student.to(memory_format=torch.channels_last)
             self.teacher.to(memory_format=torch.channels_last)

@@ -152,6 +152,13 @@ class PretrainingArguments:
     )
     min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
     mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
+    attn_implementation: Literal["sdpa", "eager"] | None = field(
+        default=None,
+        metadata=_help(
+            "sdpa fuses attention, and of a Swin what stands around it: faster. eager fuses nothing. Unset, each "
+            "encoder does as timm decides. Results change by rounding."
+        ),
+    )
     torch_compile: bool = field(
         default=False,
         metadata=_help(

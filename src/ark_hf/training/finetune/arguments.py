@@ -15,7 +15,7 @@ RUN_TIME_SETTINGS = (
 OF_VOLUMES = ("width", "depth", "cube_size", "spacing", "hu_window", "cubes_per_volume")
 OF_PICTURES = (
     "backbone", "backbone_kwargs", "projector_dim", "projector_type", "image_size", "drop_path_rate", "min_crop_scale",
-    "decoder_type", "decoder_channels", "layer_decay", "lora_rank",
+    "decoder_type", "decoder_channels", "layer_decay", "lora_rank", "attn_implementation",
 )  # fmt: skip
 
 
@@ -178,6 +178,13 @@ class FinetuningArguments:
         default_factory=lambda: [0], metadata=_help("One run each; the table gives their mean and its interval.")
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
+    attn_implementation: Literal["sdpa", "eager"] | None = field(
+        default=None,
+        metadata=_help(
+            "sdpa fuses attention, and of a Swin what stands around it: faster. eager fuses nothing. Unset, each "
+            "encoder does as timm decides. Results change by rounding."
+        ),
+    )
     torch_compile: bool = field(
         default=False,
         metadata=_help(

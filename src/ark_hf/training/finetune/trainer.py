@@ -179,6 +179,8 @@ def create_trainer(
         model, processor: An Ark, or if `data` has volumes a Genesis.
         folder: Of its checkpoints.
     """
+    if args.attn_implementation is not None:
+        model.set_attn_implementation(args.attn_implementation)
     freeze_encoder(model, args.freeze)
     trained = model if args.lora_rank is None else add_adapters(model, args.lora_rank)
     if args.channels_last:

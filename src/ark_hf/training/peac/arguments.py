@@ -95,6 +95,7 @@ class PeacArguments:
     )
     ema_momentum: float = _same("ema_momentum", 0.999)
     mixed_precision: Literal["no", "fp16", "bf16"] = _same("mixed_precision")
+    attn_implementation: Literal["sdpa", "eager"] | None = _same("attn_implementation")
     torch_compile: bool = _same("torch_compile")
     gradient_checkpointing: bool = _same("gradient_checkpointing")
     dataloader_num_workers: int | None = _same("dataloader_num_workers")

@@ -79,6 +79,8 @@ class PeacPretrainer:
         self.data = mark_trained_before(self.data, self.start.facts, args.allow_shared_images)
         student, self.processor = self.start.model, self.start.processor
         self.grid = Grid(student.config.image_size, student.heads.cell)
+        if args.attn_implementation is not None:
+            student.ark.set_attn_implementation(args.attn_implementation)
         self.teacher = copy.deepcopy(student).to(self.accelerator.device).eval().requires_grad_(False)
         if args.gradient_checkpointing:
             student.ark.activation_checkpointing_enable()
