@@ -4,8 +4,9 @@ Training and inference on one GPU: speed, memory, share of what the GPU can do, 
 Steps are timed on random pictures that are in the GPU's memory already. A training step is forward and backward of
 the student, forward of the teacher, and SGD. bf16 is autocast in training and bf16 weights in inference. The reference
 is float32 with attention written out as timm builds it; ratios are to it, within this run. `float32` and `bf16` have
-the attention that ark_hf gives unasked, `bf16, sdpa` that of `attn_implementation="sdpa"`; the column "fused" counts
-the blocks whose attention is fused indeed.
+the attention that ark_hf gives unasked, `sdpa` that of `attn_implementation="sdpa"`, and `compiled` has the encoder's
+blocks compiled (`torch_compile: true`, `--compile`) from an empty cache, which the first step waits for. The column
+"fused" counts the blocks whose attention is fused indeed.
 
 The same training then runs through `CyclicPretrainer`, in bf16 on phantoms that loader processes read: its median
 step, and the run after its first step with what lies between steps (start of the loaders, validation, saving). At
@@ -43,10 +44,11 @@ from steps import FORWARDS, build, forward_flops, inference_step, training_step
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TURNS = 3
 WAYS = {
-    "reference": (torch.float32, "eager"),
-    "float32": (torch.float32, None),
-    "bf16": (torch.bfloat16, None),
-    "bf16, sdpa": (torch.bfloat16, "sdpa"),
+    "reference": (torch.float32, "eager", False),
+    "float32": (torch.float32, None, False),
+    "bf16": (torch.bfloat16, None, False),
+    "bf16, sdpa": (torch.bfloat16, "sdpa", False),
+    "bf16, sdpa, compiled": (torch.bfloat16, "sdpa", True),
 }
 FULL: dict[str, Any] = {
     "matrix": 8192,
@@ -100,6 +102,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
         results = measure(QUICK if args.quick else FULL, Path(folder), keep)
     print_results(results)
     if out is not None:
@@ -171,12 +174,12 @@ def matrix_flops_per_second(sizes: dict[str, Any]) -> float:
 def measure_step(
     sizes: dict[str, Any], folder: Path, job: str, name: str, batch_size: int, way: str
 ) -> list[dict[str, Any]]:
-    dtype, attention = WAYS[way]
+    dtype, attention, compiled = WAYS[way]
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = build(sizes["models"][name], attention)
         pictures = torch.randn(batch_size, 3, model.config.image_size, model.config.image_size)
-    step = {"training": training_step, "inference": inference_step}[job](model, pictures, dtype)
+    step = {"training": training_step, "inference": inference_step}[job](model, pictures, dtype, compiled)
     first, seconds = time_calls(step, sizes["turn_seconds"])
     blocks = [module.fused_attn for module in model.modules() if hasattr(module, "fused_attn")]
     figures = {"first_step_s": rounded(first), "peak_gib": peak_gib(), "fused": f"{sum(blocks)}/{len(blocks)}"}
@@ -256,12 +259,12 @@ def check_demo(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
 def print_results(results: dict[str, Any]) -> None:
     print(f"{results['machine']['device']}: bf16 matrix product {results['ceiling_tflops']:.3g} TFLOP/s")
     titles = "images/s", "ms/image", "ratio", "MFU %", "peak GiB", "first s", "fused"
-    print(f"{'':35}{'':18}" + "".join(f"{title:>10}" for title in titles))
+    print(f"{'':35}{'':22}" + "".join(f"{title:>10}" for title in titles))
     for row in results["table"]:
         figures = [row["images_per_s"], row["ms_per_image"], row["ratio"], rounded(row["mfu"] * 100)]
         figures += [row.get(name) for name in ("peak_gib", "first_step_s", "fused")]
         step = f"{row['job']} {row['model']}, batch {row['batch_size']}"
-        print(f"{step:35}{row['way']:18}" + "".join(f"{'' if cell is None else cell:>10}" for cell in figures))
+        print(f"{step:35}{row['way']:22}" + "".join(f"{'' if cell is None else cell:>10}" for cell in figures))
     if demo := results["demo"]:
         verdict = {True: "passed", False: "FAILED", None: "not judged"}[demo["passed"]]
         beside = f"global image numbers {demo['shortcut_auroc']:.3f}"

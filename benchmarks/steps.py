@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
+from ark_hf.models.compile_blocks import compile_blocks
+
 HEADS = (14, 14, 14, 3, 6, 1)  # labels of the released models' heads
 FORWARDS = {"training": 4, "inference": 1}  # forward passes that the work on a picture comes to
 
 
 def build(model: dict[str, Any], attention: str | None) -> Any:
-    from ark_hf import ArkConfig, ArkForImageClassification, ArkTask
-
     tasks = [ArkTask(f"task{n}", [str(label) for label in range(size)]) for n, size in enumerate(HEADS)]
     return ArkForImageClassification(ArkConfig(**model, tasks=tasks, attn_implementation=attention))
 
@@ -29,9 +30,14 @@ def forward_flops(model: dict[str, Any]) -> int:
     return counter.get_total_flops()
 
 
-def training_step(student: Any, pictures: torch.Tensor, dtype: torch.dtype) -> Callable[[], None]:
+def training_step(
+    student: Any, pictures: torch.Tensor, dtype: torch.dtype, compiled: bool = False
+) -> Callable[[], None]:
     teacher = copy.deepcopy(student).ark.eval().requires_grad_(False)
     student.train()
+    if compiled:
+        compile_blocks(student)
+        compile_blocks(teacher)
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
     task = student.config.tasks[0]
     labels = torch.randint(2, (len(pictures), len(task.labels)), device=pictures.device).float()
@@ -49,8 +55,12 @@ def training_step(student: Any, pictures: torch.Tensor, dtype: torch.dtype) -> C
     return step
 
 
-def inference_step(model: Any, pictures: torch.Tensor, dtype: torch.dtype) -> Callable[[], None]:
+def inference_step(
+    model: Any, pictures: torch.Tensor, dtype: torch.dtype, compiled: bool = False
+) -> Callable[[], None]:
     model.eval().to(dtype)
+    if compiled:
+        compile_blocks(model)
     pictures = pictures.to(dtype)
 
     @torch.inference_mode()

@@ -149,6 +149,7 @@ def test_both_ways_of_averaging_give_the_same(monkeypatch):
 def test_ways_on_a_cpu_are_measured_beside_the_reference(capsys, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     cpu = importlib.import_module("cpu")
+    monkeypatch.setattr("ark_hf.models.compile_blocks.BACKEND", "eager")  # the compiler itself takes half a minute
     results = cpu.measure(argparse.Namespace(turns=2, inference_batch=2, training_batch=2, threads=1, quick=True))
     assert [(row["job"], row["way"]) for row in results["table"]] == [
         (job, way) for job in ("inference", "training") for way in cpu.WAYS
@@ -197,6 +198,15 @@ def test_costs_are_measured_along_every_axis(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_memory_of_every_verb_is_measured(tmp_path):
+    command = [sys.executable, str(FOLDER / "inference_memory.py"), "--backbone", "convnext_atto", "--images", "2"]
+    subprocess.run([*command, "--image_size", "64", "--out", str(tmp_path / "results.json")], check=True)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["verb"] for row in rows] == ["predict", "embed", "serve"] * 2
+    assert all(0.3 < row["peak_gb"] < 4 and row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
     command = [sys.executable, str(FOLDER / "volume_memory.py"), "--width", "2", "--shape", "70", "70", "50"]
     subprocess.run([*command, "--out", str(tmp_path / "results.json")], check=True)
@@ -216,6 +226,7 @@ def test_the_memory_of_a_whole_volume_is_measured(tmp_path):
         "genesis_deformation",
         "training_loop",
         "many_files",
+        "inference_memory",
         "volume_memory",
         "activation_memory",
         "task_scaling",
