@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ark_hf.data.inputs import read_input
 from ark_hf.data.loading import InferenceSamples
 from ark_hf.inference.agreement import FindingLabel, writing_second_opinions
 from ark_hf.inference.heatmaps import heat_maps
-from ark_hf.inference.load import load_ark
+from ark_hf.inference.load import load_ark, usual_batch_size
 from ark_hf.inference.predict import mean_probabilities, predict_files, predict_logits, with_crops
 from ark_hf.inference.prediction_files import write_predictions
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
@@ -296,3 +297,9 @@ def test_why_a_model_cannot_be_loaded_is_one_line():
     with pytest.raises(ValueError, match="Cannot load an Ark model from 'someone/nothing'") as caught:
         load_ark("someone/nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side, most, images", [(224, 32, 32), (384, 32, 16), (768, 16, 4), (4096, 16, 1)])
+def test_models_of_large_pictures_take_fewer_at_once(side, most, images):
+    assert usual_batch_size(SimpleNamespace(config=SimpleNamespace(image_size=side)), most) == images
+    assert usual_batch_size(SimpleNamespace(config=SimpleNamespace()), most) == most

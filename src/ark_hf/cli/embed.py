@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..files import printable
-from ..inference.arguments import ComputingArguments
+from ..inference.arguments import BATCH_HELP, ComputingArguments
 from .arguments import check_at_least, check_names, parse, quiet
 
 DATASETS_HELP = "Folders or Hub ids of task datasets."
@@ -27,7 +27,7 @@ class EmbedArguments(ComputingArguments):
             "pooler_output: what the encoder gives before it."
         },
     )
-    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    batch_size: int | None = field(default=None, metadata={"help": BATCH_HELP})
     num_workers: int | None = field(
         default=None,
         metadata={
@@ -44,7 +44,8 @@ class EmbedArguments(ComputingArguments):
     )
 
     def __post_init__(self):
-        check_at_least(1, batch_size=self.batch_size)
+        if self.batch_size is not None:
+            check_at_least(1, batch_size=self.batch_size)
         if self.num_workers is not None:
             check_at_least(0, num_workers=self.num_workers)
 

@@ -33,7 +33,8 @@ class PredictArguments(ComputingArguments):
     batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Images a forward pass, 16 unless set; of a segmenter of volumes its windows, 4 unless set."
+            "help": "Images a forward pass, 16 unless set, and fewer for a model of over 384 pixels; of a segmenter "
+            "of volumes its windows, 4 unless set."
         },
     )
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})

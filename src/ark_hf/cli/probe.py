@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..inference.arguments import BATCH_HELP
 from .arguments import check_at_least, check_names, parse, quiet
 from .embed import DATASETS_HELP
 
@@ -34,11 +35,12 @@ class ProbeArguments:
         default="embeddings", metadata={"help": "As for `ark-hf embed`."}
     )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
-    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    batch_size: int | None = field(default=None, metadata={"help": BATCH_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the folds, the subsets and the bootstrap."})
 
     def __post_init__(self):
-        check_at_least(1, batch_size=self.batch_size)
+        if self.batch_size is not None:
+            check_at_least(1, batch_size=self.batch_size)
         check_at_least(0, bootstrap=self.bootstrap, seed=self.seed)
         if self.neighbours is not None:
             check_at_least(1, neighbours=self.neighbours)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import check_new_folder
-from ..inference.arguments import ComputingArguments
+from ..inference.arguments import BATCH_HELP, ComputingArguments
 
 Crops = Literal["whole", "center", "ten"]
 CROPS_HELP = (
@@ -26,7 +26,7 @@ class EvaluationArguments(ComputingArguments):
         metadata={"help": "Folder for report.html, report.md and report.json; a summary is only printed unless set."},
     )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples of patients behind each interval."})
-    batch_size: int = field(default=32, metadata={"help": "Images a forward pass."})
+    batch_size: int | None = field(default=None, metadata={"help": BATCH_HELP})
     crops: Crops = field(default="whole", metadata={"help": CROPS_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
     subgroups: list[str] = field(
@@ -74,8 +74,9 @@ class EvaluationArguments(ComputingArguments):
 
     def __post_init__(self):
         for name, lowest in {"batch_size": 1, "bootstrap": 0, "seed": 0}.items():
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"--{name} must be at least {lowest}, got {value}.")
         given = [name for name in ("heads", "related", "synonyms") if getattr(self, name)]
         if given and not self.is_zero_shot:
             raise ValueError(f"--{given[0]} is for zero-shot transfer: add --zero_shot.")

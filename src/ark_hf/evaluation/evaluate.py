@@ -12,7 +12,7 @@ import torch
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset
 from ..inference.arguments import Dtype
-from ..inference.load import how_computed, load_model
+from ..inference.load import how_computed, load_model, usual_batch_size
 from ..inference.predict import with_crops
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
@@ -151,7 +151,7 @@ def calibrate(
     datasets: Sequence[str],
     out: str | Path,
     sensitivity: float | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: Dtype = "float32",
     compile: bool = False,
 ) -> list[CalibrationResult]:
@@ -165,7 +165,7 @@ def calibrate(
         datasets: Folders or Hub ids of task datasets, each for its task's head, or "HEAD=DATASET"; one per head.
         out: New folder of the calibrated model.
         sensitivity: The share of positives that each operating point finds; Youden's points unless set.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, 32 unless set, and fewer of large pictures, see [`usual_batch_size`].
         dtype, compile: How the model computes; the weights that are saved are float32 all the same.
 
     Raises:
@@ -196,8 +196,9 @@ def _calibrate(
 ) -> list[CalibrationResult]:
     """Calibrates, in place, the head of each dataset on its validation split, and writes the model in float32."""
     rule: Rule = "youden" if args.sensitivity is None else "sensitivity"
+    batch_size = args.batch_size or usual_batch_size(network[0], 32)
     results = [
-        calibrate_task(*network, data.splits["validation"], data.task, rule, args.sensitivity, args.batch_size)
+        calibrate_task(*network, data.splits["validation"], data.task, rule, args.sensitivity, batch_size)
         for data in datasets
     ]
     saved = network
@@ -269,7 +270,8 @@ def _open(args: EvaluationArguments, model: Any, head: str | None, dataset: str)
 
 def _score(network: Network, opened: Opened, args: EvaluationArguments) -> ScoredTask:
     data, zero_shot = opened
-    return score_task(*network, data, args.split, args.batch_size, zero_shot)
+    batch_size = args.batch_size or usual_batch_size(network[0], 32)
+    return score_task(*network, data, args.split, batch_size, zero_shot)
 
 
 def _read_groups(opened: Sequence[Opened], args: EvaluationArguments) -> list[dict[str, list[str]]]:

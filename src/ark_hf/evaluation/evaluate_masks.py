@@ -8,7 +8,7 @@ from typing import Any
 from ..data.leaks import leaks_into
 from ..data.open_dataset import TaskDataset, open_dataset
 from ..data.task_dataset import SPLITS, load_task_dataset, read_dataset_task, split_names
-from ..inference.load import load_model
+from ..inference.load import load_model, usual_batch_size
 from ..inference.overlays import check_whole_picture
 from ..models.ark.configuration_ark import SegmentationTask
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
@@ -63,7 +63,7 @@ def evaluate_masks(
     origin = read_provenance(model)
     for data in opened:
         found = read_groups(data, args.split, args.subgroups or None)
-        scored = score_masks(*network, data, args.split, args.batch_size)
+        scored = score_masks(*network, data, args.split, args.batch_size or usual_batch_size(network[0], 32))
         report = report_masks(data, scored, args.bootstrap, args.seed, found)
         report.leaks = leaks_into(data, args.split, origin)
         if other is not None:
@@ -127,5 +127,6 @@ def _compare(other: tuple[Any, Any], data: TaskDataset, scored: ScoredMasks, arg
     thresholds = other[0].config.segmentation.thresholds
     task = SegmentationTask.from_dict({**data.task.to_dict(), "thresholds": thresholds})
     theirs = TaskDataset(data.source, task, data.splits)
-    scores = score_masks(*other, theirs, args.split, args.batch_size, distances=False)
+    batch_size = args.batch_size or usual_batch_size(other[0], 32)
+    scores = score_masks(*other, theirs, args.split, batch_size, distances=False)
     return compare_masks(data.task.labels, scored, scores, args.bootstrap, args.seed)

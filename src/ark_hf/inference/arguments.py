@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 DTYPES = get_args(Dtype)
+BATCH_HELP = "Images a forward pass, 32 unless set, and fewer for a model of large pictures: 4 of 768 pixels."
 
 
 @dataclass

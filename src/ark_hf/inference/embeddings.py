@@ -25,7 +25,7 @@ from ..files import printable, replacing, write_json
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..provenance import shown_name
-from .load import load_ark
+from .load import load_ark, usual_batch_size
 from .read_files import default_readers, read_files
 
 # What decides how a picture becomes an embedding, beside the weights
@@ -199,7 +199,7 @@ def embed(
     store: str | Path = "embeddings",
     splits: Sequence[str] = (),
     layer: str = "embeddings",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     num_workers: int | None = None,
     out: str | Path | None = None,
     dtype: str = "float32",
@@ -214,7 +214,7 @@ def embed(
         store: Folder of the embeddings of all models.
         splits: Of train, validation, test; all that there are unless set.
         layer: "embeddings", what the heads read, or "pooler_output", what the encoder gives.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, 32 unless set, and fewer of large pictures, see [`usual_batch_size`].
         num_workers: Processes that read images; the package's own choice unless set, see [`default_readers`].
         out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
         dtype, compile: How the model computes, see [`move_model`]; embeddings of another dtype are another model's.
@@ -234,6 +234,7 @@ def embed(
         raise ValueError("splits are those of task datasets, and none is named: leave them out.")
     network, processor = load_ark(model, ArkModel, dtype, compile)
     place = open_store(Path(store), network, processor, layer, model)
+    batch_size = batch_size or usual_batch_size(network, 32)
     done = []
     for source in dict.fromkeys(datasets):
         if source in files:

@@ -33,6 +33,7 @@ LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
     ImportError,
 )  # fmt: skip
+USUAL_PIXELS = 16 * 384**2  # a forward pass
 WHAT = {"ark": "an Ark model", "genesis": "a Genesis"}
 # Of a model type that something else was asked for, what to say of it
 OTHER: dict[Any, str] = {
@@ -99,6 +100,15 @@ def _has_bfloat16(place: torch.device) -> bool:
     if place.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return place.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def usual_batch_size(model: Any, most: int) -> int:
+    """
+    Images a forward pass where no number is asked for: `most` of them, and fewer of a model of large pictures, whose
+    features would take gigabytes (of a Swin-L of 768 pixels about half a gigabyte a picture in float32).
+    """
+    side = getattr(model.config, "image_size", None)  # a Genesis has none
+    return most if side is None else max(1, min(most, USUAL_PIXELS // side**2))
 
 
 def how_computed(model: Any) -> str:

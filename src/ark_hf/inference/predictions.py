@@ -16,7 +16,7 @@ from ..models.ark.configuration_ark import ArkConfig, SegmentationTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from .agreement import labels_by_finding, second_opinion_text, writing_second_opinions
-from .load import how_computed, load_ark, process_state, read_model_type
+from .load import how_computed, load_ark, process_state, read_model_type, usual_batch_size
 from .measurements import Measurements
 from .overlays import called_labels, check_whole_picture, picture_name, save_masks, save_overlays
 from .predict import predict_files, with_crops
@@ -94,7 +94,8 @@ def predict(
         paths: Files, of radiographs also http(s) addresses, or folders that are searched for images or volumes.
         out: A `.csv` file, or `.jsonl` for a JSON object a line. Files that cannot be read go to `NAME.unreadable.csv`
             beside it.
-        batch_size: Images a forward pass, 16 unless set; of a segmenter of volumes its windows, 4 unless set.
+        batch_size: Images a forward pass, 16 unless set, fewer of over 384 pixels, see [`usual_batch_size`]; of a
+            segmenter of volumes its windows, 4 unless set.
         crops: "whole", "center" or "ten", see [`with_crops`].
         second_opinion: Write on which findings the heads disagree, to `NAME.second_opinion.csv` beside `out`.
         heatmaps: Folder for pictures of what speaks for the labels that are called positive, see [`save_overlays`].
@@ -116,9 +117,9 @@ def predict(
         _refuse_options_of_radiographs(model, crops, second_opinion, heatmaps, num_workers)
         return predict_volumes(model, paths, out, batch_size, format, device, dtype, compile)
     files, left_out = _image_files(paths)
-    batch_size = batch_size or 16
     num_workers = default_readers(len(files)) if num_workers is None else num_workers
     network, processor = load_ark(model, dtype=dtype, compile=compile, device=device)
+    batch_size = batch_size or usual_batch_size(network, 16)
     written = Predictions(out, left_out=left_out, computed=how_computed(network))
     seen, findings = _Seen(written), None
     if isinstance(network, ArkForSemanticSegmentation):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...data.loading import default_num_workers
 from ...inference.embeddings import embed_rows, open_store
-from ...inference.load import load_ark
+from ...inference.load import load_ark, usual_batch_size
 from ...models.ark.modeling_ark import ArkModel
 from ...provenance import shown_name
 from .neighbours import find_neighbours, similar_pictures, write_neighbours
@@ -46,7 +46,7 @@ def probe(
     shortcuts: bool = False,
     layer: str = "embeddings",
     bootstrap: int = 1000,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Probing:
     """
@@ -62,7 +62,7 @@ def probe(
         shortcuts: Also probe for sex and view, and with several datasets for the dataset an image is of.
         layer: "embeddings" or "pooler_output".
         bootstrap: Resamples of patients behind each interval.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, see [`embed`].
         seed: Of the folds, the subsets and the bootstrap.
 
     Raises:
@@ -77,6 +77,7 @@ def probe(
     out = Path(out)
     place = open_store(Path(store or out / "embeddings"), network, processor, layer, model)
     workers = default_num_workers(network.device)
+    batch_size = batch_size or usual_batch_size(network, 32)
     embeddings: list[Embeddings] = []
     for data in loaded:
         by_split = {}
