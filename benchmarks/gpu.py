@@ -5,7 +5,7 @@ Steps are timed on random pictures that are in the GPU's memory already. A train
 the student, forward of the teacher, and SGD. bf16 is autocast in training and bf16 weights in inference. The reference
 is float32 with attention written out as timm builds it; ratios are to it, within this run. `float32` and `bf16` have
 the attention that ark_hf gives unasked, `sdpa` that of `attn_implementation="sdpa"`, and `compiled` has the encoder's
-blocks compiled (`torch_compile: true`, `--compile`) from an empty cache, which the first step waits for. The column
+blocks compiled (`torch_compile: true`, `--compile`) from an empty cache, which the first step waits for; `checkpointed` recomputes activations block by block. The column
 "fused" counts the blocks whose attention is fused indeed.
 
 The same training then runs through `CyclicPretrainer`, in bf16 on phantoms that loader processes read: its median
@@ -50,6 +50,9 @@ WAYS = {
     "bf16, sdpa": (torch.bfloat16, "sdpa", False),
     "bf16, sdpa, compiled": (torch.bfloat16, "sdpa", True),
 }
+CHECKPOINTED = "bf16, sdpa, checkpointed"  # for steps that ask for it by name
+WAYS_BY_NAME = {**WAYS, CHECKPOINTED: (torch.bfloat16, "sdpa", False)
+}
 FULL: dict[str, Any] = {
     "matrix": 8192,
     "turn_seconds": 0.5,
@@ -59,6 +62,7 @@ FULL: dict[str, Any] = {
     },
     "steps": [
         ("training", "Swin-B 224", 128), ("training", "Swin-L 768", 4),
+        ("training", "Swin-L 768", 8, "bf16, sdpa"), ("training", "Swin-L 768", 16, CHECKPOINTED),
         ("inference", "Swin-B 224", 256), ("inference", "Swin-B 224", 1), ("inference", "Swin-L 768", 16),
     ],
     "pretraining": {"model": "Swin-B 224", "batch_size": 128, "cycles": 2},
@@ -76,7 +80,9 @@ QUICK: dict[str, Any] = {
             "backbone_kwargs": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]},
         },
     },
-    "steps": [("training", "tiny Swin", 4), ("inference", "tiny Swin", 4)],
+    "steps": [
+        ("training", "tiny Swin", 4), ("inference", "tiny Swin", 4), ("training", "tiny Swin", 8, CHECKPOINTED),
+    ],
     "pretraining": {"model": "tiny Swin", "batch_size": 4, "cycles": 1},
     "pretraining_sites": {"counts": {"train": 8, "validation": 2}, "size": 64},
     "demo": {"cycles": 1, "image_size": 32, "batch_size": 8},
@@ -155,7 +161,8 @@ def measure(sizes: dict[str, Any], folder: Path, keep: Callable[[dict], None]) -
         row |= {"mfu": rounded(FORWARDS[job] * flops[model] * speed / ceiling)}
         results["table"].append(row | figures)
 
-    for part in [*((measure_step, *step, way) for step in sizes["steps"] for way in WAYS), (measure_pretraining,)]:
+    parts = [(measure_step, *step[:3], way) for step in sizes["steps"] for way in step[3:] or WAYS]
+    for part in [*parts, (measure_pretraining,)]:
         for row in attempt(*part) or ():
             add(**row)
         keep(results)
@@ -174,11 +181,13 @@ def matrix_flops_per_second(sizes: dict[str, Any]) -> float:
 def measure_step(
     sizes: dict[str, Any], folder: Path, job: str, name: str, batch_size: int, way: str
 ) -> list[dict[str, Any]]:
-    dtype, attention, compiled = WAYS[way]
+    dtype, attention, compiled = WAYS_BY_NAME[way]
     torch.manual_seed(0)
     with torch.device(DEVICE):
         model = build(sizes["models"][name], attention)
         pictures = torch.randn(batch_size, 3, model.config.image_size, model.config.image_size)
+    if way == CHECKPOINTED:
+        model.activation_checkpointing_enable()
     step = {"training": training_step, "inference": inference_step}[job](model, pictures, dtype, compiled)
     first, seconds = time_calls(step, sizes["turn_seconds"])
     blocks = [module.fused_attn for module in model.modules() if hasattr(module, "fused_attn")]
