@@ -12,5 +12,4 @@ kind = "classification" if ArkConfig.from_pretrained(MODEL).segmentation is None
 page = build_page(pipeline(f"chest-xray-{kind}", model=MODEL), MODEL)
 
 if __name__ == "__main__":
-    start_page(page, "0.0.0.0", 7860)
-    page.block_thread()
+    start_page(page, "0.0.0.0", 7860).wait()

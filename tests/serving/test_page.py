@@ -9,6 +9,7 @@ import re
 import runpy
 import socket
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.slow_ci  # a server for each process, and gradio takes 
 
 SPACE = REPOSITORY / "hub_cards" / "space"
 NAME = 'someone/ark ${1+1} {{x}} <b>"'
+SECRET = "hunter2-of-the-ward"
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis_of_the_lower_lobe, and of what lies beside and behind it"
 TASKS = [
     ArkTask("north", ["Edema", "Mass <b>", "Nodule"], thresholds={"Edema": 0.01, "Mass <b>": 0.99}),
@@ -81,9 +83,9 @@ def serve():
 @pytest.fixture(scope="module")
 def page(serve, pipe):
     page = serve.build_page(pipe, NAME)
-    serve.start_page(page, "127.0.0.1", free_port())
+    server = serve.start_page(page, "127.0.0.1", free_port())
     yield page
-    page.close(verbose=False)
+    server.close()
 
 
 def free_port() -> int:
@@ -103,8 +105,12 @@ PHOTO = png(Image.new("RGB", (300, 40), "red"))
 
 
 def request(page, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict]:
-    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=60)
-    connection.putrequest(method, path)
+    return ask(page.server_port, method, path, body, **headers)
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest(method, path, skip_host="host" in headers)
     for name, value in {"content_length": str(len(body or b"")), **headers}.items():
         connection.putheader(name.replace("_", "-"), value)
     connection.endheaders(body)
@@ -115,12 +121,14 @@ def request(page, method: str, path: str, body: bytes | None = None, **headers: 
 def send(page, name: str, data: bytes) -> str:
     """What the page's script gets for a file: HTML."""
     component = next(each["id"] for each in page.config["components"] if each["type"] == "html")
+    return send_to(page.server_port, component, name, data)
+
+
+def send_to(port: int, component: int, name: str, data: bytes) -> str:
     upload = {"name": name, "data": base64.b64encode(data).decode()}
     message = {"data": upload, "component_id": component, "fn_name": "read", "session_hash": "test"}
     body = json.dumps(message).encode()
-    status, text, headers = request(
-        page, "POST", "/gradio_api/component_server/", body, content_type="application/json"
-    )
+    status, text, headers = ask(port, "POST", "/gradio_api/component_server/", body, content_type="application/json")
     assert status == 200 and headers["cache-control"] == "no-store"
     return json.loads(text)
 
@@ -360,10 +368,10 @@ def test_nothing_is_written_logged_or_sent(serve, page, capfd, monkeypatch):
 def test_neither_start_nor_page_turn_to_another_host(serve, pipe):
     with WATCH:
         page = serve.build_page(pipe, "mine")
-        serve.start_page(page, "127.0.0.1", free_port())
+        server = serve.start_page(page, "127.0.0.1", free_port())
         status, html, headers = request(page, "GET", "/")
         css = request(page, "GET", "/theme.css")[1]
-        page.close(verbose=False)
+        server.close()
         assert set(WATCH.hosts) <= {"127.0.0.1", "localhost"}
     assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
     assert not re.search(r"""(src|href)=["'](https?:)?//|@import|preconnect""", html)
@@ -419,20 +427,60 @@ def test_wrong_calls_are_explained_in_a_line(model, page, tmp_path, monkeypatch)
         serve_verb([model])
 
 
-def test_the_verb_serves_this_machine_alone_and_says_where(model, monkeypatch, capsys):
-    port, started = free_port(), []
-    monkeypatch.setenv("no_proxy", "")
+@pytest.fixture
+def served(serve, monkeypatch) -> Iterator[list]:
+    """The servers that the verb has started, which does not wait for them."""
+    servers = []
+    monkeypatch.setattr("ark_hf.serving.server.PageServer.wait", lambda server: servers.append(server))
+    yield servers
+    for server in servers:
+        server.close()
+
+
+def test_the_verb_serves_this_machine_alone_and_says_where(model, served, monkeypatch, capsys):
+    port = free_port()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of a network that has one; nobody answers there
-    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: started.append(self))
     assert serve_verb([model, "--port", str(port)]) == 0
-    (page,) = started
-    try:
-        assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
-        assert page.server.config.host == "127.0.0.1"
-        assert "ark-cxr: 5 labels in 2 tasks" in request(page, "GET", "/")[1]
-        assert "ark-columns" in send(page, "chest.png", CHEST)
-    finally:
-        page.close(verbose=False)
+    told = capsys.readouterr()
+    assert f"http://127.0.0.1:{port}/" in told.out and "Warning" not in told.err
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    assert "ark-cxr: 5 labels in 2 tasks" in ask(port, "GET", "/")[1]
+
+
+def test_the_verb_warns_of_other_machines_and_asks_for_a_password(model, served, monkeypatch, capsys):
+    monkeypatch.setenv("ARK_HF_PASSWORD", SECRET)
+    for options, told in (
+        ([], "may use the page: pass --password"),
+        (["--password"], "the password and pictures travel"),
+    ):
+        port = free_port()
+        assert serve_verb([model, "--host", "0.0.0.0", "--port", str(port), *options]) == 0
+        output = "".join(capsys.readouterr())
+        assert told in output and "unencrypted" in output and SECRET not in output
+        form = {"content_type": "application/x-www-form-urlencoded"}
+        assert ask(port, "GET", "/", host="ark.hospital.org")[0] == 200
+        read = ask(port, "POST", "/gradio_api/component_server/", b"{}", content_type="application/json")[0]
+        if options:
+            assert read == 401 and NAME not in ask(port, "GET", "/")[1]
+            assert ask(port, "POST", "/login", b"username=ark&password=wrong", **form)[0] == 400
+            status, _, headers = ask(port, "POST", "/login", f"username=ark&password={SECRET}".encode(), **form)
+            assert status == 200 and "HttpOnly" in headers["set-cookie"]
+            assert SECRET not in "".join(capsys.readouterr())
+        else:
+            assert read == 400
+
+
+def test_a_password_is_asked_for_where_none_is_set(model, served, monkeypatch):
+    monkeypatch.delenv("ARK_HF_PASSWORD", raising=False)
+    monkeypatch.setattr("ark_hf.cli.serve.getpass", lambda prompt: SECRET)
+    assert serve_verb([model, "--port", str(free_port()), "--password", "--user", "ward 3"]) == 0
+    assert (
+        ask(served[0].port, "POST", "/gradio_api/component_server/", b"{}", content_type="application/json")[0] == 401
+    )
+    monkeypatch.setattr("ark_hf.cli.serve.getpass", lambda prompt: "")
+    with pytest.raises(ValueError, match="--password needs a password: set ARK_HF_PASSWORD, or give one when asked."):
+        serve_verb([model, "--password"])
 
 
 def test_the_space_is_the_same_page(serve, model, page, tmp_path, monkeypatch):

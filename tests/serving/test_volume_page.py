@@ -1,5 +1,7 @@
 """The page of a Genesis on a server, and its sliders in a browser."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ark_hf import VolumeReader
@@ -18,9 +20,9 @@ VOLUME = smooth_ct((13, 9, 7))
 @pytest.fixture(scope="module")
 def page(serve):  # noqa: F811
     page = serve.build_page(VolumeReader(*genesis_segmenter()), "organs")
-    serve.start_page(page, "127.0.0.1", free_port())
+    server = serve.start_page(page, "127.0.0.1", free_port())
     yield page
-    page.close(verbose=False)
+    server.close()
 
 
 def test_sliders_change_the_slices(visit):  # noqa: F811
@@ -63,8 +65,8 @@ def test_the_verb_serves_a_genesis(tmp_path, monkeypatch, capsys):
 
     folder = save_genesis(tmp_path / "organs", genesis_segmenter())
     served = []
-    monkeypatch.setattr(module, "start_page", lambda page, host, port: served.append(page) or "http://here")
-    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
+    there = SimpleNamespace(address="http://here", wait=lambda: None)
+    monkeypatch.setattr(module, "start_page", lambda page, *where: served.append(page) or there)
     assert serve_verb([folder]) == 0
     assert "The page is at http://here" in capsys.readouterr().out
     assert served[0].title == "organs: volumes"

@@ -1,9 +1,6 @@
 """The page of `ark-hf serve`: an image in, what a model makes of it out, with reasons for doubt; nothing kept."""
 
 import base64
-import os
-import re
-import socket
 import sys
 import threading
 import traceback
@@ -13,36 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
 
 from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import read_input
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..pages.html import escape
+from .guard import MAX_MEGABYTES
 from .masks_answer import masks_answer
 from .probabilities_answer import box, probabilities_answer, why_no_heat_maps
+from .server import PageServer
 from .volume_answer import MAX_VOXELS, VolumeReader
 
 NOTICE = "Research use only. Not a medical device."
-MAX_MEGABYTES = 100
-
-# What the page needs of gradio's many addresses: neither uploads to its folder, nor files, API pages or histories
-_SERVED = re.compile(
-    r"/|/(favicon\.ico|theme\.css|config)|/(assets|static)/.+"
-    r"|/gradio_api/(startup-events|component_server/)"
-)
-_MAX_BODY = MAX_MEGABYTES * 2**20 * 4 // 3 + 2**16  # base64, in a little JSON
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; object-src 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 RADIOGRAPHS = {
     "title": "Chest radiograph",
@@ -118,76 +99,39 @@ def _answer_of_radiographs(
     return lambda name, data: answer(read_input({"bytes": data, "path": name}))  # where it is, in memory
 
 
-def start_page(page: gr.Blocks, host: str, port: int) -> str:
+def start_page(page: gr.Blocks, host: str, port: int, login: tuple[str, str] | None = None) -> PageServer:
     """
-    Serves the page in the background until `page.close()` or the end of the program; `page.block_thread()` waits.
+    Serves the page in the background until the server's `close()` or the end of the program; its `wait()` waits.
+
+    Args:
+        page: What [`build_page`] gave.
+        host: Address to listen on; 127.0.0.1 is reached from this machine alone.
+        port: Port to listen on.
+        login: The name and password that the page asks for, if any.
 
     Returns:
-        Its address.
+        The server, which has the page's `address`.
 
     Raises:
         ValueError: This machine has no such address, or the port is taken or not allowed.
     """
-    try:
-        socket.create_server((host, port)).close()  # gradio's own attempt takes seconds and names no reason
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"Cannot listen on {host}, port {port}: {reason}. Choose another port or host.") from None
-    # gradio asks its own address whether it is up, and would do so through a proxy, where the network has one
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    os.environ["no_proxy"] = ",".join(filter(None, (direct, host, "localhost")))
-    _, address, _ = page.launch(
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        "/",
         server_name=host,
         server_port=port,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        app_kwargs={"middleware": [Middleware(_Guard)]},
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
+        auth=login,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
+        show_error=False,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        num_workers=0,
     )
-    return address
-
-
-class _Guard:
-    """Lets through what the page needs, and tells the browser to ask no other host and to keep nothing."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                if not scope["path"].startswith(("/assets/", "/static/")):
-                    headers["Cache-Control"] = "no-store"
-            await send(message)
-
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif (refusal := _refusal(scope)) is not None:
-            await refusal(scope, receive, send)
-        else:
-            await self.app(scope, receive, send_guarded)
-
-
-def _refusal(scope: Scope) -> PlainTextResponse | None:
-    if not _SERVED.fullmatch(scope["path"]):
-        return PlainTextResponse("Not found", 404)
-    if scope["method"] == "POST":
-        headers = Headers(scope=scope)
-        if headers.get("content-type") != "application/json":  # gradio writes other kinds to disk
-            return PlainTextResponse("Only JSON is accepted", 415)
-        if not 0 < int(headers.get("content-length", 0)) <= _MAX_BODY:
-            return PlainTextResponse(f"Files of up to {MAX_MEGABYTES} MB are accepted", 413)
-    return None
+    return PageServer(app, host, port)
 
 
 def _empty_page(name: str, config: Any, words: dict[str, str]) -> str:
