@@ -91,14 +91,19 @@ def watch(part: str, folder: Path, args: argparse.Namespace) -> dict:
         time.sleep(INTERVAL)
     if process.returncode:
         sys.exit(f"Part {part!r} failed.")
-    fifth = max(len(samples) // 5, 1)
     thinned = samples[:: max(len(samples) // 100, 1)]
     return {
         "seconds": round(time.monotonic() - started),
         "peak_mb": round(max(samples)),
-        "growth_mb": round(statistics.median(samples[-fifth:]) - statistics.median(samples[fifth : 2 * fifth]), 1),
+        "growth_mb": growth(samples),
         "samples_mb": [round(sample) for sample in thinned],
     }
+
+
+def growth(samples: list[float]) -> float:
+    """From the median of the second fifth to that of the last."""
+    fifth = max(len(samples) // 5, 1)
+    return round(statistics.median(samples[-fifth:]) - statistics.median(samples[fifth : 2 * fifth]), 1)
 
 
 def private_megabytes(process: psutil.Process) -> float:

@@ -27,6 +27,7 @@ from pydicom.uid import (
 from ark_hf.data.images import dicom
 from ark_hf.data.images.dicom import read_dicom_metadata
 from ark_hf.data.images.image_files import UnreadableImageError
+from ark_hf.data.inputs import read_input
 from ark_hf.data.radiograph import read_radiograph
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4)
@@ -580,3 +581,10 @@ def test_metadata_of_what_is_no_dicom_is_refused(tmp_path):
     }.items():
         with pytest.raises(UnreadableImageError, match=f"{name}: .*{reason}"):
             read_dicom_metadata(tmp_path / name)
+
+
+@pytest.mark.parametrize("said, told", [("YES", True), ("NO", False), ("", False), (None, False)])
+def test_text_that_is_burned_in_is_told(tmp_path, said, told):
+    tags = {} if said is None else {"BurnedInAnnotation": said}
+    read = read_input(save(make_dicom(RAMP, 12, **tags), tmp_path / "x.dcm"))
+    assert any("burned into its pixels" in each for each in read.warnings) == told

@@ -184,3 +184,10 @@ def test_cut_slices_are_refused_by_name(tmp_path, share):
 def test_nothing_of_the_patient_is_in_a_volume(tmp_path):
     series(tmp_path / "a", ct())
     assert set(vars(read_volume(tmp_path / "a"))) == {"voxels", "affine"}
+
+
+def test_text_that_is_burned_in_is_told_once(tmp_path):
+    series(tmp_path / "a", ct(), BurnedInAnnotation="YES")
+    with collecting_doubts() as doubts:
+        read_volume(tmp_path / "a")
+    assert [each for each in doubts if "burned into its pixels" in each] == doubts and len(doubts) == 1

@@ -22,10 +22,14 @@ STORED_TAGS = """
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
     HighBit PixelRepresentation PixelData
 """.split()
-_GREY_TAGS = """
+BURNED_IN_TAG = "BurnedInAnnotation"
+_GREY_TAGS = f"""
+    {BURNED_IN_TAG}
     PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence RescaleSlope RescaleIntercept VOILUTSequence
     VOILUTFunction WindowCenter WindowWidth PresentationLUTShape PresentationLUTSequence
 """.split()
+
+BURNED_IN = "its header says that text is burned into its pixels, which may name the patient: black it out before use"
 
 # In mm at the patient where that was calibrated, else at the detector, on which shadows are larger (PS3.3 10.7.1.3)
 _SPACING_TAGS = ["PixelSpacing", "ImagerPixelSpacing"]
@@ -179,6 +183,11 @@ def read_stored(file: BinaryIO, tags: Sequence[str] = ()) -> tuple[Any, np.ndarr
     return dataset, stored
 
 
+def is_burned_in(dataset: Any) -> bool:
+    """Whether a DICOM file says that its pixels show text, such as a patient's name. Many say nothing."""
+    return str(dataset.get(BURNED_IN_TAG) or "").strip().upper() == "YES"
+
+
 def read_dicom(file: BinaryIO) -> np.ndarray:
     """(H, W) uint8 or uint16 of an open DICOM file, as in [`read_radiograph`].
 
@@ -186,6 +195,8 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
         UnreadableImageError: The file holds no radiograph that can be shown; other errors are pydicom's.
     """
     dataset, stored = read_stored(file, _GREY_TAGS)
+    if is_burned_in(dataset):
+        doubt(BURNED_IN)
     # A grey value depends on the stored one alone: work them out for every bit pattern, then look the pixels up.
     patterns = stored.astype(f"u{stored.itemsize}")
     values = np.arange(256**stored.itemsize).astype(f"{stored.dtype.kind}{stored.itemsize}")

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ...files import printable
-from ..images.dicom import is_dicom, read_stored, read_tags
+from ..images.dicom import BURNED_IN, BURNED_IN_TAG, is_burned_in, is_dicom, read_stored, read_tags
 from ..images.image_files import UnreadableImageError, check_size, doubt, is_other_file, open_image_file
 from .volume import Volume, check_claim, rescaled, whole_type
 
 RESCUE = "convert the series to NIfTI"
 _SCALE_TAGS = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"]
-_PLACE_TAGS = """
-    SeriesInstanceUID ImageOrientationPatient ImagePositionPatient PixelSpacing Rows Columns NumberOfFrames BitsStored
-    PixelRepresentation
+_PLACE_TAGS = f"""
+    {BURNED_IN_TAG} SeriesInstanceUID ImageOrientationPatient ImagePositionPatient PixelSpacing Rows Columns
+    NumberOfFrames BitsStored PixelRepresentation
 """.split()
 ALIKE = 1e-3  # by which directions (of length 1) and spacings (of mm) of one series may differ: digits of their texts
 UNEVEN = 0.1, 0.02  # mm, or if that is more, share of the distance of slices, by which one may lie beside its place
@@ -34,7 +34,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 class Slice:
     """
     What places and scales one file's slice: the direction of its rows and of its columns (2, 3) and the place of its
-    first pixel (3,), in mm in LPS; distance of rows and of columns in mm; and between which values it lies.
+    first pixel (3,), in mm in LPS; distance of rows and of columns in mm; between which values it lies; and whether
+    text is burned into it.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Slice:
     shape: tuple[int, int]
     limits: tuple[float, float]
     whole: bool
+    burned_in: bool
 
     @property
     def name(self) -> str:
@@ -88,6 +90,8 @@ def read_dicom_series(folder: Path) -> Volume:
     try:
         slices = [_read_slice(path) for path in paths]
         _check_alike(slices)
+        if any(each.burned_in for each in slices):
+            doubt(BURNED_IN)
         normal = np.cross(*slices[0].directions)
         slices.sort(key=lambda each: float(each.position @ normal))
         _check_steps(slices, [float(each.position @ normal) for each in slices])
@@ -123,6 +127,7 @@ def _read_slice(path: Path) -> Slice:
             (rows, columns),
             (low * slope + intercept, high * slope + intercept),
             slope.is_integer() and intercept.is_integer(),
+            is_burned_in(tags),
         )
 
 
