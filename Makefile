@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE  # every process would compile our code and the
 PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_golden_ark.py tests/data/images \
 	tests/data/test_inputs.py tests/data/test_views.py tests/inference/test_pipeline.py tests/inference/test_predict.py
 
-.PHONY: demo test slow-ci slow bench check style
+.PHONY: demo test slow-ci slow bench oldest check style
 
 .venv/.core: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -41,6 +41,9 @@ slow: .venv/.dev  ## The tests that take long
 
 bench: .venv/.dev  ## Every benchmark, and benchmarks/RESULTS.md; an hour on two idle cores
 	$(BIN)/python benchmarks/run_all.py
+
+oldest: .venv/.dev  ## Some tests with the oldest versions that setup.cfg allows; 5 GB
+	$(BIN)/python tools/dependencies.py try oldest --venv .venv-oldest
 
 check: .venv/.dev  ## Lint and types
 	$(BIN)/ruff check .

@@ -15,7 +15,19 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.sources.phantom import SITES, draw_phantom_image
 from tests.data.images.test_dicom import make_dicom, save
-from tests.serving.test_page import LONG, NAME, PHOTO, all_labels, model, page, pipe, png, serve  # noqa: F401
+from tests.serving.test_page import (  # noqa: F401
+    LONG,
+    NAME,
+    PHOTO,
+    SECRET,
+    all_labels,
+    free_port,
+    model,
+    page,
+    pipe,
+    png,
+    serve,
+)
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow_ci
@@ -235,3 +247,24 @@ def test_a_file_or_server_that_is_gone(visit):
     tab.evaluate("() => { FileReader.prototype.readAsDataURL = function () { this.onerror(); }; }")
     give(tab, "phantom.png", png(PHANTOM))
     assert "The browser cannot read it" in tab.locator(".ark-error").inner_text()
+
+
+def test_a_password_comes_before_the_page(serve, pipe, browser):  # noqa: F811
+    server = serve.start_page(serve.build_page(pipe, NAME), "127.0.0.1", free_port(), ("ward", SECRET))
+    context = browser.new_context(**DESK)
+    try:
+        tab = context.new_page()
+        tab.set_default_timeout(30_000)
+        tab.goto(server.address)
+        for password, then in (("wrong", "text=Incorrect Credentials"), (SECRET, ".ark-drop input")):
+            name, word = tab.get_by_label("username"), tab.get_by_label("password")
+            name.fill("ward")
+            word.fill(password)
+            assert NAME not in tab.content() and word.get_attribute("type") == "password"
+            tab.get_by_role("button", name="Login").click()
+            tab.wait_for_selector(then, state="attached")
+        give(tab, "phantom.png", png(PHANTOM))
+        assert shown(tab) == expected(pipe(PHANTOM))
+    finally:
+        context.close()
+        server.close()

@@ -131,6 +131,15 @@ def test_uploads_are_held_within_bounds_and_answered_one_after_another(monkeypat
     assert most_held == 80 and most_answering == 1
 
 
+def test_nothing_is_evaluated_for_who_has_gone():
+    async def never(scope, receive, send):
+        pytest.fail("nobody reads it")
+
+    scope = scope_of("POST", READ, {**JSON, "content-length": "2"})
+    messages = [{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}]
+    assert asyncio.run(status_of(Guard(never, "127.0.0.1"), scope, messages)) is None and not messages
+
+
 def test_who_is_too_slow_or_waits_too_long_is_told(monkeypatch):
     monkeypatch.setattr(guard, "GRACE", 0.05)
     scope = scope_of("POST", READ, {**JSON, "content-length": "500"})

@@ -87,7 +87,8 @@ class Guard:
                     await self._answer(scope, _replay(body, receive), send)
                 else:
                     async with self._turn:
-                        await self._answer(scope, _replay(body, receive), send)
+                        if not await _has_gone(receive):
+                            await self._answer(scope, _replay(body, receive), send)
         except TimeoutError:
             return PlainTextResponse("The connection is too slow, or too many ask", 408, {"Connection": "close"})
         except ConnectionError:  # of a client that has gone, and needs no answer
@@ -157,6 +158,15 @@ async def _read(receive: Receive, size: int) -> bytes:
             raise ConnectionError
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def _has_gone(receive: Receive) -> bool:
+    """Whether the client of a message that was read has left; nothing else comes after it."""
+    try:
+        async with asyncio.timeout(0.01):
+            return (await receive())["type"] == "http.disconnect"
+    except TimeoutError:
+        return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
