@@ -5,8 +5,9 @@ Steps are timed on random pictures that are in the GPU's memory already. A train
 the student, forward of the teacher, and SGD. bf16 is autocast in training and bf16 weights in inference. The reference
 is float32 with attention written out as timm builds it; ratios are to it, within this run. `float32` and `bf16` have
 the attention that ark_hf gives unasked, `sdpa` that of `attn_implementation="sdpa"`, and `compiled` has the encoder's
-blocks compiled (`torch_compile: true`, `--compile`) from an empty cache, which the first step waits for; `checkpointed` recomputes activations block by block. The column
-"fused" counts the blocks whose attention is fused indeed.
+blocks compiled (`torch_compile: true`, `--compile`) from an empty cache, which the first step waits for;
+`checkpointed` recomputes activations block by block. The column "fused" counts the blocks whose attention is fused
+indeed.
 
 The same training then runs through `CyclicPretrainer`, in bf16 on phantoms that loader processes read: its median
 step, and the run after its first step with what lies between steps (start of the loaders, validation, saving). At
@@ -51,8 +52,7 @@ WAYS = {
     "bf16, sdpa, compiled": (torch.bfloat16, "sdpa", True),
 }
 CHECKPOINTED = "bf16, sdpa, checkpointed"  # for steps that ask for it by name
-WAYS_BY_NAME = {**WAYS, CHECKPOINTED: (torch.bfloat16, "sdpa", False)
-}
+WAYS_BY_NAME = {**WAYS, CHECKPOINTED: (torch.bfloat16, "sdpa", False)}
 FULL: dict[str, Any] = {
     "matrix": 8192,
     "turn_seconds": 0.5,

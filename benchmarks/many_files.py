@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 
 import ark_hf
-from ark_hf.inference.embeddings import embed_files, open_store
 
 MODEL = {
     "backbone": "convnext_atto", "backbone_kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]},
@@ -53,6 +52,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     model = ark_hf.ArkForImageClassification(ark_hf.ArkConfig(**MODEL)).eval()
     processor = ark_hf.ArkImageProcessor(size=MODEL["image_size"])
+    for part in (model, processor):
+        part.save_pretrained(folder / "ark-cxr")
 
     def predict(workers: int) -> None:
         for _ in ark_hf.predict_files(model, processor, paths, num_workers=workers):
@@ -60,8 +61,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
 
     def embed(workers: int) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as store:
-            place = open_store(Path(store), model.ark, processor, "embeddings", "small")
-            embed_files(model.ark, processor, paths, place, num_workers=workers)
+            ark_hf.embed(str(folder / "ark-cxr"), [str(folder / "files")], store, num_workers=workers)
 
     rows = []
     for name, run in (("predict", predict), ("embed", embed)):
