@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from ..provenance import package_version
+from ..signals import ended_by_signals
 from .arguments import choose
 
 ABOUT = "Ark, an open foundation model for chest radiographs. Research use only. `ark-hf --version` names the version."
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         if verb is None:
             return 0
         program = f"ark-hf {verb}"
-        return _function(verb)(argv[1:])
+        with ended_by_signals(f"{program} is stopped."):
+            return _function(verb)(argv[1:])
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..signals import ended_by_signals
 from .credentials import CA, CERTIFICATE, CERTIFICATE_KEY, check_certificate, read_signature
-from .processes import FEDERATION, ended_by_signals, environment, flower_home, start, stop
+from .processes import FEDERATION, environment, flower_home, start, stop
 from .recipe import FederatedArguments, SiteSpec
 
 APP = Path(__file__).parent / "app"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..provenance import write_provenance
 from ..training import run
-from ..training.checkpoint import check_settings
+from ..training.checkpoint import check_settings, is_whole, seal
 from ..training.initial_weights import ARCHITECTURE, StartArguments, build_student, processor_of, start_facts
 from ..training.run import default_values
 from .messages import Answer
@@ -79,6 +80,7 @@ def write_master(folder: Path, args: FederatedArguments, sites: Sequence[str], m
     def write(new: Path) -> None:
         save_file(unpack(master.vector), new / WEIGHTS_FILE)
         write_json(new / STATE_FILE, {**state, "table": master.vector.table, "settings": _settings(args, sites)})
+        seal(new)
 
     replace_folder(target, write)
     for stale in _saved(folder)[:-2]:
@@ -87,14 +89,17 @@ def write_master(folder: Path, args: FederatedArguments, sites: Sequence[str], m
 
 def read_master(folder: Path, args: FederatedArguments, sites: Sequence[str]) -> Master | None:
     """
-    The newest that [`write_master`] wrote; None if nothing is there.
+    The newest whole one that [`write_master`] wrote; None if nothing is there. Warns of damaged ones.
 
     Raises:
         ValueError: It is of a federation with other settings; the message names them.
     """
-    if not _saved(folder):
+    whole = [master for master in _saved(folder) if is_whole(master, STATE_FILE)]
+    for damaged in _saved(folder)[len(whole) :]:
+        warnings.warn(f"{damaged} is damaged: files are missing or cut. Going on from the round before.", stacklevel=2)
+    if not whole:
         return None
-    newest = _saved(folder)[-1]
+    newest = whole[-1]
     state = json.loads((newest / STATE_FILE).read_text(encoding="utf-8"))
     check_settings(state.pop("settings"), _settings(args, sites), default_values(FederatedArguments), folder)
     tensors = load_file(newest / WEIGHTS_FILE)

@@ -8,8 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+from ..signals import ended_by_signals
 from .credentials import check_certificate, check_site_key, check_trusted
-from .processes import SITE_PATH, ended_by_signals, environment, flower_home, free_port, start, stop
+from .processes import SITE_PATH, environment, flower_home, free_port, start, stop
 from .recipe import LINK_FIELDS, SiteArguments
 
 REFUSED, ACCEPTED = "Failed to activate SuperNode", "SuperNode ID:"  # Flower's exit status is 1 for all that is wrong

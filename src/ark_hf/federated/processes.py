@@ -119,24 +119,6 @@ def stop(program: subprocess.Popen) -> None:
             pass
 
 
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the block as `SystemExit`, so that it can clear up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, usual in before.items():
-            signal.signal(number, usual)
-
-
 def free_port() -> int:
     """One of the loopback's that nobody listens to."""
     with socket.socket() as listener:

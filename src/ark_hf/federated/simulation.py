@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -17,8 +18,10 @@ from tqdm.auto import tqdm
 
 from ..data.leaks import mark_shared_images
 from ..data.loading import usable_cores
+from ..signals import ended_by_signals
 from ..training.ark.recipe import TaskSpec
 from ..training.ark.tasks import load_tasks
+from ..training.interruption import explained_faults, lock_run
 from ..training.run import write_recipe
 from .messages import Answer, Failure, Request
 from .recipe import CONSENT_FIELDS, SITE_FIELDS, FederatedArguments, SiteArguments, SiteSpec, check_simulation
@@ -27,6 +30,7 @@ from .site import ERROR_FILE, answer
 
 LOG_FILE = "site.log"
 DIED = "its process died"
+GOES_ON = " The newest master is kept: the same command goes on from it."
 
 
 def federate(args: FederatedArguments, sites: Sequence[SiteSpec]) -> Path:
@@ -44,9 +48,15 @@ def federate(args: FederatedArguments, sites: Sequence[SiteSpec]) -> Path:
     tasks = [task for site in sites for task in load_tasks(site.tasks, args.data_root, args.streaming)]
     mark_shared_images(tasks, args.allow_shared_images)
     places = {site.name: (_site_arguments(args, site.name), site.tasks) for site in sites}
-    with LocalSites(places, args.sites_at_once) as ask:
+    folder = Path(args.output_dir)
+    with (
+        lock_run(folder),
+        ended_by_signals(f"stopped. What is trained is saved in {folder}: the same command goes on from there."),
+        explained_faults(folder, lambda: GOES_ON),
+        LocalSites(places, args.sites_at_once) as ask,
+    ):
         federation = Federation(args, list(places), ask)
-        write_recipe(Path(args.output_dir), _resolved(args, sites))
+        write_recipe(folder, _resolved(args, sites))
         return federation.run()
 
 
@@ -91,7 +101,10 @@ class LocalSites:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # a signal came: the sites save what they have
+            for process in multiprocessing.active_children():
+                process.terminate()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes.values():
             process.shutdown()
@@ -137,6 +150,7 @@ def visible_gpu(place: int) -> str | None:
 
 
 def _settle(threads: int, gpu: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
     torch.set_num_threads(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

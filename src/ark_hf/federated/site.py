@@ -58,7 +58,7 @@ def _introduce(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> 
 
 def _train(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Answer:
     args, trainer = _trainer(site, tasks, request)
-    with trainer.loader:
+    with trainer.run.sitting(), trainer.loader:
         entry = _begin_round(trainer, args, request)
         started = time.monotonic()
         while trainer.state.cycle < entry["until"]:
@@ -81,7 +81,7 @@ def _finish(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Ans
     args, trainer = _trainer(site, tasks, request)
     student = trainer.accelerator.unwrap_model(trainer.student)
     load(student.ark, _vector(request), args.keep_batch_norm)
-    with trainer.loader:
+    with trainer.run.sitting(), trainer.loader:
         validation = _validate(trainer, "master", student)
     trainer.state.history.append(
         {"cycle": trainer.state.cycle, "step": trainer.state.step, "train": {}, "validation": {"master": validation}}

@@ -1,9 +1,13 @@
 """What every training has beside its loop: a folder, a place to resume from, whole checkpoints, models and metrics."""
 
 import math
+import signal
+import sys
 import time
+import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,16 @@ from tqdm.auto import tqdm
 
 from ..files import replace_folder, write_json, write_text
 from ..provenance import compute_facts
-from .checkpoint import START_FOLDER, load_checkpoint, newest_checkpoint, save_checkpoint, saved_settings
+from .checkpoint import (
+    START_FOLDER,
+    damaged_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    saved_settings,
+)
+from .health import MOST_SKIPPED, TROUBLES_FILE, Rows, Step, explodes, note_trouble, told_rows
+from .interruption import StopRequest, explained_faults, lock_run
 
 CHECKPOINTS, METRICS_FILE, RECIPE_FILE = "checkpoints", "metrics.json", "recipe.yaml"
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 beside float32", "fp16": "float16 beside float32"}
@@ -40,6 +53,9 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     seconds: float = 0.0
+    norms: dict[str, list[float]] = field(default_factory=dict)
+    skipped: int = 0
+    troubles: dict[str, int] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,7 +66,8 @@ class RunState:
 
 class Run:
     """
-    A run's folder: `checkpoints`, a folder for each model, and `metrics.json`.
+    A run's folder: `checkpoints`, a folder for each model, and `metrics.json`. As long as [`sitting`] lasts, or until
+    then, no other process has it.
 
     Args:
         folder: Of the run.
@@ -59,6 +76,9 @@ class Run:
         defaults: Of those settings, for checkpoints of versions that did not know them.
         save_total_limit: Checkpoints that are kept.
         write_start: Writes into a folder what sets the run up again.
+
+    Raises:
+        ValueError: Another process trains in the folder.
     """
 
     def __init__(
@@ -75,18 +95,23 @@ class Run:
         self.state = RunState()
         self.resumed_from: Path | None = None
         self.progress = tqdm(disable=True)
-        self._unread: list[tuple[int, str, Mapping[str, torch.Tensor]]] = []
+        self._unread: list[Step] = []
+        self._lock: AbstractContextManager = lock_run(folder) if accelerator.is_main_process else nullcontext()
+        self._stop = StopRequest(accelerator.num_processes)
         self._counted_until = time.monotonic()
         accelerator.register_for_checkpointing(self.state)
 
     def resume(self) -> None:
         """
-        Restores the newest checkpoint in the folder, if there is one.
+        Restores the newest whole checkpoint in the folder, if there is one, and warns of damaged ones.
 
         Raises:
-            ValueError: It is of a run with other settings; the message names them.
+            ValueError: It is of a run with other settings; the message names them. Or it cannot be read.
         """
         self.resumed_from = newest_checkpoint(self.folder / CHECKPOINTS)
+        for damaged in damaged_checkpoints(self.folder / CHECKPOINTS):
+            instead = "the start" if self.resumed_from is None else self.resumed_from.name
+            warnings.warn(f"{damaged} is damaged: files are missing or cut. Going on from {instead}.", stacklevel=2)
         if self.resumed_from is not None:
             load_checkpoint(self.accelerator, self.resumed_from, self.settings, self.defaults)
 
@@ -99,6 +124,46 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.accelerator.log_with:
             self.accelerator.init_trackers("ark-hf", config=flat(tracked))
+
+    @contextmanager
+    def sitting(self) -> Iterator[None]:
+        """
+        Surrounds all steps, until the run ends or is interrupted; other processes may have the folder after it.
+
+        Inside, SIGTERM and SIGINT wait for [`end_step`].
+
+        Raises:
+            OSError: The disk is full or a loader process has died, in plain words.
+        """
+        with self._lock, self._stop.listening(), explained_faults(self.folder, self.what_is_kept):
+            yield
+
+    def end_step(self, is_due: bool) -> None:
+        """
+        What follows a step: a checkpoint if one `is_due`, or if a signal has come, with which the run then stops.
+
+        Raises:
+            SystemExit: Of 128 and the number of the signal. The same run goes on from here.
+        """
+        stopped = self._stop.signal()
+        if is_due or stopped is not None:
+            self.save_checkpoint()
+        if stopped is not None:
+            self.leave(stopped)
+
+    def end_cycle(self) -> None:
+        """What follows a cycle: a checkpoint, with which the run stops as in [`end_step`] if a signal has come."""
+        self.end_step(True)
+
+    def leave(self, number: signal.Signals) -> None:
+        """Ends the process with words for whoever stopped it."""
+        if self.accelerator.is_main_process:
+            self.progress.write(
+                f"{number.name}: stopped at step {self.state.step}. All is saved in {self.folder}: the same command "
+                "goes on from there.",
+                file=sys.stderr,
+            )
+        raise SystemExit(128 + number)
 
     def bar(self, description: str, total: int) -> tqdm:
         """The run's progress bar, over its steps, from where it is; shown by the main process alone."""
@@ -148,44 +213,88 @@ class Run:
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes `metrics.json`, by the main process alone."""
         if self.accelerator.is_main_process:
-            write_json(self.folder / METRICS_FILE, metrics)
+            write_json(self.folder / METRICS_FILE, {**metrics, "troubles": self.state.troubles})
 
-    def note_losses(self, losses: Mapping[str, torch.Tensor], what: str) -> None:
-        """Keeps the losses of the present step, scalars by name, on their device until [`read_losses`]."""
-        self._unread.append((self.state.step, what, losses))
+    def note_step(
+        self, what: str, losses: Mapping[str, torch.Tensor], norm: torch.Tensor, rows: Callable[[], Rows]
+    ) -> None:
+        """
+        Keeps what the present step left on the device until [`read_losses`].
+
+        Args:
+            what: Is trained, for messages.
+            losses: Scalars by name.
+            norm: Of the gradient, a scalar.
+            rows: The samples of the step, all processes' together, should they be asked for.
+        """
+        self._unread.append(Step(self.state.step, what, losses, norm, rows))
 
     def read_losses(self) -> dict[str, float]:
         """
         Moves what has been noted into `state.pass_losses`. This waits for the device, so it is done now and then:
         at the latest before weights are saved, so that none are that a loss has spoilt.
 
+        A gradient that is far larger than those before it, where `max_grad_norm` does not cut it, is reported.
+
         Returns:
             The losses of the last step that was noted; nothing if none was since the last reading.
 
         Raises:
-            FloatingPointError: One is not finite; the message names the first such step. Nothing can be saved then.
+            FloatingPointError: A loss or a gradient is not finite; the message names the first such step and its
+                samples. Nothing can be saved then.
         """
         if not self._unread:
             return {}
-        together = torch.stack([loss for _, _, losses in self._unread for loss in losses.values()])
+        together = torch.stack([each for step in self._unread for each in (*step.losses.values(), step.norm)])
         values, read = iter(together.tolist()), []
-        for step, what, losses in self._unread:
-            read.append({name: next(values) for name in losses})
+        for step in self._unread:
+            read.append({name: next(values) for name in step.losses})
             for loss in read[-1].values():
-                self.check_finite(loss, what, step)
+                self.check_finite(loss, step.what, step.number, step.rows)
+            self._check_norm(step, next(values))
         for of_step in read:
             for name, loss in of_step.items():
                 self.state.pass_losses.setdefault(name, []).append(loss)
         self._unread = []
         return read[-1]
 
-    def check_finite(self, loss: float, what: str, step: int) -> None:
-        """Raises `FloatingPointError` if a loss is not."""
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss of {what} is not finite at step {step}, and would be so again. Lower "
-                "learning_rate, set max_grad_norm, or train without mixed precision, in another output_dir."
-            )
+    def check_finite(
+        self, value: float, what: str, step: int, rows: Callable[[], Rows] = dict, kind: str = "loss"
+    ) -> None:
+        """Raises `FloatingPointError` if a loss is not, or what else the `kind` is."""
+        if math.isfinite(value):
+            return
+        samples = rows()
+        self._list_trouble(f"{kind} not finite", what, step, value, samples)
+        seen = f" It saw {told_rows(samples)}; {TROUBLES_FILE} has all." if samples else ""
+        raise FloatingPointError(
+            f"The {kind} of {what} is not finite at step {step}, and would be so again. Lower "
+            f"learning_rate, set max_grad_norm, or train without mixed precision, in another output_dir.{seen}"
+        )
+
+    def _check_norm(self, step: Step, norm: float) -> None:
+        # A step in float16 whose gradient is not finite was left out: its scale is still to be found
+        was_skipped = self.accelerator.scaler is not None and not math.isfinite(norm)
+        self.state.skipped = self.state.skipped + 1 if was_skipped else 0
+        if was_skipped and self.state.skipped <= MOST_SKIPPED:
+            self._list_trouble("step left out", step.what, step.number, norm, step.rows())
+            return
+        self.check_finite(norm, step.what, step.number, step.rows, "gradient")
+        usual = self.state.norms.setdefault(step.what, [])
+        if explodes(norm, usual) and self.settings.get("max_grad_norm") is None:
+            self.report("gradient exploded", step.what, step.number, norm, step.rows())
+
+    def report(self, kind: str, what: str, step: int, value: float | None = None, rows: Rows | None = None) -> None:
+        """Tells of a trouble with which the run goes on: prints it, lists it in `troubles.jsonl` and counts it."""
+        self._list_trouble(kind, what, step, value, rows or {})
+        told = [f"{kind}: {what}, step {step}"]
+        told += [f"{value:.3g}"] if value is not None else []
+        told += [told_rows(rows)] if rows else []
+        self.print(f"Warning: {', '.join(told)}; {TROUBLES_FILE} lists it.")
+
+    def _list_trouble(self, kind: str, what: str, step: int, value: float | None, rows: Rows) -> None:
+        told = {"what": what, "step": step, "value": value, "rows": {name: list(each) for name, each in rows.items()}}
+        note_trouble(self.folder if self.accelerator.is_main_process else None, self.state.troubles, kind, told)
 
     def what_is_kept(self) -> str:
         """For the message of a run that stops: that it can go on, if it can."""

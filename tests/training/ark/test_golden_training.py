@@ -28,6 +28,13 @@ TRACES = {  # what each needs beside the defaults
 ENGINE_QUIRKS = ["lr_by_val_loss", "independent_teacher", "teacher_train_until_test"]
 
 
+class Recorded(TaskDataset):
+    """Whose rows are numbers of recorded batches, and have no content."""
+
+    def digest(self) -> str:
+        return "recorded"
+
+
 class RecordedSamples:
     """Recorded views (n, [crops,] 3, H, W) and targets in the place of a validation or test split."""
 
@@ -136,7 +143,7 @@ def test_trace_of_the_original_trainer(shared, tmp_path, name):
         for task in range(3)
     ]
     rows = range(case["steps_per_task"] * case["batch_size"])
-    tasks = [TaskDataset("recorded", task, {"train": rows}) for task in student.config.tasks]
+    tasks = [Recorded("recorded", task, {"train": rows}) for task in student.config.tasks]
     trainer = RecordedPretrainer(args, tasks, student, passes=cycle * case["cycles"])
     teacher = trainer.train()
 
@@ -221,9 +228,7 @@ def test_whole_run_of_the_original_engine(shared, tmp_path):
         for split in ("val", "test")
     }
     tasks = [
-        TaskDataset(
-            "recorded", task, {"train": range(len(arrays[f"train_{number}_targets"])), "validation": known(task)}
-        )
+        Recorded("recorded", task, {"train": range(len(arrays[f"train_{number}_targets"])), "validation": known(task)})
         for number, task in enumerate(student.config.tasks)
     ]
     trainer = EnginePretrainer(

@@ -91,10 +91,10 @@ def test_every_cube_is_seen_once_an_epoch_and_resumed_epochs_see_the_rest(volume
 
 def test_batches_may_be_drawn_anew(volumes, tmp_path):
     run = trainer(tmp_path, volumes, reproduce=["batches_drawn_anew"])
-    batches = run._plan()
+    batches = run._plan(0)
     assert [len(set(batch)) for batch in batches] == [4] * 5  # none twice in a batch
     assert len(np.unique(np.concatenate(batches))) < 18
-    assert all(np.array_equal(one, other) for one, other in zip(batches, run._plan(), strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(batches, run._plan(0), strict=True))
 
 
 def test_validation_is_comparable_unless_it_is_drawn_anew(volumes, tmp_path):

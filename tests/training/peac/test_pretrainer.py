@@ -138,6 +138,7 @@ def test_a_folder_of_the_other_method_is_not_gone_on_with(images, finished, site
     shutil.copytree(finished, tmp_path / "run")
     for file in tmp_path.glob("run/checkpoints/*/settings.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"method": "ark"}))
+        file.with_name("files.json").unlink()
     with pytest.raises(ValueError, match="holds a run of method: ark; this is method: peac"):
         trainer(tmp_path / "run", images)
 

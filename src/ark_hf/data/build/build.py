@@ -6,6 +6,7 @@ is there whole or not at all. So a build that was killed, that failed or was ref
 and what comes out is the same to the byte, however often that happened and however many processes took part.
 """
 
+import errno
 import hashlib
 import math
 import multiprocessing
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 
 from ...files import check_new_folder, printable, replace_folder, write_json, write_text
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
+from ...signals import ended_by_signals
 from ..image_statistics import STATISTICS_FILE, statistics_schema
 from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
 from ..summary import split_summary
@@ -338,8 +340,18 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
         lock = filelock.FileLock(work / "lock").acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(f"Another build is writing {output_dir}; wait for its end or choose another --out.") from None
-    with lock:
-        yield work
+    words = "the build is stopped. What is built is kept: the same command continues."
+    with lock, ended_by_signals(words):
+        try:
+            yield work
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(work).free / 1e6
+            raise OSError(
+                f"No space left on device: {work.parent} has {free:,.0f} MB. What is built is kept: make room, and "
+                "the same command continues."
+            ) from error
         shutil.rmtree(work, ignore_errors=True)
 
 

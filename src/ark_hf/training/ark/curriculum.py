@@ -112,6 +112,10 @@ class TaskPass:
         """The order in which a pass visits the samples, int64 (num_samples,)."""
         return pass_order(self.data.splits["train"], seed, cycle, self.name)
 
+    def rows(self, numbers: np.ndarray) -> dict[str, list[int]]:
+        """By task the rows that samples of [`order`] are."""
+        return {self.name: numbers.tolist()}
+
 
 @dataclass(frozen=True)
 class MixedPass:
@@ -138,6 +142,17 @@ class MixedPass:
         """Numbers of the pass's rows, counted through all tasks, int64 (num_samples,)."""
         everything = range(sum(each.num_samples for each in self.tasks))
         return pass_order(everything, seed, cycle, self.name)[self.first : self.first + self.num_samples]
+
+    def rows(self, numbers: np.ndarray) -> dict[str, list[int]]:
+        """As [`TaskPass.rows`]."""
+        ends = np.cumsum([each.num_samples for each in self.tasks])
+        owners = np.searchsorted(ends, numbers, side="right")
+        starts = ends - [each.num_samples for each in self.tasks]
+        return {
+            each.name: (numbers[owners == owner] - starts[owner]).tolist()
+            for owner, each in enumerate(self.tasks)
+            if (owners == owner).any()
+        }
 
 
 @dataclass(frozen=True)

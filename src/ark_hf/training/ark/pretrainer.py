@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...models.compile_blocks import compile_blocks
 from ...provenance import compute_facts, write_provenance
+from ..checkpoint import CONTENTS
 from ..curves import Curve, write_curves
 from ..ema import MovingAverage, share_statistics
+from ..health import clip_gradient
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -189,14 +192,14 @@ class CyclicPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
+        with self.run.sitting(), self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             if self.earlier and self.state.step == 0 and not self.state.history:
                 self.state.history.append(self._measure(0, time.monotonic()))
             while self.state.cycle < self.args.cycles:
                 started = time.monotonic()
                 for _ in self.cycle_steps():
-                    if self.state.step % self.args.save_steps == 0 and self.state.task_index < len(self.passes):
-                        self.run.save_checkpoint()
+                    is_due = self.state.step % self.args.save_steps == 0
+                    self.run.end_step(is_due and self.state.task_index < len(self.passes))
                 self._finish_cycle(started)
         if self.earlier and self.state.history[0]["cycle"] == 0:
             self.accelerator.print(growth_table(self.state.history, self.earlier))
@@ -218,7 +221,8 @@ class CyclicPretrainer:
 
     def run_cycle(self) -> dict[str, float]:
         """
-        The present cycle from where `state` is to its end, without validation and without a word to the disk.
+        The present cycle from where `state` is to its end, without validation and without a word to the disk; but in
+        a [`Run.sitting`] a signal ends it with a checkpoint.
 
         `state`, `student`, `teacher` and `optimizer` are then those at the next cycle's start: the caller's to keep,
         as is `loader`, to be closed after the last.
@@ -228,7 +232,7 @@ class CyclicPretrainer:
             `sum(each.num_samples for each in passes)`.
         """
         for _ in self.cycle_steps():
-            pass
+            self.run.end_step(False)
         return self._begin_next_cycle()
 
     def cycle_steps(self) -> Iterator[None]:
@@ -322,8 +326,7 @@ class CyclicPretrainer:
                 # DDP averages the gradients over processes; the losses are already divided by the global counts
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             totals += torch.stack([task_loss.detach(), consistency.detach()])
-        if self.args.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm)
+        self.gradient_norm = clip_gradient(self.accelerator, [*self.student.parameters()], self.args.max_grad_norm)
         if "zero_idle_grads" in self.args.reproduce:
             zero_idle_grads(self.optimizer)
         self.optimizer.step()
@@ -339,7 +342,8 @@ class CyclicPretrainer:
     def log_step(self, data: TaskPass | MixedPass, losses: dict[str, Any], momentum: float) -> None:
         """Keeps the step's losses; now and then reads what is kept, shows it and sends it to the tracker."""
         noted = {f"{data.name}/{key}": losses[key] for key in ("task_loss", "consistency_loss")}
-        self.run.note_losses(noted, f"task {data.name!r}")
+        rows = partial(self._rows, data, self.state.cycle, self.state.step_in_pass)
+        self.run.note_step(f"task {data.name!r}", noted, self.gradient_norm, rows)
         if self.state.step % self.args.logging_steps == 0:
             read = self.run.read_losses()
             self._show(data, read)
@@ -347,6 +351,11 @@ class CyclicPretrainer:
             self.accelerator.log(
                 values | {"learning_rate": self.schedules.learning_rate(self.state)}, step=self.state.step
             )
+
+    def _rows(self, data: TaskPass | MixedPass, cycle: int, step: int) -> dict[str, list[int]]:
+        """The training rows of a step of a pass, by task."""
+        size = self.args.batch_size
+        return data.rows(data.order(self.args.seed, cycle)[step * size : (step + 1) * size])
 
     # The end of a cycle -------------------------------------------------------------------------------------------
 
@@ -374,7 +383,7 @@ class CyclicPretrainer:
         self.save_models(improved)
         self.write_metrics()
         self._draw_curves()
-        self.run.save_checkpoint()
+        self.run.end_cycle()
 
     def _draw_curves(self) -> None:
         is_due = self.state.cycle == self.args.cycles or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES
@@ -404,7 +413,7 @@ class CyclicPretrainer:
         """Loss and AUROC of student and teacher on the validation splits; [`validation.validate`] says which."""
         models = {"student": self.accelerator.unwrap_model(self.student), "teacher": self.teacher}
         with gathered(list(models.values())):
-            return validate(
+            found = validate(
                 models,
                 self.validation_samples(),
                 self.criterion,
@@ -412,6 +421,11 @@ class CyclicPretrainer:
                 self.args.eval_batch_size or self.args.batch_size,
                 self.loader,
             )
+        for role, of_role in found.items():
+            for task, figures in of_role["tasks"].items():
+                if figures["constant"]:
+                    self.run.report(f"all outputs of the {role} are the same", f"task {task!r}", self.state.step)
+        return found
 
     def validation_samples(self) -> list[InferenceSamples] | list[MixedSamples]:
         """The validation split of each task that has one, or of a merged head."""
@@ -437,7 +451,7 @@ class CyclicPretrainer:
         self.run.save_model(name, write)
 
     def _provenance(self, role: str) -> dict[str, Any]:
-        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "tasks")}
+        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "tasks", CONTENTS)}
         own = (*ARCHITECTURE, "image_size", "drop_path_rate")  # of the model, whatever the recipe leaves to it
         settings |= {name: getattr(self.teacher.config, name) for name in own}
         last = self.state.history[-1]
@@ -471,6 +485,7 @@ class CyclicPretrainer:
         if self.args.drop_path_rate is None:  # as earlier versions wrote it
             settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE
         settings["tasks"] = [_task_settings(data) for data in self.tasks]
+        settings[CONTENTS] = {data.task.name: data.digest() for data in self.tasks}
         settings["num_processes"] = self.accelerator.num_processes
         settings["sharded"] = self.is_sharded
         return settings

@@ -16,6 +16,7 @@ from ...metrics.auroc import one_vs_rest
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.heads_ark import known_elements, masked_classification_loss
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ..health import is_constant
 from ..selection import label_aurocs, mean_of_defined
 from .objective import Criterion
 
@@ -37,8 +38,8 @@ def validate(
     Returns:
         Of each model `mean_loss`, `mean_auroc` (plain means over the tasks) and `tasks`: by name, `loss` (mean over
         the known elements), `mean_auroc` over the labels that the task evaluates, and by label `auroc` and
-        `positives`; `samples`. What is undefined (a loss without any known label, an AUROC with one class) is NaN and
-        left out of the means.
+        `positives`; `samples`; `constant`, whether all samples have the same outputs. What is undefined (a loss
+        without any known label, an AUROC with one class) is NaN and left out of the means.
     """
     tasks: dict[str, dict[str, Any]] = {name: {} for name in models}
     for each in samples:
@@ -57,6 +58,7 @@ def validate(
                 **label_aurocs(mean_probabilities(of_model, each.task), targets, each.task),
                 "positives": _positives(targets, each.task.labels),
                 "samples": len(targets),
+                "constant": is_constant(of_model),
             }
     return {name: _with_means(figures) for name, figures in tasks.items()}
 

@@ -4,6 +4,8 @@ import json
 import math
 import shutil
 import sys
+import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
 from ...models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ...provenance import PROVENANCE_FILE, compute_facts, read_provenance, shown_name, write_provenance
-from ..checkpoint import check_settings
+from ..checkpoint import check_settings, is_whole
 from ..curves import Curve, write_curves
 from ..initial_weights import (
     StartArguments,
@@ -37,6 +39,7 @@ from ..initial_weights import (
     start_facts,
     start_sha256,
 )
+from ..interruption import LOCK_FILE, StopRequest, explained_faults, lock_run
 from ..run import default_values, describe_model, write_recipe
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
@@ -46,9 +49,10 @@ from .report import SCORES, results_text, summarise, test_score, validation_scor
 from .scores import score_test
 from .seed_folder import ARK_FOLDER, GENESIS_FOLDER, is_tested, is_trained, read_metrics, seed_model
 from .segmentation import validation_scores
-from .trainer import create_trainer, validation_metric
+from .trainer import TRAINER_STATE, Finite, Sealed, Stopping, create_trainer, validation_metric
 from .volume_start import initial_genesis
 
+GOES_ON = " What is trained is kept: the same command goes on from there."
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
 
 
@@ -74,19 +78,22 @@ def finetune(model: str, dataset: str, args: FinetuningArguments, data: TaskData
 
     Raises:
         ValueError: Model, data and settings do not fit each other, held-out images are trained on, or the folder holds
-            a run with other settings.
+            a run with other settings or is another process's.
+        OSError: The disk is full, or a process that loads images died.
+        SystemExit: SIGTERM or SIGINT came, and a checkpoint is saved.
     """
     data = check_leaks(data or load_finetuning_data(dataset, args), start_facts(model), args.allow_shared_images)
     folder = Path(args.output_dir)
     facts = run_facts(model, data)
     state = PartialState()
-    with state.main_process_first():
-        check_same_run(folder, facts | args.lasting_settings())
-    if state.is_main_process:
-        write_recipe(folder, {"model": model, "dataset": dataset, **asdict(args)})
-    results = []
-    for seed in args.seeds:
-        results.append(_run_seed(model, data, args, seed, folder / f"seed-{seed}"))
+    with lock_run(folder) if state.is_main_process else nullcontext(), explained_faults(folder, lambda: GOES_ON):
+        with state.main_process_first():
+            check_same_run(folder, facts | args.lasting_settings() | {"num_processes": state.num_processes})
+        if state.is_main_process:
+            write_recipe(folder, {"model": model, "dataset": dataset, **asdict(args)})
+        results = []
+        for seed in args.seeds:
+            results.append(_run_seed(model, data, args, seed, folder / f"seed-{seed}"))
     facts |= {"model": shown_name(model), SHARED_KEY: data.facts.get(SHARED_KEY, [])}
     summary = {**facts, "settings": args.lasting_settings(), **summarise(results)}
     if state.is_main_process:
@@ -144,7 +151,7 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: The earlier run had other settings, or the folder is of something else.
     """
     path = folder / "settings.json"
-    if not path.exists() and folder.exists() and any(folder.iterdir()):
+    if not path.exists() and folder.exists() and any(each.name != LOCK_FILE for each in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run of fine-tuning; choose another output_dir.")
     if not any(folder.rglob("seed-*")):  # nothing was trained yet
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,9 +188,13 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
         return read_metrics(folder)
     start, processor = (initial_genesis if data.has_volumes else initial_model)(model, data.task, args, seed)
     trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
+    stop = StopRequest(PartialState().num_processes)
+    for callback in (Sealed(), Stopping(stop), Finite(data.task.name)):
+        trainer.add_callback(callback)
     PartialState().print(describe(trainer, data, args), file=sys.stderr)  # stdout is for the results
     checkpoint = _newest_checkpoint(folder / "checkpoints")
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    with stop.listening():
+        trained = trainer.train(resume_from_checkpoint=checkpoint)
     tuned: Any = trainer.model if args.lora_rank is None else trainer.model.merge_and_unload()
     tuned.eval()
     if not all(torch.isfinite(parameter).all() for parameter in tuned.parameters()):
@@ -321,9 +332,22 @@ def describe(trainer: Trainer, data: TaskDataset, args: FinetuningArguments) -> 
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole; `Trainer` writes its state last, and a kill before that leaves a part."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / "trainer_state.json").is_file():
-            shutil.rmtree(checkpoint)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return str(checkpoints[-1]) if checkpoints else None
+    """
+    The newest checkpoint that is whole, and whose best weights are; `Trainer` writes its state last. What is damaged
+    is deleted, aloud unless it is what a kill leaves that came in the middle of saving.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = {path.name for path in found if is_whole(path, TRAINER_STATE)}
+    for checkpoint in [each for each in found if each.name not in whole]:
+        if (checkpoint / TRAINER_STATE).exists():
+            warnings.warn(f"{checkpoint} is damaged: files are missing or cut. It is deleted.", stacklevel=2)
+        shutil.rmtree(checkpoint)
+    for checkpoint in reversed([each for each in found if each.name in whole]):
+        best = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))["best_model_checkpoint"]
+        if best is None or Path(best).name in whole:
+            return str(checkpoint)
+        warnings.warn(
+            f"{checkpoint} needs the best weights, {Path(best).name}, which are gone. It is deleted.", stacklevel=2
+        )
+        shutil.rmtree(checkpoint)
+    return None

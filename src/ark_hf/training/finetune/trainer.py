@@ -1,6 +1,8 @@
 """The stock `Trainer` as fine-tuning uses it: reproducible views, masked losses, the best validation's weights."""
 
 import functools
+import math
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch.nn.utils import get_total_norm
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -18,7 +21,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ...data.loading import DrawnSamples, RowSamples, TrainingSamples, ViewSettings
 from ...data.open_dataset import TaskDataset
@@ -29,6 +32,9 @@ from ...files import make_readable
 from ...inference.predict import mean_probabilities
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.compile_blocks import compile_blocks
+from ..checkpoint import seal
+from ..health import is_constant
+from ..interruption import StopRequest
 from ..run import create_accelerator, flat
 from ..selection import label_aurocs
 from .arguments import FinetuningArguments
@@ -46,6 +52,7 @@ from .segmentation import (
     validation_scores,
 )
 
+TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint
 SHOWN = {"loss": "loss", "eval_mean_auroc": "validation AUROC", "eval_mean_dice": "validation Dice"}
 
 
@@ -139,12 +146,69 @@ class Tracking(TrainerCallback):
         self.accelerator.end_training()
 
 
-class Readable(TrainerCallback):
-    """Lets others read the checkpoints that they may have to go on from."""
+class Sealed(TrainerCallback):
+    """Lets others read the checkpoints that they may have to go on from, and notes what is in them."""
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             make_readable(Path(args.output_dir))
+            seal(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+
+
+class Stopping(TrainerCallback):
+    """Saves a checkpoint when a signal asks the run to stop, and stops with it."""
+
+    def __init__(self, stop: StopRequest):
+        self.stop, self.signal = stop, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.signal = self.stop.signal()
+        # With its last step an epoch ends, and may be validated: a run that goes on from there would not do that
+        is_last = state.epoch == int(state.epoch) or state.global_step >= state.max_steps
+        if self.signal is not None and not is_last:
+            control.should_save = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.signal is not None:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.signal is None:
+            return
+        if state.is_world_process_zero:
+            tqdm.write(
+                f"{self.signal.name}: stopped at step {state.global_step}. All is saved in {args.output_dir}: the "
+                "same command goes on from there.",
+                file=sys.stderr,
+            )
+        raise SystemExit(128 + self.signal)
+
+
+class Finite(TrainerCallback):
+    """Stops a run whose gradient is not finite, before anything is saved; the other callbacks have spoken then."""
+
+    def __init__(self, task: str):
+        self.task = task
+        self.norms: list[tuple[int, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if not args.fp16:  # whose scale leaves such steps out
+            gradients = [each.grad for each in model.parameters() if each.grad is not None]
+            self.norms.append((state.global_step, get_total_norm(gradients)))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save or control.should_log or control.should_evaluate:
+            self._read()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._read()
+
+    def _read(self) -> None:
+        steps, norms = [step for step, _ in self.norms], [norm for _, norm in self.norms]
+        self.norms = []
+        for step, norm in zip(steps, torch.stack(norms).tolist() if norms else [], strict=True):
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"Task {self.task!r}, step {step}: the gradient is not finite. {DIVERGED}")
 
 
 class VolumeTrainer(Trainer):
@@ -192,7 +256,6 @@ def create_trainer(
     callbacks: list[TrainerCallback] = [
         NewViews(samples),
         Progress(f"fine-tuning {data.task.name}, seed {seed}"),
-        Readable(),
     ]
     if args.log_with != "none":
         callbacks.append(Tracking(args, seed, folder.parent))
@@ -345,5 +408,7 @@ def _mean_auroc(prediction: EvalPrediction, task: ArkTask) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
     if not np.isfinite(logits).all():
         raise FloatingPointError(DIVERGED)
+    if is_constant(logits):
+        warnings.warn(f"Task {task.name!r}: all validation images have the same outputs.", stacklevel=2)
     scores = mean_probabilities(logits, task)
     return {"mean_auroc": label_aurocs(scores, targets, task)["mean_auroc"]}

@@ -182,6 +182,13 @@ class Cubes:
         cubes = np.load(source.cubes, mmap_mode="r")  # opened anew: so many open files are not allowed
         return source.data.task.name, f"{source.name} {at}", np.asarray(cubes[at])
 
+    def rows(self, numbers: np.ndarray) -> dict[str, list[int]]:
+        """By dataset the rows of the volumes that cubes are of."""
+        found: dict[str, list[int]] = {}
+        for volume in np.unique(np.searchsorted(self.ends, numbers, side="right")):
+            found.setdefault(self.sources[volume].data.task.name, []).append(self.sources[volume].row)
+        return found
+
 
 def cut_cubes(
     data: list[TaskDataset], how: Cutting, folder: Path, settings: dict[str, Any], accelerator: Accelerator

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from ...data.open_dataset import TaskDataset
 from ...models.compile_blocks import compile_blocks
 from ...models.genesis.modeling_genesis import GenesisForPreTraining
 from ...provenance import compute_facts, write_provenance
+from ..checkpoint import CONTENTS
 from ..curves import write_curves
 from ..ema import share_statistics
+from ..health import Spread, clip_gradient
+from ..interruption import explained_faults
 from ..optimizer import create_optimizer
 from ..restored import draw_restored
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, start_folder
@@ -98,7 +102,8 @@ class GenesisPretrainer:
         )
         self.state = self.run.state
         self.run.resume()
-        self.cubes = cut_cubes(self.data, cutting, self.output_dir / CUBES, self._cut_by(), self.accelerator)
+        with explained_faults(self.output_dir, self.run.what_is_kept):
+            self.cubes = cut_cubes(self.data, cutting, self.output_dir / CUBES, self._cut_by(), self.accelerator)
         self.schedules = Schedules(
             args.learning_rate,
             args.lr_scheduler_type,
@@ -121,13 +126,12 @@ class GenesisPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
+        with self.run.sitting(), self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             while not self.schedules.is_over(self.state):
                 started = time.monotonic()
                 for batches in self.train_batches(self.state.step_in_pass):
                     self._step(batches)
-                    if self.state.step % self.args.save_steps == 0 and self._steps_left():
-                        self.run.save_checkpoint()
+                    self.run.end_step(self.state.step % self.args.save_steps == 0 and self._steps_left() > 0)
                 self._finish_epoch(started)
         self.accelerator.end_training()
         return GenesisForPreTraining.from_pretrained(self.output_dir / MODEL).to(self.accelerator.device)
@@ -151,21 +155,26 @@ class GenesisPretrainer:
     def train_batches(self, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the epoch, this process's micro-batches; see [`CubeSamples`]."""
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
-        steps = [micro_batches(numbers, processes, accumulation) for numbers in self._plan()[first_step:]]
+        plan = self._plan(self.state.cycle)[first_step:]
+        steps = [micro_batches(numbers, processes, accumulation) for numbers in plan]
         mine = [[group[self.accelerator.process_index] for group in groups] for groups in steps]
         loaded = self.loader.load([("train", numbers) for step in mine for numbers in step], self.state.cycle)
         for step in mine:
             yield [next(loaded) for _ in step]
 
-    def _plan(self) -> list[np.ndarray]:
-        """Of each step of the epoch its cubes, by number."""
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        """Of each step of an epoch its cubes, by number."""
         count, size = len(self.cubes["train"]), self.args.batch_size
-        generator = np.random.default_rng([self.args.seed, self.state.cycle, zlib.crc32(b"cubes"), ORDER_STREAM])
+        generator = np.random.default_rng([self.args.seed, epoch, zlib.crc32(b"cubes"), ORDER_STREAM])
         if "batches_drawn_anew" in self.args.reproduce:
             steps = range(self.schedules.steps_in_epoch)
             return [generator.choice(count, min(size, count), replace=False) for _ in steps]
         order = generator.permutation(count)
         return [order[start : start + size] for start in range(0, count, size)]
+
+    def _rows(self, epoch: int, step: int) -> dict[str, list[int]]:
+        """The volumes whose cubes a step of an epoch has seen: rows by dataset."""
+        return self.cubes["train"].rows(self._plan(epoch)[step])
 
     def _samples(self) -> dict[Hashable, CubeSamples]:
         """All that an epoch loads, by split."""
@@ -196,15 +205,15 @@ class GenesisPretrainer:
                 # DDP averages the gradients over processes; the loss is already divided by the global count
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             total += loss.detach()
-        if self.args.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.gradient_norm = clip_gradient(self.accelerator, [*self.model.parameters()], self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return self.accelerator.reduce(total, "sum")
 
     def log_step(self, loss: torch.Tensor) -> None:
         """Keeps the step's loss; now and then reads what is kept, shows it and sends it to the tracker."""
-        self.run.note_losses({"loss": loss}, "restoration")
+        rows = partial(self._rows, self.state.cycle, self.state.step_in_pass)
+        self.run.note_step("restoration", {"loss": loss}, self.gradient_norm, rows)
         if self.state.step % self.args.logging_steps == 0:
             read, rate = self._read_losses(), self.schedules.learning_rate(self.state)
             self.accelerator.log({**read, "learning_rate": rate}, step=self.state.step)
@@ -239,7 +248,7 @@ class GenesisPretrainer:
             self.save_model(entry)
         self.write_metrics()
         self._draw()
-        self.run.save_checkpoint()
+        self.run.end_cycle()
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -256,15 +265,18 @@ class GenesisPretrainer:
             for group in micro_batches(each, self.accelerator.num_processes, 1)
         ]
         epoch = self.state.cycle if "validation_drawn_anew" in self.args.reproduce else 0
-        total = torch.zeros((), device=device)
+        total, outputs = torch.zeros((), device=device), Spread()
         for batch in self.loader.load(mine, epoch):
             batch = to_device(batch, device)
             with self.accelerator.autocast():
                 logits = model(batch["pixel_values"]).logits
             total += restoration_loss(logits, batch["labels"], batch["weight"], torch.ones_like(total))
+            outputs.add(logits)
         share_statistics(model, self.accelerator)  # which move in evaluation too, if reproduce says so
         loss = self.accelerator.reduce(total, "sum").item() / len(numbers)
         self.run.check_finite(loss, "restoration in validation", self.state.step)
+        if outputs.is_constant():
+            self.run.report("all restored cubes are the same", "restoration", self.state.step)
         return loss
 
     def save_model(self, entry: dict[str, Any]) -> None:
@@ -283,7 +295,7 @@ class GenesisPretrainer:
         self.run.save_model(MODEL, write)
 
     def _provenance(self, entry: dict[str, Any]) -> dict[str, Any]:
-        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "data")}
+        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "data", CONTENTS)}
         settings |= {name: getattr(self.config, name) for name in (*ARCHITECTURE, *SEEN)}
         return {
             **self.start.facts,
@@ -347,6 +359,7 @@ class GenesisPretrainer:
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in self.args.to_dict().items() if key not in RUN_TIME_SETTINGS}
         settings["data"] = [_data_settings(each) for each in self.data]
+        settings[CONTENTS] = {each.task.name: each.digest() for each in self.data}
         settings["num_processes"] = self.accelerator.num_processes
         return settings
 

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ...data.open_dataset import TaskDataset
 from ...data.streaming import StreamedRows
 from ...models.compile_blocks import compile_blocks
 from ...provenance import compute_facts, write_provenance
+from ..checkpoint import CONTENTS
 from ..ema import MovingAverage, share_statistics
+from ..health import Spread, clip_gradient
 from ..initial_weights import DEFAULT_DROP_PATH_RATE
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
@@ -120,13 +123,12 @@ class PeacPretrainer:
         self.run.begin(self.args.to_dict())
         self._drawn_at = time.monotonic()
         self.accelerator.print(self.describe(), file=sys.stderr)
-        with self.run.bar("pretraining", self.schedules.total_steps), self.loader:
+        with self.run.sitting(), self.run.bar("pretraining", self.schedules.total_steps), self.loader:
             while self.state.cycle < self.args.epochs:
                 started = time.monotonic()
                 for batches in self.train_batches(self.state.step_in_pass):
                     self._step(batches)
-                    if self.state.step % self.args.save_steps == 0 and self._steps_left():
-                        self.run.save_checkpoint()
+                    self.run.end_step(self.state.step % self.args.save_steps == 0 and self._steps_left() > 0)
                 self._finish_epoch(started)
         self.accelerator.end_training()
         return self.teacher
@@ -151,7 +153,7 @@ class PeacPretrainer:
 
     def train_batches(self, first_step: int) -> Iterator[list[dict[str, torch.Tensor]]]:
         """For each remaining step of the epoch, this process's micro-batches; see [`PeacSamples.normalise`]."""
-        turns, steps = self._plan()
+        turns, steps = self._plan(self.state.cycle)
         waiting = [iter(groups) for groups in steps]
         left = [(("train", self.data[turn].task.name), next(waiting[turn])) for turn in turns][first_step:]
         mine = [(name, group[self.accelerator.process_index]) for name, groups in left for group in groups]
@@ -163,9 +165,9 @@ class PeacPretrainer:
                 raise OSError(f"{error}{self.run.what_is_kept()}") from error
             yield [self.loader.samples[name].normalise(batch, self.accelerator.device) for batch in batches]
 
-    def _plan(self) -> tuple[np.ndarray, list[list[list[list[np.ndarray]]]]]:
-        """Of the epoch whose turn each step is, by number of the dataset; and of each dataset the steps' samples."""
-        seed, epoch, size = self.args.seed, self.state.cycle, self.args.batch_size
+    def _plan(self, epoch: int) -> tuple[np.ndarray, list[list[list[list[np.ndarray]]]]]:
+        """Of an epoch whose turn each step is, by number of the dataset; and of each dataset the steps' samples."""
+        seed, size = self.args.seed, self.args.batch_size
         processes, accumulation = self.accelerator.num_processes, self.args.gradient_accumulation_steps
         steps = []
         for each in self.data:
@@ -174,6 +176,13 @@ class PeacPretrainer:
             steps.append([micro_batches(numbers, processes, accumulation) for numbers in cut])
         turns = np.repeat(np.arange(len(steps)), [len(each) for each in steps])
         return np.random.default_rng([seed, epoch, zlib.crc32(b"datasets")]).permutation(turns), steps
+
+    def _rows(self, epoch: int, step: int) -> dict[str, list[int]]:
+        """The training rows of a step of an epoch, by dataset."""
+        turns, steps = self._plan(epoch)
+        groups = steps[turns[step]][int((turns[:step] == turns[step]).sum())]
+        numbers = np.concatenate([share for group in groups for share in group])
+        return {self.data[turns[step]].task.name: numbers[numbers >= 0].tolist()}
 
     def _samples(self) -> dict[Hashable, PeacSamples]:
         """All that an epoch loads, by split and name of the dataset."""
@@ -218,20 +227,29 @@ class PeacPretrainer:
                 # DDP averages the gradients over processes; the losses are already divided by the global counts
                 self.accelerator.backward(self.objective.total(losses) * self.accelerator.num_processes)
             sums += losses.detach()
-        if self.args.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.student.parameters(), self.args.max_grad_norm)
+        self.gradient_norm = clip_gradient(self.accelerator, [*self.student.parameters()], self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return self._named(self.accelerator.reduce(sums, "sum"))
 
     def _losses(
-        self, student: Any, batch: dict[str, torch.Tensor], counts: torch.Tensor, objective: Objective
+        self,
+        student: Any,
+        batch: dict[str, torch.Tensor],
+        counts: torch.Tensor,
+        objective: Objective,
+        embeddings: Spread | None = None,
     ) -> torch.Tensor:
-        """[`Objective.losses`] of a batch: its shares of the means over `counts`; with counts of 1 its sums."""
+        """
+        [`Objective.losses`] of a batch: its shares of the means over `counts`; with counts of 1 its sums. Those of the
+        teacher's embeddings of whole crops are added to `embeddings`.
+        """
         crops = batch["first"], batch["second"], batch["permutation"]
         outputs = student(*crops)
         with torch.no_grad(), self.accelerator.autocast():
             targets = self.teacher.embeddings(*crops)
+        if embeddings is not None:
+            embeddings.add(targets[1].whole)
         return objective.losses(outputs, targets, batch, counts)
 
     def _named(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -239,7 +257,8 @@ class PeacPretrainer:
 
     def log_step(self, losses: dict[str, torch.Tensor], momentum: float) -> None:
         """Keeps the step's losses; now and then reads what is kept, shows it and sends it to the tracker."""
-        self.run.note_losses(losses, "PEAC")
+        rows = partial(self._rows, self.state.cycle, self.state.step_in_pass)
+        self.run.note_step("PEAC", losses, self.gradient_norm, rows)
         if self.state.step % self.args.logging_steps == 0:
             read, rate = self._read_losses(), self.schedules.learning_rate(self.state)
             self.accelerator.log({**read, "learning_rate": rate, "teacher_momentum": momentum}, step=self.state.step)
@@ -278,7 +297,7 @@ class PeacPretrainer:
         self.save_models(improved)
         self.write_metrics()
         self._draw()
-        self.run.save_checkpoint()
+        self.run.end_cycle()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -290,6 +309,7 @@ class PeacPretrainer:
         objective = Objective(self.args.weights, "release_validation" in self.args.reproduce)
         device, size = self.accelerator.device, self.args.eval_batch_size or self.args.batch_size
         sums, counts = torch.zeros(len(TERMS), device=device), torch.zeros(2, device=device)
+        embeddings = Spread()
         for data in self.data:
             if "validation" not in data.splits:
                 continue
@@ -304,7 +324,7 @@ class PeacPretrainer:
             ]
             for batch in map(samples.normalise, self.loader.load(mine, 0), [device] * len(mine)):
                 with self.accelerator.autocast():
-                    sums += self._losses(student, batch, torch.ones_like(counts), objective)
+                    sums += self._losses(student, batch, torch.ones_like(counts), objective, embeddings)
                 counts += objective.counts(batch)
         sums, counts = self.accelerator.reduce((sums, counts), "sum")
         pictures, matches = counts.tolist()
@@ -313,6 +333,8 @@ class PeacPretrainer:
         means = self._named(sums / sums.new_tensor([pictures, pictures, pictures, max(matches, 1)]))
         named = {name: loss.item() for name, loss in means.items()}
         self.run.check_finite(named["total"], "PEAC in validation", self.state.step)
+        if embeddings.is_constant():
+            self.run.report("all embeddings of the teacher are the same", "PEAC", self.state.step)
         return named
 
     def save_models(self, improved: bool = False) -> None:
@@ -334,7 +356,7 @@ class PeacPretrainer:
         self.run.save_model(name, write)
 
     def _provenance(self) -> dict[str, Any]:
-        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "data")}
+        settings = {key: value for key, value in self.run.settings.items() if key not in ("init", "data", CONTENTS)}
         own = ("backbone", "backbone_kwargs", "image_size", "drop_path_rate")  # of the model, whatever the recipe says
         settings |= {name: getattr(self.teacher.config, name) for name in own}
         last = self.state.history[-1]
@@ -388,6 +410,7 @@ class PeacPretrainer:
         if self.args.drop_path_rate is None:
             settings["drop_path_rate"] = DEFAULT_DROP_PATH_RATE
         settings["data"] = [_data_settings(each) for each in self.data]
+        settings[CONTENTS] = {each.task.name: each.digest() for each in self.data}
         settings["num_processes"] = self.accelerator.num_processes
         return settings
 
