@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,11 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         if verb is None:
             return 0
         program = f"ark-hf {verb}"
-        with ended_by_signals(f"{program} is stopped."):
+        with ended_by_signals(f"{program} is stopped.", (signal.SIGTERM,)):
             return _function(verb)(argv[1:])
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\n{program} is stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         warnings.formatwarning = usual
 

@@ -96,13 +96,18 @@ def end_with_parent() -> None:
     waits for the bytes of a link that is gone does not hear it: it would wait, and hold its folder, for ever.
     """
     if Path(sys.argv[0]).name in APPS:
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+        watch_parent(SECONDS_FOR_FLOWER)
 
 
-def _watch(parent: int) -> None:
+def watch_parent(patience: float = 0.0) -> None:
+    """Ends this process when its parent is gone, at the latest half a second and `patience` seconds later."""
+    threading.Thread(target=_watch, args=(os.getppid(), patience), daemon=True).start()
+
+
+def _watch(parent: int, patience: float) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    time.sleep(SECONDS_FOR_FLOWER)
+    time.sleep(patience)
     os._exit(1)
 
 

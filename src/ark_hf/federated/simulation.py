@@ -24,6 +24,7 @@ from ..training.ark.tasks import load_tasks
 from ..training.interruption import explained_faults, lock_run
 from ..training.run import write_recipe
 from .messages import Answer, Failure, Request
+from .processes import watch_parent
 from .recipe import CONSENT_FIELDS, SITE_FIELDS, FederatedArguments, SiteArguments, SiteSpec, check_simulation
 from .server import Federation
 from .site import ERROR_FILE, answer
@@ -151,6 +152,7 @@ def visible_gpu(place: int) -> str | None:
 
 def _settle(threads: int, gpu: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
+    watch_parent()  # of a federation that was killed no site may be at work when the next one goes on
     torch.set_num_threads(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

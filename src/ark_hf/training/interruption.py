@@ -14,6 +14,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from ..signals import handled_signals
 
 LOCK_FILE = ".run.lock"
+PATIENCE = 3.0  # seconds: processes of a run that was killed are gone by then
 # Of the errors of libraries that are no `OSError`: safetensors' and torch's
 FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
 
@@ -71,7 +72,7 @@ def lock_run(folder: Path) -> AcquireReturnProxy:
         ValueError: Another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.resolve() / LOCK_FILE, timeout=0, thread_local=False, is_singleton=True)
+    lock = FileLock(folder.resolve() / LOCK_FILE, timeout=PATIENCE, thread_local=False, is_singleton=True)
     try:
         return lock.acquire()
     except Timeout:
