@@ -150,9 +150,12 @@ def _write_pictures(folder: Path, count: int) -> Path:
 
 
 def forks() -> Any:
-    """The context whose processes begin with everything imported."""
+    """The context whose processes begin with everything imported, which it is when this returns."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
+    first = context.Process(target=int)
+    first.start()
+    first.join()
     return context
 
 
