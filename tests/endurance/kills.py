@@ -19,7 +19,7 @@ from typing import Any
 from ark_hf.signals import ended_by_signals
 from tests.endurance.jobs import JOBS, Job, forks, make_jobs, start
 
-PATIENCE = 600.0  # seconds after which a job that has not ended is taken for one that hangs
+PATIENCE = 3600.0  # seconds after which a job that has not ended is taken for one that hangs
 
 
 def kill_at_random(context: Any, job: Job, folder: Path, kills: int, moments: random.Random) -> dict[str, Any]:

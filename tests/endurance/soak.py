@@ -63,7 +63,7 @@ class Work:
         if process.exitcode > 0:
             assert re.search(words, said.splitlines()[-1] if said else ""), tail
         assert "Traceback" not in said, tail
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while left := _session(process.pid):
             assert time.monotonic() < end, f"{self.job.name}: {left} outlive their command"
             time.sleep(0.2)

@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +20,7 @@ from ark_hf.federated.messages import Failure, Request
 from ark_hf.federated.server import Federation
 from ark_hf.federated.simulation import LocalSites, visible_gpu
 from ark_hf.federated.vector import average, pack, shared_tensors
+from ark_hf.training.run import Run
 from tests.data.test_leaks import share
 from tests.federated.conftest import NAMES, TINY
 
@@ -90,6 +93,40 @@ def test_a_federation_resumes_to_the_same_bits(whole, arguments, specs, monkeypa
         for entry in report["history"]:
             del entry["seconds"]
     assert reports[0]["history"] == reports[1]["history"]
+
+
+def test_a_federation_that_is_stopped_saves_what_its_site_has_and_ends_the_same(
+    whole, arguments, specs, monkeypatch, capsys
+):
+    end_step, taken = Run.end_step, []
+
+    def ask(self, is_due):
+        taken.append(self.folder.name)
+        if len(taken) == 4:  # in the middle of a cycle of the second site
+            os.kill(os.getpid(), signal.SIGTERM)
+        end_step(self, is_due)
+
+    args = arguments(**EQUAL)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(Run, "end_step", ask)
+        federate(args, specs)
+    assert left.value.code == 128 + signal.SIGTERM and taken[-1] == "south"
+    assert "SIGTERM: stopped at step 2." in capsys.readouterr().err
+    federate(args, specs)
+    for path in ("ark-cxr", *(f"sites/{name}/student" for name in NAMES)):
+        ours, theirs = (Path(each.output_dir, path, "model.safetensors").read_bytes() for each in (args, whole))
+        assert ours == theirs
+
+
+def test_a_damaged_master_is_made_again(whole, arguments, specs):
+    args = arguments(**EQUAL)
+    shutil.copytree(whole.output_dir, args.output_dir)
+    newest = sorted(Path(args.output_dir, "masters").iterdir())[-1]
+    expected = (newest / "model.safetensors").read_bytes()
+    os.truncate(newest / "model.safetensors", 100)
+    with pytest.warns(UserWarning, match="round-000002 is damaged: .* Going on from the round before"):
+        federate(args, specs)
+    assert (newest / "model.safetensors").read_bytes() == expected
 
 
 @pytest.mark.slow_ci

@@ -43,3 +43,20 @@ def no_curves(request):
             for module in ("ark.pretrainer", "finetune.run"):
                 patch.setattr(f"ark_hf.training.{module}.write_curves", lambda *args: None)
         yield
+
+
+@pytest.fixture
+def make(tmp_path, sites, phantom_volumes, monkeypatch):
+    """Makes a trainer of a method, undrawn; those of one `name` share a run's folder."""
+    from .methods import make_trainer
+
+    for name in ("peac.pretrainer.write_losses", "peac.pretrainer.write_restored"):
+        monkeypatch.setattr(f"ark_hf.training.{name}", lambda *args: None)
+    for name in ("write_curves", "draw_restored"):
+        monkeypatch.setattr(f"ark_hf.training.genesis.pretrainer.{name}", lambda *args: None)
+
+    def make(method: str, name: str = "run", **settings):
+        volumes = phantom_volumes["phantom_ct_nodule"]
+        return make_trainer(method, tmp_path / name, list(sites.values())[:2], volumes, **settings)
+
+    return make

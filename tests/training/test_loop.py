@@ -1,7 +1,6 @@
 """What the three trainers' loops have in common: when they wait for the device, and the processes that load."""
 
 import contextlib
-import functools
 import math
 import multiprocessing
 
@@ -11,47 +10,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
-from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
-from ark_hf.training.genesis.tasks import load_volumes
 from ark_hf.training.optimizer import create_optimizer
-from ark_hf.training.peac.tasks import load_images
 
-from .conftest import TINY, open_site
-from .genesis.conftest import trainer as genesis_trainer
-from .peac.conftest import trainer as peac_trainer
+from .methods import METHODS
 
-METHODS = ("ark", "peac", "genesis")
 # What waits for an accelerator: reading a value, and copying one there that lies in ordinary memory
 READ = {"item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__", "__int__", "__index__", "nonzero"}
 SENT = {"tensor", "new_tensor"}
 ATEN_READ = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select"}
-
-
-@functools.cache
-def opened(load, *folders):
-    return load([TaskSpec(str(folder)) for folder in folders])
-
-
-@pytest.fixture
-def make(tmp_path, sites, phantom_volumes, monkeypatch):
-    """Makes a trainer of a method by its name: of two sites, or of cubes; undrawn."""
-    for name in ("peac.pretrainer.write_losses", "peac.pretrainer.write_restored"):
-        monkeypatch.setattr(f"ark_hf.training.{name}", lambda *args: None)
-    for name in ("write_curves", "draw_restored"):
-        monkeypatch.setattr(f"ark_hf.training.genesis.pretrainer.{name}", lambda *args: None)
-
-    two = list(sites.values())[:2]
-
-    def make(method: str, **settings):
-        folder = tmp_path / "run"
-        if method == "ark":
-            args = PretrainingArguments(output_dir=str(folder), **{**TINY, **settings})
-            return CyclicPretrainer(args, [open_site(path) for path in two])
-        if method == "peac":
-            return peac_trainer(folder, opened(load_images, *two), **settings)
-        return genesis_trainer(folder, opened(load_volumes, phantom_volumes["phantom_ct_nodule"]), **settings)
-
-    return make
 
 
 class Waits(TorchFunctionMode):

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -195,6 +196,23 @@ def test_a_build_killed_at_random_moments_ends_with_the_same_bytes(start_build, 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_build_killed_twenty_times_ends_with_the_same_bytes(start_build, tmp_path, seed):
     assert kill_at_random(start_build, tmp_path, rows=800, kills=5, seed=seed) >= 3
+
+
+@pytest.mark.slow_ci
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_build_that_is_stopped_says_so_and_continues(start_build, tmp_path, capfd, number):
+    process = start_build(tmp_path / "out", 150)
+    while not list(tmp_path.glob(".out.building/records/*.json")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 128 + number and not (tmp_path / "out").exists()
+    assert f"{number.name}: the build is stopped" in capfd.readouterr().err
+    for folder in ("out", "whole"):
+        process = start_build(tmp_path / folder, 150)
+        process.join()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_an_error_in_the_middle_keeps_what_is_done(tmp_path, monkeypatch):
