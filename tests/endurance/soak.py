@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ark_hf.signals import ended_by_signals
+from ark_hf.training.checkpoint import newest_checkpoint
 from tests.endurance.jobs import JOBS, Job, forks, make_jobs, start
 from tests.endurance.kills import PATIENCE, finish
 
@@ -110,7 +111,8 @@ class Work:
 
     def changed(self) -> None:
         """Goes on with another recipe, if there is something to go on from."""
-        if [*self.out.glob("**/step-*")] or [*self.out.glob("**/masters/round-*")] or [*self.out.glob("seed-*")]:
+        begun = [*self.out.glob("masters/round-*"), *self.out.glob("seed-*")]
+        if begun or newest_checkpoint(self.out / "checkpoints") is not None:
             self.wait(self.start("--learning_rate", "0.003"), (2,), "learning_rate was .*, now 0.003")
 
     def without_worker(self) -> None:
@@ -142,7 +144,7 @@ class Work:
         if not (self.job.name == "build" and self.out.exists()):
             process = self.start()
             self.wait(process, (0,))
-        left = [str(path) for path in self.out.rglob("*.new")]
+        left = [str(path) for path in self.out.rglob(".step-*")]
         assert not left, f"{self.job.name}: {left} are left"
         assert self.job.contents(self.out) == expected, f"{self.job.name}: the results differ"
 

@@ -36,7 +36,8 @@ def save_checkpoint(
     target = folder / f"{PREFIX}{step:010d}"
     new, old = folder / f".{target.name}.new", _hidden(target)
     if accelerator.is_main_process:
-        shutil.rmtree(new, ignore_errors=True)
+        for begun in folder.glob(f".{PREFIX}*.new"):
+            shutil.rmtree(begun)
         new.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:

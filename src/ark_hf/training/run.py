@@ -140,7 +140,7 @@ class Run:
 
     def end_step(self, is_due: bool) -> None:
         """
-        What follows a step: a checkpoint if one `is_due`, or if a signal has come, with which the run then stops.
+        What follows a step, or a validation: a checkpoint if one `is_due`, or if a signal has come, with which the run then stops.
 
         Raises:
             SystemExit: Of 128 and the number of the signal. The same run goes on from here.
@@ -150,10 +150,6 @@ class Run:
             self.save_checkpoint()
         if stopped is not None:
             self.leave(stopped)
-
-    def end_cycle(self) -> None:
-        """What follows a cycle: a checkpoint, with which the run stops as in [`end_step`] if a signal has come."""
-        self.end_step(True)
 
     def leave(self, number: signal.Signals) -> None:
         """Ends the process with words for whoever stopped it."""

@@ -383,7 +383,7 @@ class CyclicPretrainer:
         self.save_models(improved)
         self.write_metrics()
         self._draw_curves()
-        self.run.end_cycle()
+        self.run.end_step(True)
 
     def _draw_curves(self) -> None:
         is_due = self.state.cycle == self.args.cycles or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES

@@ -248,7 +248,7 @@ class GenesisPretrainer:
             self.save_model(entry)
         self.write_metrics()
         self._draw()
-        self.run.end_cycle()
+        self.run.end_step(True)
 
     @torch.no_grad()
     def validate(self) -> float:

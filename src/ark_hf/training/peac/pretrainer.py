@@ -297,7 +297,7 @@ class PeacPretrainer:
         self.save_models(improved)
         self.write_metrics()
         self._draw()
-        self.run.end_cycle()
+        self.run.end_step(True)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
