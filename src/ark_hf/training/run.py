@@ -1,7 +1,6 @@
 """What every training has beside its loop: a folder, a place to resume from, whole checkpoints, models and metrics."""
 
 import math
-import signal
 import sys
 import time
 import warnings
@@ -140,7 +139,8 @@ class Run:
 
     def end_step(self, is_due: bool) -> None:
         """
-        What follows a step, or a validation: a checkpoint if one `is_due`, or if a signal has come, with which the run then stops.
+        What follows a step or a validation: a checkpoint if one `is_due`, or if a signal has come, with which the run
+        then stops.
 
         Raises:
             SystemExit: Of 128 and the number of the signal. The same run goes on from here.
@@ -148,18 +148,15 @@ class Run:
         stopped = self._stop.signal()
         if is_due or stopped is not None:
             self.save_checkpoint()
-        if stopped is not None:
-            self.leave(stopped)
-
-    def leave(self, number: signal.Signals) -> None:
-        """Ends the process with words for whoever stopped it."""
+        if stopped is None:
+            return
         if self.accelerator.is_main_process:
             self.progress.write(
-                f"{number.name}: stopped at step {self.state.step}. All is saved in {self.folder}: the same command "
+                f"{stopped.name}: stopped at step {self.state.step}. All is saved in {self.folder}: the same command "
                 "goes on from there.",
                 file=sys.stderr,
             )
-        raise SystemExit(128 + number)
+        raise SystemExit(128 + stopped)
 
     def bar(self, description: str, total: int) -> tqdm:
         """The run's progress bar, over its steps, from where it is; shown by the main process alone."""
