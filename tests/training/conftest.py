@@ -35,6 +35,14 @@ def sites(sites) -> dict[str, Path]:
     return dict(list(sites.items())[:3])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_power_failures():
+    """Checkpoints do not wait for the disk, which takes as long as a small run's steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ark_hf.training.checkpoint._sync", lambda path: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_curves(request):
     """Runs are not drawn, which takes longer than they do, but where the curves are looked at."""
