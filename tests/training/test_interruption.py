@@ -227,12 +227,16 @@ def test_a_second_process_is_kept_out_until_the_first_is_dead(make, tmp_path, mo
     monkeypatch.setattr(interruption, "PATIENCE", 0.0)
     folder = tmp_path / "run"
     folder.mkdir()
-    script = f"import filelock, time; filelock.FileLock({str(folder / LOCK_FILE)!r}).acquire(); print(1, flush=True)"
-    with subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(600)"], stdout=subprocess.PIPE) as other:
+    script = f"import filelock, time; lock = filelock.FileLock({str(folder / LOCK_FILE)!r}); lock.acquire()"
+    script += "; print(1, flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    try:
         assert other.stdout.readline() == b"1\n"
         with pytest.raises(ValueError, match="Another process trains in .*run: wait for its end"):
             make("ark")
+    finally:
         other.kill()
+        other.communicate()
     make("ark", cycles=1).train()
     with FileLock(folder / LOCK_FILE, timeout=0):  # the run has let it go
         pass

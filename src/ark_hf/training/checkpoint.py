@@ -153,8 +153,9 @@ def load_checkpoint(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # safetensors, torch and pickle raise anything on a damaged file
+        reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"{checkpoint} cannot be read ({type(error).__name__}: {error}). If it is damaged delete it: the same "
+            f"{checkpoint} cannot be read ({type(error).__name__}: {reason}). If it is damaged delete it: the same "
             "command then goes on from the one before, or from the start."
         ) from error
 
