@@ -1,12 +1,12 @@
 """SIGTERM and Ctrl-C."""
 
+import importlib
 import os
 import signal
 import threading
 
 import pytest
 
-from ark_hf.cli import main as command
 from ark_hf.signals import ended_by_signals, handled_signals
 
 
@@ -37,6 +37,7 @@ def test_other_threads_are_left_as_they_are():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_verb_that_is_stopped_says_so_without_a_traceback(number, monkeypatch, capsys):
+    command = importlib.import_module("ark_hf.cli.main")  # by whose name the package means the function
     monkeypatch.setattr(command, "_function", lambda verb: lambda argv: os.kill(os.getpid(), number))
     try:
         status = command.main(["predict"])

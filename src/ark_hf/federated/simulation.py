@@ -104,8 +104,8 @@ class LocalSites:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and not issubclass(kind, Exception):  # a signal came: the sites save what they have
-            for process in multiprocessing.active_children():
-                process.terminate()
+            for site in multiprocessing.active_children():
+                site.terminate()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes.values():
             process.shutdown()

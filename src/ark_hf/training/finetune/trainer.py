@@ -2,6 +2,7 @@
 
 import functools
 import math
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -159,7 +160,8 @@ class Stopping(TrainerCallback):
     """Saves a checkpoint when a signal asks the run to stop, and stops with it."""
 
     def __init__(self, stop: StopRequest):
-        self.stop, self.signal = stop, None
+        self.stop = stop
+        self.signal: signal.Signals | None = None
 
     def on_step_end(self, args, state, control, **kwargs):
         self.signal = self.stop.signal()
