@@ -165,6 +165,7 @@ def test_a_kill_between_two_names_loses_no_checkpoint(tmp_path):
         OSError(errno.ENOSPC, "No space left on device"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3"),
+        RuntimeError("basic_ios::clear: iostream error"),
     ],
 )
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_to_do(make, monkeypatch, fault):

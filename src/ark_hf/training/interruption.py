@@ -16,7 +16,12 @@ from ..signals import handled_signals
 LOCK_FILE = ".run.lock"
 PATIENCE = 3.0  # seconds: processes of a run that was killed are gone by then
 # Of the errors of libraries that are no `OSError`: safetensors' and torch's
-FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing",
+    "iostream error",
+)
 
 
 class StopRequest:
