@@ -104,3 +104,17 @@ def test_batches_for_cuda_alone_lie_in_pinned_memory_and_are_not_waited_for(monk
     assert settings[0]["pin_memory"] is pinned and not settings[0]["persistent_workers"]
     to_device({"values": Moved()}, device)
     assert moves == [(device, {"non_blocking": pinned})]
+
+
+@pytest.mark.parametrize("dead, told", [([1], (RuntimeError, "A DataLoader worker died")), ([], (OSError, "gone"))])
+def test_a_broken_connection_is_of_a_process_that_died_or_of_a_stream(monkeypatch, dead, told):
+    def broken(self):
+        raise ConnectionResetError("the server has gone")
+
+    with make(1) as loader:
+        batches = loader.load(asked(4))
+        next(batches)
+        monkeypatch.setattr(type(loader._batches), "__next__", broken)
+        monkeypatch.setattr(loading, "wait", lambda processes, timeout: dead)
+        with pytest.raises(told[0], match=told[1]):
+            next(batches)

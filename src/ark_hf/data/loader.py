@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Loader:
             cycle: That of all that is drawn, see [`DrawnSamples.at`]; samples are taken as they are unless given.
 
         Raises:
-            RuntimeError: This is asked for more batches after a later call: a loader serves one at a time.
+            RuntimeError: This is asked for more batches after a later call: a loader serves one at a time. Or a
+                process has died.
         """
         batches = list(batches)
         if self._loader is None:
@@ -67,10 +69,23 @@ class Loader:
             )
         asked = self._asked = self._requests(batches, cycle)
         self._batches = iter(self._loader)
-        for batch in self._batches:
+        for batch in self._received():
             yield batch
             if self._asked is not asked:
                 raise RuntimeError("These batches were given up: the loader has been asked for others since.")
+
+    def _received(self) -> Iterator[dict[str, torch.Tensor]]:
+        """
+        Raises:
+            RuntimeError: A process has died: as torch words it, which notices some of its deaths alone.
+        """
+        try:
+            yield from self._batches
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # of the process's sockets, or of a stream
+            processes = [each.sentinel for each in getattr(self._batches, "_workers", ())]
+            if not wait(processes, timeout=1):
+                raise
+            raise RuntimeError("A DataLoader worker died while it sent a batch.") from error
 
     def _requests(self, batches: list[tuple[Hashable, np.ndarray]], cycle: int | None) -> Iterator[tuple]:
         """What the processes are sent for each batch: numbers, or of a stream its rows, which this process reads."""
