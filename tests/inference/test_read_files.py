@@ -1,5 +1,7 @@
 """Files that are read by other processes."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,19 @@ def test_batches_come_in_order_whatever_cannot_be_read(tmp_path, workers):
             torch.testing.assert_close(pixel_values, expected, rtol=0, atol=0)
         else:
             assert pixel_values is None
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(40)]
+    for path in paths:
+        path.write_bytes(encode_png(np.zeros((9, 9), dtype=np.uint8))["bytes"])
+    batches = [paths[start : start + 4] for start in range(0, 40, 4)]
+    read = module.read_files(batches, ArkImageProcessor(size=32), 1, lambda image: image.name)
+    next(read)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(ChildProcessError, match="ended without a word.*num_workers 0"):
+        list(read)
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,30 @@ def read_files(
     Yields:
         Of each file what is noted of it, or the reason why it cannot be read; and what the processor makes of those
         that can, float (readable, C, H, W), or (readable, crops, C, H, W), None if there are none.
+
+    Raises:
+        ChildProcessError: A process died.
     """
     groups = [batch[start : start + GROUP] for batch in batches for start in range(0, len(batch), GROUP)]
-    loaded = iter(
+    loaded = _received(
         DataLoader(_Groups(groups, processor, note), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
     )
     for batch in batches:
         noted, pixel_values = zip(*(next(loaded) for _ in range(0, len(batch), GROUP)), strict=True)
         readable = [each for each in pixel_values if each is not None]
         yield sum(noted, []), torch.cat(readable) if readable else None
+
+
+def _received(loader: DataLoader) -> Iterator[Any]:
+    try:
+        yield from loader
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "A process that reads files ended without a word; it may have lacked memory, or shared memory (/dev/shm). "
+            "num_workers 0 reads them in this one."
+        ) from error
 
 
 class _Groups(Dataset, Generic[Noted]):
