@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE  # every process would compile our code and the
 PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_golden_ark.py tests/data/images \
 	tests/data/test_inputs.py tests/data/test_views.py tests/inference/test_pipeline.py tests/inference/test_predict.py
 
-.PHONY: demo test slow-ci slow bench oldest check style
+.PHONY: demo test slow-ci slow bench fuzz oldest check style
 
 .venv/.core: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -38,6 +38,9 @@ slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a bro
 
 slow: .venv/.dev  ## The tests that take long
 	$(BIN)/python -m pytest -m slow
+
+fuzz: .venv/.dev  ## Ten thousand hostile inputs to every reader, and tests/fuzz/RESULTS.md; half an hour
+	$(BIN)/python -m tests.fuzz --cases 10000 --out tests/fuzz
 
 bench: .venv/.dev  ## Every benchmark, and benchmarks/RESULTS.md; an hour on two idle cores
 	$(BIN)/python benchmarks/run_all.py

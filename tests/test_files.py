@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ark_hf.files import printable, replace_folder, replacing
+from ark_hf.files import printable, read_json, replace_folder, replacing
 
 
 @pytest.fixture
@@ -26,12 +26,29 @@ def write_new(new):
         (os.fsdecode(b"m\xfcller\xff.png"), "m\\xfcller\\xff.png"),
         ("\ud800.png", "\\ud800.png"),
         (Path("a/b.png"), "a/b.png"),
+        ("\x1b[2Jone\ntwo\t\x9b31m.png", "\\x1b[2Jone\\ntwo\\t\\x9b31m.png"),
+        ("scan\u202egnp.exe", "scan\\u202egnp.exe"),
         (None, "None"),
     ],
 )
 def test_names_become_text_that_can_be_written(name, text):
     assert printable(name) == text
     printable(name).encode()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", b"\xff", ""])
+def test_what_is_no_json_is_named_and_not_quoted(tmp_path, text):
+    path = tmp_path / "notes.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match="notes.json is not JSON") as caught:
+        read_json(path)
+    assert type(caught.value) is ValueError and len(str(caught.value)) < len(str(path)) + 60
+
+
+def test_a_pipe_is_no_json_and_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "notes.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "notes.json")
 
 
 def test_a_folder_is_replaced_and_nothing_else_is_left(folder):

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ark_hf"
 # From the bottom up: a module may import what stands below it or on its own line. A path names a file, or a folder and
 # what has no line of its own in it.
 LAYERS = """
-files.py names.py cells.py signals.py
+files.py names.py cells.py signals.py plain_yaml.py
 provenance.py hub_errors.py
 weights.py
 pages

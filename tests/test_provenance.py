@@ -56,6 +56,8 @@ def test_a_model_without_a_file_and_one_that_was_never_saved_say_nothing(tmp_pat
         ("[]", "is not what ark-hf wrote"),
         ('{"kind": "dreamt"}', "is not what ark-hf wrote"),
         ('{"seeds": {}}', "is not what ark-hf wrote"),
+        ("[" * 100_000, "is not what ark-hf wrote"),
+        ('{"kind": []}', "is not what ark-hf wrote"),
         ('{"kind": "fine-tuning", "head": "fresh"}', r"lacks \['best_step', 'seed', 'steps', 'train_images'\]"),
     ],
 )
@@ -63,6 +65,24 @@ def test_a_damaged_file_is_named(tmp_path, text, message):
     (tmp_path / PROVENANCE_FILE).write_text(text)
     with pytest.raises(ValueError, match=f"{PROVENANCE_FILE} {message}.*: save the model again"):
         read_provenance(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "[]", '{"weight_map": 3}', '{"weight_map": {}}', '{"weight_map": {"a": [1]}}']
+)
+def test_a_damaged_list_of_weights_is_named(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="model.safetensors.index.json is no list of the files of weights"):
+        weights_sha256(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../weights.safetensors", "/etc/hostname", "inside/weights.safetensors"])
+def test_a_list_of_weights_leads_to_no_other_folder(tmp_path, name):
+    (tmp_path / "model").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="no list of the files of weights beside it"):
+        weights_sha256(tmp_path / "model")
 
 
 def test_names_tell_nothing_of_the_machine(tmp_path, monkeypatch):

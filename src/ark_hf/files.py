@@ -1,5 +1,6 @@
 """Writing files and folders whole or not at all: under a temporary name first, then renamed; names as text."""
 
+import errno
 import json
 import math
 import re
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+_COMMANDS = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -74,9 +77,11 @@ def replacing(path: Path) -> Iterator[Path]:
 def printable(name: object) -> str:
     r"""
     A name as text that every file and terminal takes: what is no UTF-8 in it, as in names from old archives, becomes
-    `\xfc`. Other names stay as they are.
+    `\xfc`; so do line ends, what terminals take for commands, and marks that turn the direction of reading, by which
+    one name looks like another. Other names stay as they are.
     """
     escaped = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(name))
+    escaped = _COMMANDS.sub(lambda character: character[0].encode("unicode_escape").decode(), escaped)
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -84,6 +89,24 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, see [`replacing`]."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """
+    What a JSON file says.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8, is nested too deep, or holds a number of thousands of digits; the message
+            names it and quotes nothing.
+        OSError: It cannot be read.
+    """
+    if not Path(path).is_file():  # a pipe or a device would be read for ever
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        place = f": line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{path} is not JSON{place}.") from None
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from .plain_yaml import TextLoader, read_yaml
 
 SYNONYMS_FILE = Path(__file__).with_name("synonyms.yaml")
 SECTIONS = ("findings", "tasks", "related")
@@ -70,12 +70,7 @@ def read_synonyms(path: str | Path | None = None) -> Synonyms:
             names a finding under `tasks` or `related` that it does not have under `findings`.
     """
     file = SYNONYMS_FILE if path is None else Path(path)
-    try:
-        table = yaml.load(file.read_text(encoding="utf-8"), Loader=_TextLoader)
-    except OSError as error:
-        raise ValueError(f"Cannot read the synonym table {file}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no UTF-8; depth
-        raise ValueError(f"{file} is not valid YAML: {error}") from None
+    table = read_yaml(file, "the synonym table", TextLoader)
     unknown = sorted(set(_mapping(table, str(file))) - set(SECTIONS))
     if unknown or "findings" not in table:
         raise ValueError(
@@ -110,27 +105,6 @@ def read_synonyms(path: str | Path | None = None) -> Synonyms:
         one = known(finding, where)
         related |= {frozenset((one, known(other, where))) for other in _list_of_names(others, where)}
     return Synonyms(names, task_names, frozenset(related))
-
-
-class _TextLoader(yaml.BaseLoader):
-    """
-    YAML in which every scalar is text (`No` is a name, not false), and a key that stands twice or an alias an error:
-    few lines of aliases of aliases are billions of names.
-    """
-
-    def compose_node(self, parent, index):
-        event = self.peek_event()
-        if getattr(event, "anchor", None) is not None:
-            problem = "anchors and aliases (&a, *a) are refused; write the names out"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in getattr(node, "value", [])]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _mapping(values: Any, where: str) -> Mapping[str, Any]:

@@ -1,7 +1,6 @@
 """Where a model comes from: a JSON file beside its weights, from which its card is written."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import write_json
+from .files import read_json, write_json
 from .names import may_be_on_hub
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ def read_provenance(name_or_path: str | Path) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = read_json(path)
         missing = {"kind", *KINDS[values["kind"]]} - set(values)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what ark-hf wrote ({type(error).__name__}): save the model again.") from None
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: save the model again.")
@@ -89,8 +88,8 @@ def read_calibrations(name_or_path: str | Path) -> list[dict[str, Any]]:
     if path is None:
         return []
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
+        entries = read_json(path)
+    except ValueError:
         entries = None
     if not isinstance(entries, list):
         raise ValueError(f"{path} is not what ark-hf wrote: calibrate the model anew, or delete the file.")
@@ -132,7 +131,7 @@ def weights_sha256(name_or_path: str | Path) -> str | None:
     """
     The sha256 of a model's safetensors files in order, by which a report knows the weights that it is about.
 
-    None if it has no such files.
+    None if it has no such files; `ValueError` if the list of them is damaged, or leads out of the folder.
 
     Args:
         name_or_path: Folder or Hub id of the model.
@@ -140,7 +139,12 @@ def weights_sha256(name_or_path: str | Path) -> str | None:
     index = _file_beside(name_or_path, f"{WEIGHTS_FILE}.index.json")
     names = [WEIGHTS_FILE]
     if index is not None:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            names = []
+        if not names or any(Path(name).name != name for name in names):  # of another folder, or not of files
+            raise ValueError(f"{index} is no list of the files of weights beside it: save the model again.")
     digest = hashlib.sha256()
     for name in names:
         path = _file_beside(name_or_path, name)

@@ -21,6 +21,7 @@ from ark_hf.cli.main import main, verbs
 from ark_hf.evaluation.arguments import EvaluationArguments, Transfers
 from ark_hf.evaluation.evaluate import Evaluation
 from ark_hf.inference.zeroshot import PUBLISHED_TRANSFERS
+from ark_hf.plain_yaml import dump_yaml
 from ark_hf.training.ark.recipe import PretrainingArguments
 from tests.models.ark.original_files import swin_state_dict
 from tests.training.conftest import TINY
@@ -416,7 +417,7 @@ def test_wrong_input_is_explained(trained, tmp_path, capsys):
         ),
         ({"optim": "adam"}, "use one of ('sgd', 'momentum', 'adamw')"),
     ]:
-        wrong.write_text(yaml.safe_dump(recipe | {"output_dir": str(tmp_path / "run")} | change))
+        wrong.write_text(dump_yaml(recipe | {"output_dir": str(tmp_path / "run")} | change))
         assert message in error_of(capsys, "pretrain", str(wrong), "--data_root", str(trained / "sites"))
         assert not (tmp_path / "run").exists()
     assert "Cannot read the recipe" in error_of(capsys, "pretrain", str(tmp_path / "none.yaml"))
@@ -449,3 +450,11 @@ def test_warnings_are_a_line_without_that_of_the_source(monkeypatch):
 
     monkeypatch.setattr(sys.modules["ark_hf.cli.main"], "_function", lambda name: verb)
     assert main(["predict"]) == 0 and said == ["Warning: look out\n"] and warnings.formatwarning is before
+
+
+def test_what_others_wrote_does_nothing_to_the_terminal_and_fills_no_screens(tmp_path, capsys):
+    path = tmp_path / "\x1b[2J.yaml"
+    path.write_text("seed: x\ncycles: 1\nseed: 2")
+    assert error_of(capsys, "pretrain", str(path)).count("\\x1b[2J.yaml") == 1
+    path.write_text(f"output_dir: x\ntasks: [{{dataset: a}}]\ncycles: {'y' * 100_000}")
+    assert len(error_of(capsys, "pretrain", str(path))) < 4200

@@ -196,6 +196,12 @@ def test_wrong_arrays_are_refused_with_the_reason(reason):
         assert str(refusal.value).startswith(f"input of type {type(array).__name__}: ")
 
 
+def test_a_cell_of_a_dataset_cannot_make_this_machine_ask_for_an_address(monkeypatch):
+    monkeypatch.setattr(inputs, "_fetch", lambda address: pytest.fail("it was asked for"))
+    with pytest.raises(UnreadableImageError, match="names an address in place of bytes"):
+        read_input({"bytes": None, "path": "http://127.0.0.1:9/chest.png"})
+
+
 @pytest.mark.parametrize("source", [None, 7, [chest()], {"image": chest()}, {"bytes": None, "path": None}, object()])
 def test_other_things_are_refused(source):
     with pytest.raises(UnreadableImageError, match="a radiograph is a path, an http"):

@@ -12,9 +12,11 @@ from datasets.table import InMemoryTable
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import EpsImagePlugin
 
 from ark_hf import ArkImageProcessor, SegmentationTask, open_dataset
 from ark_hf.data.build.pictures import encode_png
+from ark_hf.data.loading import open_stored
 from ark_hf.data.masks import (
     UNKNOWN,
     MaskInferenceSamples,
@@ -72,6 +74,8 @@ def test_presence_is_that_of_the_masks():
             "the mask of 'heart' has the values 0, 128; a mask has 0 and one of 1 and 255",
         ),
         ((LEFT, {"bytes": b"\x89PNG", "path": None}), "the mask of 'heart' cannot be decoded"),
+        ((LEFT, {"bytes": None, "path": None}), "the mask of 'heart' cannot be decoded"),
+        ((LEFT, {"bytes": b"%!PS-Adobe-3.0", "path": None}), "the mask of 'heart' cannot be decoded"),
         ((coloured(), RIGHT), "the mask of 'lungs' is a picture of mode RGB; masks are grey"),
     ],
 )
@@ -97,6 +101,34 @@ def test_targets_are_the_masks_and_tell_what_is_unknown(masks, known, overlappin
     for number, mask in enumerate(given_masks, start=1):
         assert np.array_equal(labels == number, np.zeros((5, 6), bool) if mask is None else mask)
     assert set(labels.unique().tolist()) <= ({0, 1, 2, 3} if all(known) else {1, 2, 3, UNKNOWN})
+
+
+def test_no_other_program_is_asked_to_draw_a_mask_or_a_picture(monkeypatch):
+    """Pillow hands PostScript to Ghostscript, of which a stranger's dataset may hold any."""
+    content = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((40, 40), np.uint8)).save(content, "EPS")
+    drawn = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: drawn.append(1))
+    postscript = {"bytes": content.getvalue(), "path": None}
+    with pytest.raises(ValueError, match="the mask of 'heart' cannot be decoded"):
+        read_masks([cell(LEFT), postscript], EXCLUSIVE)
+    data = rows((LEFT, RIGHT))
+    table = data.data.table.set_column(0, "image", pa.array([postscript], FEATURES.arrow_schema.field("image").type))
+    with pytest.raises(ValueError, match="row 0: its picture: this is no PNG"):
+        read_presence(Dataset(InMemoryTable(table.cast(FEATURES.arrow_schema))), EXCLUSIVE, "here")
+    with pytest.raises(ValueError, match="this is no PNG"):
+        open_stored(postscript)
+    assert not drawn
+
+
+def test_a_cell_names_a_file_of_this_machine_and_no_address(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("it was asked for"))
+    path = tmp_path / "chest.png"
+    PIL.Image.fromarray(picture_of_masks()).save(path)
+    assert np.array_equal(open_stored({"bytes": None, "path": str(path)}), picture_of_masks())
+    for name in ("http://127.0.0.1:9/chest.png", "hf://datasets/someone/x/chest.png", "", None):
+        with pytest.raises(ValueError, match="no such file|neither bytes nor a path"):
+            open_stored({"bytes": None, "path": name})
 
 
 def picture_of_masks() -> np.ndarray:

@@ -257,6 +257,13 @@ def test_masks_and_volumes_are_not_streamed(tmp_path, columns, what):  # loaded,
         ("---\nark_task: {name: lungs}\n---\n", "'name' and 'labels' required"),
         ("---\nark_task: {name: lungs, labels: []}\n---\n", "labels must be a non-empty list"),
         ("---\nark_task: lungs\n---\n", "dictionary"),
+        ("---\nark_task: {name: lungs, labels: &a [*a]}\n---\n", "anchors and aliases"),
+        (LUNGS + "ark_task: {name: liver, labels: [Mass]}\n---\n", "'ark_task' stands twice"),
+        ("---\nark_task: " + "[" * 3000 + "\n---\n", "nested too deep"),
+        ("---\n- ark_task\n---\n", "does not map names to values"),
+        ("---\n1: 2\n---\n", "does not map names to values"),
+        ("---\nignore_metadata_errors: true\n---\n", r"cannot read its header \(TypeError\)"),
+        ("x" * (2**22 + 1), "more than 4,194,304 characters"),
         (LUNGS + "ark_kind: segmentation\n---\n", OF_MASKS),
         ("---\nark_kind: segmentation\n---\n", "no `ark_task` entry"),
         (LUNGS + "ark_kind: masks\n---\n", r"ark_kind 'masks' is unknown; use one of \('classification', 'segm"),
@@ -270,6 +277,18 @@ def test_folder_without_a_task_in_its_card_is_refused(tmp_path, card, message):
         (tmp_path / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
     with pytest.raises(ValueError, match=message):
         read_task(tmp_path)
+
+
+def test_a_damaged_shard_is_told_without_its_bytes(findings, tmp_path):
+    folder = shutil.copytree(findings, tmp_path / "copy")
+    shard = next(folder.glob("data/train-*.parquet"))
+    content = shard.read_bytes()
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # where the footer begins
+    for byte in (b"\x0e", b"\x0f", b"\0"):
+        shard.write_bytes(content[:at] + byte * 8 + content[at + 8 :])
+        with pytest.raises(ValueError, match="Cannot load split 'train'") as caught:
+            load_task_dataset(folder, "train")
+        assert str(caught.value).isprintable()
 
 
 # The checks ----------------------------------------------------------------------------------------------------------

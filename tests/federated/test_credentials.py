@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import ssl
 import stat
 
@@ -14,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from ark_hf.federated.credentials import (
+    SIGNATURE,
     check_certificate,
     check_public_key,
     check_site_key,
@@ -88,6 +90,20 @@ def test_what_is_no_host_is_refused_before_anything_is_written(tmp_path, host):
     with pytest.raises(ValueError, match="is no host name or address"):
         make_server_credentials(tmp_path / "keys", [host])
     assert not (tmp_path / "keys").exists()
+
+
+def test_a_pipe_is_no_key_and_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "key")
+    for check in (check_site_key, check_trusted, check_certificate):
+        with pytest.raises(ValueError, match="is no file"):
+            check(tmp_path / "key")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000, '{"sha256": 3}'])
+def test_a_damaged_signature_is_named(keys, tmp_path, text):
+    (tmp_path / SIGNATURE).write_text(text)
+    with pytest.raises(ValueError, match=f"{SIGNATURE} is (not JSON|of another version)"):
+        read_signature(b"the app", tmp_path)
 
 
 def test_a_signature_is_of_these_bytes_by_the_key_that_sites_trust(keys):

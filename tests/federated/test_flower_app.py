@@ -290,6 +290,17 @@ NOT_FLOAT = Array(np.array([1, 2]))
 NOT_NUMPY = Array(dtype="float32", shape=(2,), stype="pickle", data=b"cos\nsystem\n")
 
 
+@pytest.mark.parametrize("shape", ["(1099511627776,)", "(2, 2)", "(0,)"])
+def test_an_array_that_claims_another_size_is_not_set_aside(shape, monkeypatch):
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\0" + len(head).to_bytes(2, "little") + head.encode() + bytes(12)
+    array = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=content)
+    told = write_content({"values": {}}, Vector(np.zeros(3, np.float32), "[]"))
+    monkeypatch.setattr(Array, "numpy", lambda self: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match="another size than its header says"):
+        read_content(RecordDict({**told, "weights": ArrayRecord({"vector": array})}))
+
+
 @pytest.mark.parametrize(
     "reply, reason",
     [

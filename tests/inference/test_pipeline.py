@@ -332,6 +332,11 @@ def test_wrong_inputs_are_refused_alone_and_named_among_others(pipe, files, wron
             assert pipe(wrong.path, tasks=["tb"])["warnings"] == said
 
 
+def test_nothing_is_refused_in_our_words(pipe):
+    with pytest.raises(ValueError, match="was given None; give it a radiograph"):
+        pipe(None)
+
+
 @pytest.mark.parametrize("array", [np.full((80, 80), np.nan), np.full((80, 80), 7.0), np.zeros((2, 80, 80), np.uint8)])
 def test_wrong_arrays_are_refused(pipe, pictures, array):
     with pytest.raises(UnreadableImageError, match="float images must lie in|1, 3 or 4 channels"):

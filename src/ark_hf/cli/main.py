@@ -8,18 +8,23 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from ..files import printable
 from ..provenance import package_version
 from ..signals import ended_by_signals
 from .arguments import choose
 
 ABOUT = "Ark, an open foundation model for chest radiographs. Research use only. `ark-hf --version` names the version."
+MAX_MESSAGE = 4000  # characters; a value in it may be a file's whole content
 NOT_VERBS = ("__main__", "arguments", "data_arguments", "main")
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     program = "ark-hf"
-    usual, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"Warning: {message}\n"
+    usual, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_: f"Warning: {_printable_lines(message)}\n",
+    )
     try:
         if argv[:1] == ["--version"]:
             print(program, package_version())
@@ -31,13 +36,19 @@ def main(argv: list[str] | None = None) -> int:
         with ended_by_signals(f"{program} is stopped.", (signal.SIGTERM,)):
             return _function(verb)(argv[1:])
     except (ValueError, FloatingPointError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {_printable_lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{program} is stopped.", file=sys.stderr)
         return 128 + signal.SIGINT
     finally:
         warnings.formatwarning = usual
+
+
+def _printable_lines(message: object) -> str:
+    """A message whose lines do nothing to a terminal: names and values of others' files may stand in it."""
+    text = "\n".join(map(printable, str(message).splitlines()))
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}... ({len(text):,} characters)"
 
 
 def verbs() -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files import printable
 from ..metrics.shortcut import full_scale
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from .images.dicom import read_pixel_spacing
@@ -101,6 +102,8 @@ def _read(source: Any) -> RadiographInput:
     name = input_name(source)
     if isinstance(source, dict):
         source = name if source.get("bytes") is None else source["bytes"]
+        if is_address(source):  # whose dataset it is, decides what this machine would ask for
+            raise UnreadableImageError(f"{printable(name)}: the cell names an address in place of bytes; embed them")
     if is_address(source):
         source = _fetch(source)
     if isinstance(source, (str, os.PathLike)):

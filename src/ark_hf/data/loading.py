@@ -5,9 +5,10 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from .images.image_files import UnreadableImageError, open_image_file
 from .loader import Loader, to_device
 from .radiograph import grey_values, open_radiograph
 from .streaming import StreamedRows
@@ -118,11 +120,26 @@ def grey_plane(image: PIL.Image.Image | np.ndarray, processor: ArkImageProcessor
 
 
 def open_stored(image: dict[str, Any]) -> PIL.Image.Image | np.ndarray:
-    """A cell of an image column, for [`grey_plane`]: somebody else's may hold more than `datasets` decodes."""
-    if image["bytes"] is None:
-        return Image().decode_example(image)
-    opened = open_radiograph(io.BytesIO(image["bytes"]), Path(image["path"] or ""))
-    return opened if isinstance(opened, np.ndarray) else PIL.ImageOps.exif_transpose(opened)
+    """
+    A cell of an image column, for [`grey_plane`]: somebody else's may hold more than `datasets` decodes, and what
+    Pillow would hand to other programs.
+    """
+    with stored_file(image) as (file, path):
+        opened = open_radiograph(file, path)
+        return opened if isinstance(opened, np.ndarray) else PIL.ImageOps.exif_transpose(opened)
+
+
+@contextmanager
+def stored_file(cell: dict[str, Any]) -> Iterator[tuple[BinaryIO, Path]]:
+    """What a cell of an image column holds, or the file of this machine that it names, open; addresses are refused."""
+    path = Path(cell["path"] or "")
+    if cell["bytes"] is not None:
+        yield io.BytesIO(cell["bytes"]), path
+    elif cell["path"]:
+        with open_image_file(path, "store it anew") as file:
+            yield file, path
+    else:
+        raise UnreadableImageError("the cell has neither bytes nor a path; leave the row out")
 
 
 def open_rows(rows: Dataset, numbers: Iterable[int]) -> Iterator[PIL.Image.Image | np.ndarray]:

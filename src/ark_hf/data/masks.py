@@ -1,18 +1,18 @@
 """Stored masks of a segmented dataset: read and checked, and as what a segmenter is trained on and tested against."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from datasets import Dataset, Image, List
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..models.ark.configuration_ark import SegmentationTask
-from .loading import DrawnSamples, RowSamples, open_stored, stack_pictures
+from .images.image_files import check_size, naming_the_image
+from .loading import DrawnSamples, RowSamples, open_stored, stack_pictures, stored_file
+from .radiograph import open_picture
 from .views import Sampling, draw_view, seen_through
 
 UNKNOWN = 255  # of pixels in targets; 0 and 1, or the number of a class, are what is known
@@ -44,8 +44,10 @@ def read_masks(cells: Sequence[dict[str, Any] | None] | None, task: Segmentation
 
 def _read_mask(cell: dict[str, Any], label: str) -> np.ndarray:
     try:
-        opened = Image().decode_example(cell) if cell["bytes"] is None else PIL.Image.open(io.BytesIO(cell["bytes"]))
-        opened.load()
+        with stored_file(cell) as (file, _):
+            opened = open_picture(file, masks=True)
+            check_size(opened.height, opened.width)
+            opened.load()
     except Exception as error:  # Pillow and its codecs raise anything on a damaged file
         raise ValueError(f"the mask of {label!r} cannot be decoded ({type(error).__name__})") from error
     if opened.mode not in ("1", "L"):
@@ -95,11 +97,13 @@ def read_presence(rows: Dataset, task: SegmentationTask, where: str) -> np.ndarr
 def _picture_size(cell: dict[str, Any]) -> tuple[int, int]:
     """Width and height as [`open_stored`] gives the picture; where the file's head tells, it alone is read."""
     try:
-        opened = PIL.Image.open(io.BytesIO(cell["bytes"]))
-        turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF's orientation
-        return opened.size[::-1] if turned else opened.size
-    except (OSError, TypeError):
-        picture = open_stored(cell)
+        with stored_file(cell) as (file, _):
+            opened = open_picture(file)
+            turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF's orientation
+            return opened.size[::-1] if turned else opened.size
+    except Exception:  # DICOM, or a head that Pillow does not understand
+        with naming_the_image("its picture", "build the dataset anew"):
+            picture = open_stored(cell)
         return (picture.shape[-1], picture.shape[-2]) if isinstance(picture, np.ndarray) else picture.size
 
 

@@ -1,6 +1,5 @@
 """Task datasets: a Hub dataset, or the same layout on disk, whose card holds the `ArkTask` that its labels mean."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,13 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import DatasetCard, hf_hub_download
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from ..cells import LABEL_VALUES, label_word
+from ..files import printable, read_json
 from ..hub_errors import HUB_ERRORS, LOG_IN, explain
 from ..models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask, SegmentationTask, check_modality
+from ..plain_yaml import parse_yaml
 from .copies import cache_dir, forget_earlier_states, split_revision
 from .unlabelled import AnyTask, Unlabelled, select_images
 from .volumes.volume import nibabel
@@ -39,6 +41,7 @@ NAME_KEY = "ark_name"  # of images without labels, whose card has no task
 MODALITY_KEY = "ark_modality"
 BUILD_REPORT = "build_report.json"
 OTHER_KINDS = {"masks": "segmentation masks", "mask": "segmentation masks", "volume": "volumes"}  # by column
+MAX_CARD = 2**22  # characters
 SMOOTHED = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}
 
 
@@ -142,9 +145,36 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
                 f"{explain(error)} Check the path (`--data_root`) or the repository id."
             ) from None
     try:
-        return DatasetCard.load(card_file)
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+        return open_card(card_file)
+    except ValueError as error:
         raise ValueError(f"The card of {name_or_path} is not UTF-8 with a YAML header: {error}") from None
+
+
+def open_card(path: Path) -> DatasetCard:
+    """
+    The card in a file, its header read as [`parse_yaml`] does.
+
+    Raises:
+        ValueError: It cannot be read, is longer than `MAX_CARD` or not UTF-8, or its header is no YAML or no mapping
+            of names. The message names no file.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # line ends stay as they are
+            text = file.read(MAX_CARD + 1)
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    except UnicodeDecodeError:
+        raise ValueError("it has other bytes than UTF-8") from None
+    if len(text) > MAX_CARD:
+        raise ValueError(f"it has more than {MAX_CARD:,} characters")
+    header = REGEX_YAML_BLOCK.search(text)
+    values = parse_yaml(header[2]) if header else None
+    if values is not None and not (isinstance(values, dict) and all(isinstance(key, str) for key in values)):
+        raise ValueError("its header does not map names to values")
+    try:
+        return DatasetCard(text)
+    except Exception as error:  # huggingface_hub's own classes take most headers, and each is wrong in its own way
+        raise ValueError(f"huggingface_hub cannot read its header ({type(error).__name__})") from None
 
 
 def read_build_facts(name_or_path: str | Path) -> dict[str, Any]:
@@ -155,7 +185,7 @@ def read_build_facts(name_or_path: str | Path) -> dict[str, Any]:
     """
     path = dataset_file(name_or_path, BUILD_REPORT)
     try:
-        return {} if path is None else dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
+        return {} if path is None else dict(read_json(path)["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -185,7 +215,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DatasetNotFoundError):
         return f"{error} If you may read it, {LOG_IN}."
     reason = error.__cause__ or error  # `datasets` wraps some, and then says little itself
-    return "it is empty." if "corresponds to no data" in str(reason) else explain(reason)
+    return "it is empty." if "corresponds to no data" in str(reason) else printable(explain(reason))  # damaged bytes
 
 
 def load_task_dataset(

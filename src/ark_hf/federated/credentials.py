@@ -8,7 +8,6 @@ which it is known, and a file of the signatures that it trusts.
 import base64
 import hashlib
 import ipaddress
-import json
 import os
 import re
 import time
@@ -31,7 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ..files import write_json
+from ..files import read_json, write_json
+from ..plain_yaml import parse_yaml
 from .recipe import check_site_name
 
 CA, CERTIFICATE, CERTIFICATE_KEY = "ca.crt", "server.crt", "server.key"
@@ -129,8 +129,9 @@ def read_signature(app: bytes, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: Nothing is there, or it is of another app: that of another version.
     """
-    told = json.loads(_read(folder / SIGNATURE, "the app's signature"))
-    if told.pop("sha256") != hashlib.sha256(app).hexdigest():
+    _read(folder / SIGNATURE, "the app's signature")
+    told = read_json(folder / SIGNATURE)
+    if not isinstance(told, dict) or told.pop("sha256", None) != hashlib.sha256(app).hexdigest():
         raise ValueError(
             f"{folder / SIGNATURE} is of another version of the app: sign this one where the publisher's key is, by "
             "`ark-hf federate sign FOLDER`."
@@ -162,7 +163,7 @@ def check_trusted(path: Path) -> None:
     """Raises `ValueError` if it lists no key: Flower would then run an app without any signature."""
     text = _read(path, "the keys that this site trusts")
     try:
-        keys = yaml.safe_load(text)
+        keys = parse_yaml(text.decode())
         usable = isinstance(keys, Mapping) and all(isinstance(name, str) for name in keys)
         usable = usable and all(
             isinstance(load_ssh_public_key(line.encode()), ed25519.Ed25519PublicKey) for line in keys.values()
@@ -250,6 +251,8 @@ def _load(path: Path, load: Any, kind: type, what: str) -> Any:
 
 
 def _read(path: Path, what: str) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+        raise ValueError(f"{path} should be {what}, and is no file.")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -5,7 +5,9 @@ A message has a record of JSON, and the weights as one array. What a site's faul
 folder: Flower would send the text of any exception that it sees.
 """
 
+import io
 import json
+import math
 import os
 import re
 import time
@@ -232,4 +234,18 @@ def read_content(content: RecordDict) -> "tuple[dict[str, Any], Vector | None]":
         raise TypeError("no JSON object")
     if "weights" not in content:
         return told, None
-    return told, Vector(content.array_records["weights"]["vector"].numpy(), str(text["table"]))
+    array = content.array_records["weights"]["vector"]
+    _check_claim(array.data)
+    return told, Vector(array.numpy(), str(text["table"]))
+
+
+def _check_claim(data: bytes) -> None:
+    """Raises an error if NumPy's header of an array claims another size: memory would be set aside for all of it."""
+    import numpy as np
+
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError("the array has another size than its header says")

@@ -1,6 +1,5 @@
 """The families of models that may be published: which classes and files each has, and what it sees."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from ..files import read_json
 from ..inference.load import load_ark, load_genesis
 from ..inference.masks import SEGMENTER, VOLUME_SEGMENTER
 from ..models.ark import configuration_ark
@@ -94,9 +94,9 @@ def family_of(folder: Path) -> Family:
         ValueError: Its `config.json` is not JSON, or of another model type.
     """
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config.json is not JSON: {error}") from None
+        values = read_json(folder / "config.json")
+    except OSError as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {error.strerror}.") from None
     found = values.get("model_type") if isinstance(values, dict) else None
     if found not in FAMILIES:
         raise ValueError(f"its config.json is of model type {found!r}, not {' or '.join(map(repr, FAMILIES))}")

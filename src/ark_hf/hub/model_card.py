@@ -14,6 +14,7 @@ from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import TextTable
 from ..inference.task_labels import UNNAMED_TASK, label_names
 from ..pages.formats import format_defined, format_interval, format_number
+from ..plain_yaml import dump_yaml
 from ..provenance import read_provenance, weights_sha256
 from . import label_results, mask_results
 from .card_parts import cell, read_prose, table_text
@@ -282,7 +283,7 @@ def _training_section(origin: Mapping[str, Any], family: Family) -> dict[str, An
             if looks_at_labels and _is_trained_on(each)
             for label, counts in each["splits"]["train"]["labels"].items()
         ],
-        "recipe": yaml.safe_dump(settings, sort_keys=False).strip() if settings else "",
+        "recipe": dump_yaml(settings).strip() if settings else "",
         "summary": origin.get("summary", ""),
         "compute": _compute(origin.get("compute")),
         "versions": ", ".join(f"{name} {number}" for name, number in origin.get("versions", {}).items()),

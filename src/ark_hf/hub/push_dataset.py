@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, HfApi, hf_hub_download
 
@@ -13,7 +12,7 @@ from ..data.build.cards import OPEN_LICENSES, PHANTOM_TAG, PLACE
 from ..data.build.duplicates import HASH_FILE
 from ..data.image_statistics import STATISTICS_FILE
 from ..data.rows import OPTIONAL_COLUMNS
-from ..data.task_dataset import BUILD_REPORT, CARD_KEY, NAME_KEY, SPLITS, read_any_task
+from ..data.task_dataset import BUILD_REPORT, CARD_KEY, NAME_KEY, SPLITS, open_card, read_any_task
 from .push import CARD_FILE, Push, Repository, check_text, explained, name_files, open_repository, send
 
 SHARD = re.compile(rf"data/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
@@ -43,7 +42,7 @@ def push_dataset(folder: Path, repo_id: str, public: bool = False, allow_patient
             or holds something else; or the Hub refuses or cannot be reached.
     """
     files: dict[str, Path | bytes] = dict(check_dataset_folder(folder, allow_patient_data))
-    card = DatasetCard.load(folder / CARD_FILE)
+    card = open_card(folder / CARD_FILE)
     api, task = HfApi(), read_any_task(folder).name
     with explained(f"Cannot push {folder} to {repo_id}: "):
         there = open_repository(api, repo_id, "dataset", public)
@@ -93,7 +92,7 @@ def check_dataset_folder(folder: Path, allow_patient_data: bool = False) -> dict
         if name in files:
             check_text(folder / name, files[name].read_text(encoding="utf-8"))
 
-    card = DatasetCard.load(folder / CARD_FILE)
+    card = open_card(folder / CARD_FILE)
     columns = _check_shards(folder, shards, card)
     if not _is_open(card):
         about = [column for column in PATIENT_COLUMNS if column in columns]
@@ -160,10 +159,10 @@ def _card_of_same_task(there: Repository, task: str) -> DatasetCard:
     if CARD_FILE in there.files:
         path = hf_hub_download(there.id, CARD_FILE, repo_type="dataset", revision=there.commit)
         try:
-            card = DatasetCard.load(path)
+            card = open_card(Path(path))
             entries = card.data.to_dict()
             if task == (entries[NAME_KEY] if NAME_KEY in entries else entries[CARD_KEY]["name"]):
                 return card
-        except (ValueError, KeyError, TypeError, yaml.YAMLError):
+        except (ValueError, KeyError, TypeError):
             pass
     raise ValueError("it holds something else; choose another name.")

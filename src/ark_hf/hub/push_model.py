@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ..files import read_json
 from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
 from ..training.peac.heads import HEADS_FILE
 from .families import CLASSIFIERS, FAMILIES, Family, family_of
@@ -194,7 +195,7 @@ def _renewed_auto_maps(folder: Path, family: Family) -> dict[str, bytes]:
     current = dict(zip(CONFIGS, (family.auto_map, family.processor_map), strict=True))
     renewed = {}
     for name, classes in current.items():
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
+        values = read_json(folder / name)
         if values.get("auto_map") == classes:
             continue
         if values.get("auto_map") not in _earlier_versions()["auto_map"][name]:
@@ -242,8 +243,8 @@ def _check_text_file(name: Path | str, text: str) -> None:
         return
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not JSON: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not JSON ({type(error).__name__}); take it out, or make it anew.") from None
     for key in _keys(values):
         if ABOUT_A_PATIENT.search(key):
             raise ValueError(f"{name} is about single patients or images ({key}): take it out.")

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from ..files import read_json
 from ..hub_errors import explain, is_of_the_hub
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, ArkPreTrainedModel
@@ -28,10 +29,10 @@ from ..names import check_name
 from .arguments import DTYPES
 from .masks import check_segments
 
-# What transformers raises for files that are absent, damaged, or hold JSON of another kind
+# What transformers and timm raise for files that are absent, damaged, or hold JSON of another kind
 LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, AttributeError, TypeError, KeyError, SafetensorError, StrictDataclassError,
-    ImportError,
+    OSError, ValueError, RuntimeError, AttributeError, TypeError, LookupError, ArithmeticError, AssertionError,
+    SafetensorError, StrictDataclassError, ImportError,
 )  # fmt: skip
 USUAL_PIXELS = 16 * 384**2  # a forward pass
 WHAT = {"ark": "an Ark model", "genesis": "a Genesis"}
@@ -204,7 +205,7 @@ def _load(
     """Model, image processor, and the weights that its file lacks, which transformers has drawn at random."""
     _check_folder(name_or_path)
     with _telling_why(name_or_path, WHAT[model_type]):
-        values, _ = PreTrainedConfig.get_config_dict(name_or_path)
+        values = _read_config(name_or_path)
         check_type(values, model_type)
         kind = choose(values.get("architectures") or [])
         model, loaded = kind.from_pretrained(
@@ -223,7 +224,7 @@ def read_model_type(name_or_path: str) -> str | None:
     """
     _check_folder(name_or_path)
     with _telling_why(name_or_path, "a model"):
-        values, _ = PreTrainedConfig.get_config_dict(name_or_path)
+        values = _read_config(name_or_path)
         return values.get("model_type")
 
 
@@ -234,6 +235,13 @@ def _check_folder(name_or_path: str) -> None:
         below = [folder / name for name in ("ark-cxr", "genesis") if (folder / name / "config.json").is_file()]
         hint = f" Did you mean {' or '.join(map(str, below))}?" if below else ""
         raise ValueError(f"{name_or_path} is not a model: it has no config.json.{hint}")
+
+
+def _read_config(name_or_path: str) -> dict[str, Any]:
+    path = Path(name_or_path, "config.json")
+    if path.is_file() and not isinstance(read_json(path), dict):  # on which transformers itself stumbles
+        raise ValueError("its config.json is no JSON object; save the model again")
+    return PreTrainedConfig.get_config_dict(name_or_path)[0]
 
 
 @contextmanager

@@ -17,6 +17,8 @@ class RadiographPipeline(Pipeline):
     """Stands before a pipeline of transformers, whose way of reading it replaces."""
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        if inputs is None:
+            raise ValueError("the pipeline was given None; give it a radiograph, or several as a list.")
         if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
             files = image_files_in(Path(inputs))
             if not files:

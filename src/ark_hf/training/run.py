@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import replace_folder, write_json, write_text
+from ..plain_yaml import dump_yaml
 from ..provenance import compute_facts
 from .checkpoint import (
     START_FOLDER,
@@ -328,7 +328,7 @@ def _architecture(config: Any) -> str:
 def write_recipe(folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes `recipe.yaml`, every setting as it was resolved: the verb goes on with the run by it, or repeats it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE_FILE, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    write_text(folder / RECIPE_FILE, dump_yaml(dict(settings)))
 
 
 def start_folder(folder: Path, method: str) -> Path | None:

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..names import may_be_on_hub, what_is_there
+from ..plain_yaml import read_yaml
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
@@ -123,13 +122,8 @@ def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """What a YAML or JSON file maps to what; `ValueError` if it is missing or no mapping."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: no UTF-8 or no date; depth
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    """What a YAML or JSON file maps to what; `ValueError` if it is missing or no mapping, or as of [`read_yaml`]."""
+    values = read_yaml(path, "the recipe")
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must map settings to values, such as `seed: 10`.")
     return dict(values)

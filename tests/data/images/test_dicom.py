@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import warnings
 from io import BytesIO
@@ -472,6 +473,26 @@ def test_deflated_data_sets_are_refused_before_they_unpack(tmp_path):
     path = save(make_dicom(RAMP, 12, DeflatedExplicitVRLittleEndian), tmp_path / "x.dcm")
     with pytest.raises(UnreadableImageError, match="deflated"):
         read_radiograph(path)
+
+
+def test_no_more_is_asked_for_than_a_file_has_whatever_its_header_claims(tmp_path):
+    """Python sets memory aside for all that is asked for, before it reads."""
+
+    class Counted(BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    plain = save(make_dicom(RAMP, 12), tmp_path / "x.dcm").read_bytes()
+    at = plain.index(b"\xe0\x7f\x10\0OW") + 8
+    for content in (
+        plain[:at] + b"\xfe\xff\xff\xff" + plain[at + 4 :],
+        plain[:300] + b"\x08\0\x70\0UT\0\0\xfe\xff\xff\xff",
+    ):
+        asked: list[int] = []
+        with contextlib.suppress(Exception):
+            dicom.read_tags(Counted(content), dicom.STORED_TAGS, with_pixels=True)
+        assert asked and max(asked) <= len(content) and min(asked) >= 0
 
 
 def test_truncated_dicom_is_refused(tmp_path):

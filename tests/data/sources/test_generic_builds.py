@@ -174,7 +174,7 @@ def test_files_and_folders_whose_names_are_no_utf8_are_named(tmp_path):
     assert sum(report["rows"].values()) == 11 and len(report["problems"]) == 1
     (raw / "VIRAL" / f"{latin}.png").rename(raw / "VIRAL" / "5.png")
     (raw / "NORMAL").rename(raw / latin)
-    with pytest.raises(ValueError, match=r"the name of the folder m\\xfcller is not UTF-8; rename it"):
+    with pytest.raises(ValueError, match=r"the name of the folder m\\xfcller is no plain UTF-8 text; rename it"):
         read_generic(GenericSource(raw, "kids"))
     write_rows(raw, [{"image": f"{number}.png", "split": "train", "TB": 1} for number in range(6)])
     (raw / "VIRAL").rename(tmp_path / "VIRAL")

@@ -93,7 +93,7 @@ def test_tables_as_spreadsheets_write_them_are_read(tmp_path, name, content):
 
 def test_a_column_in_two_other_spellings_is_not_guessed(tmp_path):
     (tmp_path / "t.csv").write_text("Image,IMAGE,label\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"has no columns \['image'\]; it has \['Image', 'IMAGE', 'label'\]"):
+    with pytest.raises(ValueError, match=r"has no columns \['image'\]; did you mean \['Image', 'IMAGE'\]\?"):
         Table(tmp_path / "t.csv", ["image", "label"])
 
 
@@ -153,9 +153,10 @@ def test_open_quote_costs_its_own_row_only(tmp_path):
     [
         ("", "has no columns ['image', 'label']; its first line must name the columns"),
         ("Jane Doe,7\n", "has no columns ['image', 'label']; its first line must name the columns"),
-        ("image,lable\n", "has no columns ['label']; it has ['image', 'lable']"),
-        ("image;lable\n", "has no columns ['label']; it has ['image', 'lable']"),
-        ("file;target;split\n", "name the columns, and none of its 3 names is one of these"),
+        ("image,lable\n", "has no columns ['label']; did you mean ['lable']?"),
+        ("image;lable\n", "has no columns ['label']; did you mean ['lable']?"),
+        ("image,diagnosis1.png,Jane Doe\n", "has no columns ['label']; its first line must name the columns"),
+        ("file;target;split\n", "name the columns, and none of its 3 names is like these"),
         ("image,label,label\n", "has several columns ['label']"),
     ],
 )
@@ -165,6 +166,21 @@ def test_header_without_the_needed_columns_is_refused(tmp_path, text, message):
         Table(tmp_path / "t.csv", ["image", "label"])
     assert message in str(refusal.value) and str(tmp_path / "t.csv") in str(refusal.value)
     assert "Jane" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damage_within_a_zip_is_named_whatever_packed_it(tmp_path, compression):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("t.csv", "a,b\n" + "1,2\n" * 500)
+    content = buffer.getvalue()
+    start = 30 + len("t.csv")
+    for at in range(start, start + 24):  # the packing's own header and its first bytes
+        (tmp_path / "t.zip").write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            read_table(tmp_path / "t.zip")
+        except ValueError as refusal:
+            assert type(refusal) is ValueError and str(tmp_path / "t.zip") in str(refusal)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,17 @@ def test_other_files_are_refused_with_a_remedy(written, tmp_path):
         read_report(tmp_path)
     values = json.loads((written[0] / "report.json").read_text())
     del values["tasks"][0]["delong"]
-    for text in ("{", "[]", "{}", json.dumps(values), json.dumps({"tasks": [3]}), json.dumps({"tasks": None})):
+    odd = {**values["tasks"][0], "num_images": 3, "mean_f1": "much"}
+    for text in (
+        "[" * 100_000,
+        json.dumps({"tasks": [odd]}),
+        "{",
+        "[]",
+        "{}",
+        json.dumps(values),
+        json.dumps({"tasks": [3]}),
+        json.dumps({"tasks": None}),
+    ):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match="report.json is not a report of this version .*; evaluate again"):
             read_report(tmp_path)

@@ -220,6 +220,11 @@ def test_setting_tasks_later_derives_the_labels_again():
         ([], "at least one task"),
         ([{**FINDINGS, "lables": ["x"]}], "'name' and 'labels' required"),
         (["vindr"], "ArkTask or its dictionary, got 'vindr'"),
+        ([{**FINDINGS, "eval_labels": 5}], "eval_labels must name labels, got 5"),
+        ([{**FINDINGS, "eval_labels": [["x"]]}], "eval_labels must name labels"),
+        ([{**FINDINGS, "thresholds": 10**30}], "thresholds must map labels to numbers"),
+        ([{**FINDINGS, "thresholds": ["x"]}], "thresholds must map labels to numbers"),
+        ([{**FINDINGS, 1: "x"}], "'name' and 'labels' required"),
         ([{"name": "Vindr", "labels": ["x"]}], "lower-case letters"),
     ],
 )
@@ -237,6 +242,22 @@ def test_invalid_tasks_are_refused(tasks, message):
 def test_a_size_that_is_not_positive_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be positive, got {value}"):
         ArkConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone_kwargs": {"depths": [10**9, 1, 1, 1]}}, "1,000 blocks at most"),
+        ({"backbone_kwargs": {"depth": 10**30}}, "1,000 blocks at most"),
+        ({"num_labels": 10**9}, "num_labels must be at most 65,536"),
+        ({"num_labels": 10**400}, "num_labels must be at most 65,536"),
+    ],
+)
+def test_a_config_of_a_few_bytes_does_not_make_millions_of_parts(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ArkConfig(**fields)
+    with pytest.raises(ValueError, match=message):
+        ArkConfig.from_dict(ArkConfig().to_dict() | fields)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

@@ -199,8 +199,10 @@ def test_other_heads_need_names(tmp_path):
         ("- {name: a, labels: [x]}\n- {name: A b, labels: [x]}", "task 2: Task name 'A b'"),
         ("- {name: a, labels: [x], kind: y}", "task 1: A task has the fields"),
         ("- 3", "task 1: A task is"),
-        ("- [", "Cannot read"),
-        ("\x00", "Cannot read"),
+        ("- [", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("- &a {name: a, labels: [x]}\n- *a", "aliases"),
+        ("- {name: a, labels: [x], name: b}", "'name' stands twice"),
     ],
 )
 def test_wrong_task_files(tmp_path, text, message):

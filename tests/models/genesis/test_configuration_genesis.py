@@ -63,6 +63,8 @@ def test_a_config_without_a_window_is_saved_as_such(tmp_path):
         ({"cube_size": [32.0, 64.0, 64.0]}, "cube_size must be three positive integers"),
         ({"cube_size": 64}, "cube_size must be three positive integers"),
         ({"cube_size": [32, 64, 60]}, "multiples of 8 for a network of 4 levels, got .32, 64, 60."),
+        ({"depth": 10**30}, "depth must be at most 10"),
+        ({"num_labels": 10**9}, "num_labels must be at most 65,536"),
         ({"depth": 7}, "multiples of 64 for a network of 7 levels, got .32, 64, 64."),
         ({"spacing": [1, 1, 0]}, "spacing must be three positive numbers"),
         ({"spacing": [1, 1, float("nan")]}, "spacing must be three positive numbers"),

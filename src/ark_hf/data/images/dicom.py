@@ -59,6 +59,23 @@ def _has_preamble(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
+class _NoFurther:
+    """
+    An open file that is asked for no more than it has: a header may claim gigabytes, which Python would set aside
+    before it reads.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+        at = file.tell()
+        self._end = file.seek(0, os.SEEK_END)
+        file.seek(at)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._end - self.tell(), 0)
+        return self._read(left if size < 0 else min(size, left))
+
+
 def read_tags(file: BinaryIO, tags: list[str], with_pixels: bool = False) -> Any:
     """The data set of these tags of an open DICOM file, the pixels not read, or read and not decoded."""
     from pydicom import dcmread
@@ -67,13 +84,14 @@ def read_tags(file: BinaryIO, tags: list[str], with_pixels: bool = False) -> Any
 
     _silence_pydicom()
     file.seek(0)
+    source: Any = _NoFurther(file)
     if _has_preamble(file.read(132)):
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        meta = read_dataset(source, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
         # pydicom inflates without a limit, a thousandfold if the file wants it.
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise UnreadableImageError("deflated DICOM is not read; convert it to Explicit VR Little Endian")
     file.seek(0)
-    return dcmread(file, force=True, specific_tags=tags, stop_before_pixels=not with_pixels)
+    return dcmread(source, force=True, specific_tags=tags, stop_before_pixels=not with_pixels)
 
 
 def read_dicom_metadata(

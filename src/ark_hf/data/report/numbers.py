@@ -1,7 +1,6 @@
 """What is in task datasets, in numbers: counts, prevalence, overlaps, duplicates, images, demographics, shortcuts."""
 
 import io
-import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ...files import read_json
 from ...metrics.auroc import label_table
 from ...metrics.prevalence import co_occurrence, prevalence
 from ...metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
@@ -161,7 +161,7 @@ def _patient_numbers(splits: list[Split]) -> dict[str, np.ndarray]:
 def _read_build_report(folder: Path) -> dict[str, Any]:
     """What the builder noted: the source, counts that are not the release's, how many rows it left out."""
     try:
-        noted = json.loads((folder / BUILD_REPORT).read_text(encoding="utf-8"))
+        noted = read_json(folder / BUILD_REPORT)
         facts = noted.get("facts", {})
     except (OSError, ValueError, AttributeError):  # none, or not a builder's
         noted, facts = {}, {}

@@ -225,7 +225,9 @@ def _read_class_folders(source: GenericSource) -> Release:
     counts = Counter(path.parts[level] for path in paths if len(path.parts) > level + 1)
     for name in counts:
         if printable(name) != name:
-            raise ValueError(f"{source.folder}: the name of the folder {printable(name)} is not UTF-8; rename it.")
+            raise ValueError(
+                f"{source.folder}: the name of the folder {printable(name)} is no plain UTF-8 text; rename it."
+            )
     found, remarks = (sorted(counts), []) if source.classes else joined_names(counts)
     classes = source.classes or found
     place = places(classes)

@@ -10,7 +10,7 @@ from typing import Any
 from ...cells import LABEL_VALUES, METADATA_READERS, fold, is_blank, label_word, plain_number, plain_text
 from ...labels import normalise
 from ...models.ark.tasks_ark import DEFAULT_MODALITY, ArkTask
-from .columns import column_key, find_column
+from .columns import column_key, find_column, instead_of
 
 NOTHING = normalise("No Finding")
 # Columns that are read without being named, in any spelling of case, blanks and "_"; the first are the defaults
@@ -105,7 +105,7 @@ class LabelledSource:
             if column is not None:
                 columns[name] = column
             elif given != name:
-                raise ValueError(f"{where} has no columns {[given]}; it has {list(header)}.")
+                raise ValueError(f"{where} has no columns {[given]}; {instead_of([given], header)}")
         return columns
 
 

@@ -15,6 +15,7 @@ from ...labels import normalise
 from ..images.image_files import image_suffix
 from ..rows import Problem
 from .catalog import CatalogEntry
+from .columns import instead_of
 from .original_lists import read_original_list
 from .raw_folder import RawFolder
 from .released_images import ReleasedImage, ReleasedImages, each_row, read_age, read_sex, read_value
@@ -131,7 +132,7 @@ def vindr_cxr(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -
         ]
         missing = [label for label, column in zip(entry.labels, columns, strict=True) if column is None]
         if missing:
-            raise ValueError(f"{table.path} has no columns for {missing}; it has {table.header}.")
+            raise ValueError(f"{table.path} has no columns for {missing}; {instead_of(missing, table.header)}")
 
         def read(where: str, row: Record, columns=columns) -> tuple[str, str, list[float]]:
             seen = [read_value(row[column], column, KNOWN_VALUES) for column in columns]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cells import plain_text
+from ...files import printable
 
 MAX_UNPACKED_BYTES = 2**28
 MOST_ROWS = 2**20  # Excel's own; a row may claim any number, and those before it are blank
@@ -45,12 +46,13 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except _Refusal as refusal:
-        raise ValueError(f"Cannot read {path}: {refusal}.") from None
+        raise ValueError(f"Cannot read {printable(path)}: {refusal}.") from None
     except OSError:
         raise
     except Exception:  # a foreign file fails in as many ways as there are files
         raise ValueError(
-            f"Cannot read {path}: it is no Excel sheet (.xlsx), is damaged or under a password; save it as CSV UTF-8."
+            f"Cannot read {printable(path)}: it is no Excel sheet (.xlsx), is damaged or under a password; save it as "
+            "CSV UTF-8."
         ) from None
 
 

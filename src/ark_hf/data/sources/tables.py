@@ -4,8 +4,10 @@ import csv
 import gzip
 import io
 import itertools
+import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import deque
@@ -14,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .columns import column_key
+from ...files import printable
+from .columns import column_key, instead_of
 from .spreadsheets import read_sheets
 
 Record = dict[str, str]
@@ -34,7 +37,9 @@ OTHER_FILES = {
     b"PAR1": "a parquet file; `ark-hf data build hub` reads a folder of them",
 }
 
-_UNPACKING_ERRORS = (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+_UNPACKING_ERRORS = (
+    EOFError, zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 class Table:
@@ -63,6 +68,7 @@ class Table:
 
     def __init__(self, path: Path, needed: Sequence[str] = ()):
         self.path = path
+        self._shown = printable(path)
         self.problems: list[tuple[int, str]] = []
         self._needed = needed
         self._sheet: str | None = None
@@ -112,8 +118,8 @@ class Table:
         fitting = [name for name, header in headers.items() if set(self._needed) <= set(header)]
         if not headers or len(fitting) > 1:
             raise ValueError(
-                f"{self.path} has {len(fitting)} sheets with the columns {list(self._needed)}; leave one of them, or "
-                "save it as CSV UTF-8."
+                f"{self._shown} has {len(fitting)} sheets with the columns {list(self._needed)}; leave one of them, "
+                "or save it as CSV UTF-8."
             )
         return (fitting or [name for name, header in headers.items() if header] or list(headers))[0]
 
@@ -144,7 +150,7 @@ class Table:
                     continue
                 for number, values in rows:
                     if number > MAX_ROWS:
-                        raise ValueError(f"Cannot read {self.path}: it has more than {MAX_ROWS:,} rows.")
+                        raise ValueError(f"Cannot read {self._shown}: it has more than {MAX_ROWS:,} rows.")
                     width = width or len(values)
                     yield number, values + [""] * (width - len(values)), False
                 return
@@ -183,14 +189,10 @@ class Table:
     def _check_header(self) -> None:
         missing = self._missing()
         if missing:
-            # A first line without any of the columns may be a patient's row, which must not be quoted.
-            known = any(column in self.header for column in self._needed)
-            has = "its first line must name the columns, and none of its {:,} names is one of these"
-            has = f"it has {self.header}" if known else has.format(len(self.header))
-            raise ValueError(f"{self.path} has no columns {missing}; {has}.")
+            raise ValueError(f"{self._shown} has no columns {missing}; {instead_of(missing, self.header)}")
         repeated = sorted({column for column in self._needed if self.header.count(column) > 1})
         if repeated:
-            raise ValueError(f"{self.path} has several columns {repeated}; each column needs a name of its own.")
+            raise ValueError(f"{self._shown} has several columns {repeated}; each column needs a name of its own.")
 
 
 def stream_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -200,11 +202,12 @@ def stream_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         ValueError: As [`Table`].
     """
+    shown = printable(path)
     with _reading(path) as file:
         head = file.peek(4)[:4]  # type: ignore[attr-defined]
         for start, what in OTHER_FILES.items():
             if head.startswith(start):
-                raise ValueError(f"Cannot read {path}: it is {what}.")
+                raise ValueError(f"Cannot read {shown}: it is {what}.")
         wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
         encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
@@ -212,20 +215,20 @@ def stream_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 line = text.readline(MAX_LINE)
             except UnicodeError:
-                raise ValueError(f"Cannot read {path}: line {number} is not UTF-16; save it as CSV UTF-8.") from None
+                raise ValueError(f"Cannot read {shown}: line {number} is not UTF-16; save it as CSV UTF-8.") from None
             if not line:
                 return
             if len(line) == MAX_LINE or number > MAX_ROWS:
                 raise ValueError(
-                    f"Cannot read {path}: line {number} goes beyond {MAX_ROWS:,} lines of {MAX_LINE:,} characters; "
+                    f"Cannot read {shown}: line {number} goes beyond {MAX_ROWS:,} lines of {MAX_LINE:,} characters; "
                     "this is no label table."
                 )
             if number == 1 and "\0" in line:
-                raise ValueError(f"Cannot read {path}: it looks like UTF-16 without a mark; save it as CSV UTF-8.")
+                raise ValueError(f"Cannot read {shown}: it looks like UTF-16 without a mark; save it as CSV UTF-8.")
             if not line.isascii() and not _is_text(line):
                 raise ValueError(
-                    f"Cannot read {path}: line {number} is not UTF-8; a label table needs a UTF-8 file (in Excel: CSV "
-                    "UTF-8)."
+                    f"Cannot read {shown}: line {number} is not UTF-8; a label table needs a UTF-8 file (in Excel: "
+                    "CSV UTF-8)."
                 )
             yield number, line
 
@@ -243,10 +246,12 @@ def _naming_the_file(path: Path) -> Iterator[None]:
     """Errors of opening become ValueErrors that name it; so does what is no file, but would be read for ever."""
     try:
         if not os.path.isfile(path):
-            raise ValueError(f"Cannot read {path}: there is no such file.")
+            raise ValueError(f"Cannot read {printable(path)}: there is no such file.")
         yield
     except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror or 'it is damaged; fetch it again'}.") from None
+        raise ValueError(
+            f"Cannot read {printable(path)}: {error.strerror or 'it is damaged; fetch it again'}."
+        ) from None
 
 
 @contextmanager
@@ -264,14 +269,16 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
             else:
                 yield file
     except _UNPACKING_ERRORS:
-        raise ValueError(f"Cannot read {path}: it is damaged, cut short or encrypted; fetch it again.") from None
+        raise ValueError(
+            f"Cannot read {printable(path)}: it is damaged, cut short or encrypted; fetch it again."
+        ) from None
 
 
 def _only_table(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     tables = [info for info in archive.infolist() if info.filename.lower().endswith((".csv", ".tsv", ".txt"))]
     tables = [info for info in tables if not info.filename.startswith("__MACOSX/")]
     if len(tables) != 1:
-        raise ValueError(f"Cannot read {path}: it must hold one table, it holds {len(tables)}.")
+        raise ValueError(f"Cannot read {printable(path)}: it must hold one table, it holds {len(tables)}.")
     return tables[0]
 
 
@@ -292,7 +299,9 @@ class _Bounded(io.RawIOBase):
         piece = self._file.read(len(buffer))
         self._left -= len(piece)
         if self._left < 0:
-            raise ValueError(f"Cannot read {self._path}: it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes.")
+            raise ValueError(
+                f"Cannot read {printable(self._path)}: it unpacks to more than {MAX_UNPACKED_BYTES:,} bytes."
+            )
         buffer[: len(piece)] = piece
         return len(piece)
 

@@ -1,13 +1,13 @@
 """Reads `report.json` back: the results that a model's card is filled from."""
 
 import dataclasses
-import json
 import math
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
+from ...files import read_json
 from .mask_report import MaskReport
 from .task_report import TaskReport
 
@@ -29,22 +29,22 @@ def read_report(path: Path, kind: str = KIND) -> tuple[dict[str, Any], list[Any]
         ValueError: There is no such file, or it is something else, or of a later version of ark-hf.
     """
     file = path / "report.json" if path.is_dir() else path
+    each = TaskReport if kind == KIND else MaskReport
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         found, version = values.get("kind", KIND), values.get("version", 0)  # the first reports have neither
-        if found != kind:
-            raise ValueError(f"{file} is a report of the kind {found!r}, not {kind!r}; `ark-hf evaluate` writes that.")
-        if version > VERSION:
-            raise ValueError(f"{file} is of a later version of ark-hf: update ark-hf, or evaluate again.")
-        each = TaskReport if kind == KIND else MaskReport
-        reports = [_restore(each, task) for task in values.pop("tasks")]
+        if found == kind and version <= VERSION:
+            reports = [_restore(each, task) for task in values.pop("tasks")]
+            return values, reports
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist; `ark-hf evaluate ... --out FOLDER` writes it.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is not a report of this version ({type(error).__name__}: {error}); evaluate again."
         ) from None
-    return values, reports
+    if found != kind:
+        raise ValueError(f"{file} is a report of the kind {found!r}, not {kind!r}; `ark-hf evaluate` writes that.")
+    raise ValueError(f"{file} is of a later version of ark-hf: update ark-hf, or evaluate again.")
 
 
 def _restore(kind: Any, value: Any) -> Any:

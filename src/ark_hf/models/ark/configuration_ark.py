@@ -7,6 +7,8 @@ from transformers import PreTrainedConfig
 
 from .tasks_ark import ArkTask, SegmentationTask, TaskLabelsMixin
 
+MAX_BLOCKS = 1000  # of a stage
+
 # Saved with every config, whichever class is saved: transformers itself would record that class alone
 AUTO_MAP = {
     "AutoConfig": "configuration_ark.ArkConfig",
@@ -64,6 +66,10 @@ class ArkConfig(TaskLabelsMixin, PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, got {value}.")
+        depths = [(self.backbone_kwargs or {}).get(name) for name in ("depth", "depths", "layers")]
+        blocks = [each for depth in depths for each in (depth if isinstance(depth, (list, tuple)) else [depth])]
+        if any(isinstance(each, int) and each > MAX_BLOCKS for each in blocks):  # they would be built one by one
+            raise ValueError(f"backbone_kwargs may ask for {MAX_BLOCKS:,} blocks at most, got {blocks!r:.100}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}.")
         super().__post_init__(**kwargs)

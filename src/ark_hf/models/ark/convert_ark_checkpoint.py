@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from ...plain_yaml import read_yaml
 from ...weights import check_filled, check_tensors, read_weights_file, without_module_prefix
 from .configuration_ark import ArkConfig, ArkTask
 from .image_processing_ark import ArkImageProcessor
@@ -173,13 +173,7 @@ def read_tasks(path: str | Path) -> list[ArkTask]:
     Raises:
         ValueError: The file cannot be read, or an entry is not a task; the message names it.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # which can unfold without end
-            raise ValueError("YAML aliases (*name) are not read")
-        entries = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"Cannot read the tasks in {path}: {error}") from None
+    entries = read_yaml(path, "the tasks in")
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} must list the heads' tasks, such as `- {{name: rsna, labels: [Normal, Other]}}`.")
     tasks = []

@@ -17,6 +17,7 @@ PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 # DICOM's codes of what images are taken with
 MODALITIES = tuple("CR CT MR MG US PT NM XA RF PX IO OP OPT ES DMS XC GM SM OT".split())
 DEFAULT_MODALITY = "CR"  # where none is told, and then none is written
+MAX_LABELS = 2**16
 BACKGROUND = "background"  # 0 in a label map, and class 0 of an exclusive segmentation
 
 
@@ -161,7 +162,9 @@ def _checked_fields(cls: type, values: Any) -> dict[str, Any]:
         raise ValueError(f"A task is one of class {cls.__name__} or its dictionary, got {values!r}.")
     allowed = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if set(values) - set(allowed) or not {"name", "labels"} <= set(values):
-        raise ValueError(f"A task has the fields {allowed}, 'name' and 'labels' required; got {sorted(values)}.")
+        raise ValueError(
+            f"A task has the fields {allowed}, 'name' and 'labels' required; got {sorted(map(str, values))}."
+        )
     return values
 
 
@@ -181,12 +184,18 @@ def _checked_names(name: Any, labels: Any) -> list[str]:
 
 
 def _check_among_labels(name: str, labels: list[str], named: Any, what: str) -> None:
+    if named is not None and not (
+        isinstance(named, (list, tuple, dict)) and all(isinstance(each, str) for each in named)
+    ):
+        raise ValueError(f"Task {name!r}: {what} must name labels, got {named!r:.200}.")
     unknown = sorted(set(named or ()) - set(labels))
     if unknown:
         raise ValueError(f"Task {name!r}: {what} name {unknown}, which are not among its labels {labels}.")
 
 
 def _check_thresholds(name: str, labels: list[str], thresholds: dict[str, float] | None) -> None:
+    if thresholds is not None and not isinstance(thresholds, dict):
+        raise ValueError(f"Task {name!r}: thresholds must map labels to numbers, got {thresholds!r:.200}.")
     _check_among_labels(name, labels, thresholds, "thresholds")
     for label, threshold in (thresholds or {}).items():
         if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
@@ -214,6 +223,8 @@ class TaskLabelsMixin(_Config):
     def __post_init__(self, **kwargs):
         asked_id2label, asked_num_labels = self.id2label, kwargs.get("num_labels")
         asked_problem_type = self.problem_type
+        if isinstance(asked_num_labels, int) and asked_num_labels > MAX_LABELS:  # each would get a name
+            raise ValueError(f"num_labels must be at most {MAX_LABELS:,}, and is more.")
         if self.tasks is not None and self.segmentation is not None:
             raise ValueError("A model has tasks, which classify, or a segmentation, never both.")
         if self.tasks is not None or self.segmentation is not None:

@@ -20,6 +20,7 @@ AUTO_MAP = {
 
 Axes = Literal["zyx", "xyz"]
 CUBE_SIZE = {"zyx": (32, 64, 64), "xyz": (64, 64, 32)}  # of the paper
+MAX_DEPTH = 10  # each level halves a cube: the sides of deeper ones would be multiples of a thousand
 HU_WINDOW = (-1000.0, 1000.0)
 
 
@@ -93,6 +94,8 @@ class GenesisConfig(WithCodeMixin, TaskLabelsMixin, PreTrainedConfig):
         for name, least in (("width", 1), ("depth", 2), ("num_channels", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"depth must be at most {MAX_DEPTH}, and is more.")
         size = CUBE_SIZE[self.axes] if self.cube_size is None else self.cube_size
         self.cube_size = three_numbers(size, "cube_size", integers=True)
         if any(side % self.stride for side in self.cube_size):
