@@ -16,6 +16,13 @@ from ...models.ark.golden import read_case
 from .golden import build, normalise, our_key
 
 
+class Recorded(TaskDataset):
+    """Whose rows are numbers of recorded batches, and have no content."""
+
+    def digest(self) -> str:
+        return "recorded"
+
+
 class RecordedPretrainer(PeacPretrainer):
     """The trainer, fed with recorded batches and writing down what it does."""
 
@@ -67,7 +74,7 @@ def test_two_steps_of_the_original_trainer(shared, tmp_path):
         drop_path_rate=0.0,
         reproduce=["ema_index_from_epoch_1"],
     )
-    data = TaskDataset("recorded", Unlabelled("recorded"), {"train": range(8)})  # two steps an epoch
+    data = Recorded("recorded", Unlabelled("recorded"), {"train": range(8)})  # two steps an epoch
     start = Start(model, ArkImageProcessor(size={"height": 448, "width": 448}))
     trainer = RecordedPretrainer(args, [data], start, batches=[batch(arrays, number) for number in range(2)])
     teacher = trainer.train()
