@@ -42,7 +42,7 @@ slow: .venv/.dev  ## The tests that take long
 fuzz: .venv/.dev  ## Ten thousand hostile inputs to every reader, and tests/fuzz/RESULTS.md; half an hour
 	$(BIN)/python -m tests.fuzz --cases 10000 --out tests/fuzz
 
-bench: .venv/.dev  ## Every benchmark, and benchmarks/RESULTS.md; an hour on two idle cores
+bench: .venv/.dev  ## Every benchmark, and benchmarks/RESULTS.md; an hour and a half on two idle cores
 	$(BIN)/python benchmarks/run_all.py
 
 oldest: .venv/.dev  ## Some tests with the oldest versions that setup.cfg allows; 5 GB

@@ -4,9 +4,9 @@ Runs the benchmarks one after another and writes RESULTS.md beside this script, 
     python benchmarks/run_all.py [NAME ...]
 
 With names (`cpu`, `input_pipeline`, ...) only those run, and only their parts of RESULTS.md change. Each script also
-writes its figures as JSON into results/. `gpu` runs where torch finds a CUDA device. All of them take about an hour on
-two cores; run them on a machine that does nothing else. `federated` and `precision`, which need a folder of runs or
-models, are run on their own.
+writes its figures as JSON into results/. `gpu` runs where torch finds a CUDA device. All of them take an hour and a
+half on two cores; run them on a machine that does nothing else. `federated` and `precision`, which need a folder of
+runs or models, are run on their own.
 """
 
 import datetime
