@@ -187,7 +187,7 @@ def walk_serve(raw: Path) -> None:
         patch.setattr("ark_hf.serving.server.PageServer.wait", lambda server: servers.append(server))
         ark("serve", "run/ark-cxr", "--port", free_port())
     for file in sorted(raw.glob("*.dcm"))[:3] + [raw / "labels.csv"]:
-        print(send_to(servers[0].port, 1, file.name, file.read_bytes()))
+        print(send_to(servers[0].port, file.name, file.read_bytes()))
     servers[0].close()
 
 

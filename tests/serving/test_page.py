@@ -120,11 +120,12 @@ def ask(port: int, method: str, path: str, body: bytes | None = None, **headers:
 
 def send(page, name: str, data: bytes) -> str:
     """What the page's script gets for a file: HTML."""
-    component = next(each["id"] for each in page.config["components"] if each["type"] == "html")
-    return send_to(page.server_port, component, name, data)
+    return send_to(page.server_port, name, data)
 
 
-def send_to(port: int, component: int, name: str, data: bytes) -> str:
+def send_to(port: int, name: str, data: bytes) -> str:
+    components = json.loads(ask(port, "GET", "/config")[1])["components"]
+    component = next(each["id"] for each in components if each["type"] == "html")
     upload = {"name": name, "data": base64.b64encode(data).decode()}
     message = {"data": upload, "component_id": component, "fn_name": "read", "session_hash": "test"}
     body = json.dumps(message).encode()

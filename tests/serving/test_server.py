@@ -134,12 +134,12 @@ def test_nothing_is_on_disk_after_the_end(model, tmp_path):  # noqa: F811
     try:
         first = next(line for line in process.stdout if "The page is at" in line)
         assert f":{port}/" in first
-        assert "ark-columns" in send_to(port, 1, "JANE_DOE.png", CHEST)
+        assert "ark-columns" in send_to(port, "JANE_DOE.png", CHEST)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(POST + b"Content-Length: 5000\r\n\r\n{JANE_DOE")  # and an upload that is under way
             process.terminate()
             rest = process.stdout.read()
-        assert process.wait(60) == -signal.SIGTERM and "JANE" not in rest and "Traceback" not in rest
+        assert process.wait(60) == 128 + signal.SIGTERM and "JANE" not in rest and "Traceback" not in rest
     finally:
         process.kill()
         process.wait()
