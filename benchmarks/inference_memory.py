@@ -83,8 +83,10 @@ def measure(verb: str, dtype: str, model: Path, pictures: Path) -> dict[str, flo
     command = [sys.executable, "-m", "ark_hf", verb, *words, "--dtype", dtype]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if verb == "serve":
-        ask(process, port, sorted(pictures.iterdir())[0])
-        process.send_signal(signal.SIGINT)
+        try:
+            ask(process, port, sorted(pictures.iterdir())[0])
+        finally:
+            process.send_signal(signal.SIGINT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode and verb != "serve":
