@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import platform
-import signal
 import socket
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def measure(verb: str, dtype: str, model: Path, pictures: Path) -> dict[str, flo
         try:
             ask(process, port, sorted(pictures.iterdir())[0])
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode and verb != "serve":
