@@ -1,13 +1,14 @@
 """Batches of several samples: the same from any number of processes, which are started once and end when told."""
 
 import multiprocessing
+import socket
 
 import numpy as np
 import pytest
 import torch
 
 from ark_hf.data import loader as loading
-from ark_hf.data.loader import Loader, to_device
+from ark_hf.data.loader import Loader, is_of_dead_process, to_device
 
 
 class Numbers:
@@ -106,15 +107,23 @@ def test_batches_for_cuda_alone_lie_in_pinned_memory_and_are_not_waited_for(monk
     assert moves == [(device, {"non_blocking": pinned})]
 
 
-@pytest.mark.parametrize("dead, told", [([1], (RuntimeError, "A DataLoader worker died")), ([], (OSError, "gone"))])
-def test_a_broken_connection_is_of_a_process_that_died_or_of_a_stream(monkeypatch, dead, told):
-    def broken(self):
-        raise ConnectionResetError("the server has gone")
-
-    with make(1) as loader:
-        batches = loader.load(asked(4))
-        next(batches)
-        monkeypatch.setattr(type(loader._batches), "__next__", broken)
-        monkeypatch.setattr(loading, "wait", lambda processes, timeout: dead)
-        with pytest.raises(told[0], match=told[1]):
-            next(batches)
+def test_a_broken_connection_is_of_a_process_or_of_a_stream():
+    here, there = multiprocessing.Pipe()
+    there.close()
+    with pytest.raises(EOFError) as of_process:
+        here.recv()
+    assert is_of_dead_process(of_process.value)
+    with pytest.raises(ValueError, match="in other words") as told:
+        try:
+            here.send(1)
+        except OSError as error:
+            raise ValueError("in other words") from error
+    assert is_of_dead_process(told.value)
+    one, other = socket.socketpair()
+    other.close()
+    with pytest.raises(OSError) as of_stream:
+        for _ in range(2):
+            one.sendall(b"0")
+    assert not is_of_dead_process(of_stream.value)
+    assert is_of_dead_process(RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."))
+    assert not is_of_dead_process(RuntimeError("another one"))

@@ -53,6 +53,6 @@ def test_a_process_that_dies_is_told(tmp_path):
     [(1000, 4, 1, 4), (1000, 4, 2, 2), (1000, 1, 1, 0), (20, 4, 1, 0), (40, 4, 1, 2), (10**6, 128, 1, 16)],
 )
 def test_many_files_are_read_by_every_core_and_few_by_this_process(monkeypatch, files, cores, processes, readers):
-    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    monkeypatch.setattr("ark_hf.data.loading.usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert module.default_readers(files) == readers

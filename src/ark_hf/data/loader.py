@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
-from multiprocessing.connection import wait
+from multiprocessing import connection
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,7 @@ class Loader:
             cycle: That of all that is drawn, see [`DrawnSamples.at`]; samples are taken as they are unless given.
 
         Raises:
-            RuntimeError: This is asked for more batches after a later call: a loader serves one at a time. Or a
-                process has died.
+            RuntimeError: This is asked for more batches after a later call: a loader serves one at a time.
         """
         batches = list(batches)
         if self._loader is None:
@@ -69,23 +69,10 @@ class Loader:
             )
         asked = self._asked = self._requests(batches, cycle)
         self._batches = iter(self._loader)
-        for batch in self._received():
+        for batch in self._batches:
             yield batch
             if self._asked is not asked:
                 raise RuntimeError("These batches were given up: the loader has been asked for others since.")
-
-    def _received(self) -> Iterator[dict[str, torch.Tensor]]:
-        """
-        Raises:
-            RuntimeError: A process has died: as torch words it, which notices some of its deaths alone.
-        """
-        try:
-            yield from self._batches
-        except (ConnectionError, EOFError, FileNotFoundError) as error:  # of the process's sockets, or of a stream
-            processes = [each.sentinel for each in getattr(self._batches, "_workers", ())]
-            if not wait(processes, timeout=1):
-                raise
-            raise RuntimeError("A DataLoader worker died while it sent a batch.") from error
 
     def _requests(self, batches: list[tuple[Hashable, np.ndarray]], cycle: int | None) -> Iterator[tuple]:
         """What the processes are sent for each batch: numbers, or of a stream its rows, which this process reads."""
@@ -140,3 +127,19 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device | str) -> dic
     """A batch on `device`; on CUDA without waiting for copies from pinned memory, which kernels wait for there."""
     unwaited = torch.device(device).type == "cuda"
     return {name: value.to(device, non_blocking=unwaited) for name, value in batch.items()}
+
+
+def is_of_dead_process(error: BaseException | None) -> bool:
+    """
+    Whether an error, or what it comes from, is that a process of a `DataLoader` has died. Torch tells of some deaths;
+    of others only the connection to the process does, which no stream of data uses.
+    """
+    while error is not None:
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            return True
+        if isinstance(error, (OSError, EOFError)) and any(
+            frame.f_code.co_filename == connection.__file__ for frame, _ in walk_tb(error.__traceback__)
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -80,6 +80,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_of_process() -> int:
+    """This process's share of the usable cores, of which launchers of several processes say how many there are."""
+    return usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def default_num_workers(device: torch.device) -> int:
     """
     Loader processes where none are asked for.
@@ -88,8 +93,7 @@ def default_num_workers(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 0
-    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which launchers of several processes set
-    return min(max(share - 1, 0), 8)
+    return min(max(cores_of_process() - 1, 0), 8)
 
 
 def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: int) -> list[list[np.ndarray]]:

@@ -1,16 +1,16 @@
 """Image files as a model's input: read by other processes, beside the model, or in this one."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from ..data.images.image_files import UnreadableImageError
 from ..data.inputs import RadiographInput, read_input
-from ..data.loading import usable_cores
+from ..data.loader import Loader, is_of_dead_process
+from ..data.loading import cores_of_process
 from ..models.ark.image_processing_ark import ArkImageProcessor
 
 Noted = TypeVar("Noted")
@@ -21,8 +21,7 @@ MOST = 16  # processes
 
 def default_readers(files: int) -> int:
     """Processes that read so many files where no number is asked for: one a core, and none for a few files."""
-    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which launchers of several processes set
-    readers = min(share, files // WORTH, MOST)
+    readers = min(cores_of_process(), files // WORTH, MOST)
     return readers if readers > 1 else 0
 
 
@@ -46,53 +45,46 @@ def read_files(
     Raises:
         ChildProcessError: A process died.
     """
-    groups = [batch[start : start + GROUP] for batch in batches for start in range(0, len(batch), GROUP)]
-    loaded = _received(
-        DataLoader(_Groups(groups, processor, note), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    )
+    files = [path for batch in batches for path in batch]
+    groups, start = [], 0
     for batch in batches:
-        noted, pixel_values = zip(*(next(loaded) for _ in range(0, len(batch), GROUP)), strict=True)
-        readable = [each for each in pixel_values if each is not None]
-        yield sum(noted, []), torch.cat(readable) if readable else None
+        numbers = np.arange(start, start + len(batch))
+        groups.append([numbers[at : at + GROUP] for at in range(0, len(batch), GROUP)])
+        start += len(batch)
+    with Loader(lambda: {"": _Files(files, processor, note)}, num_workers) as loader:
+        loaded = loader.load([("", group) for of_batch in groups for group in of_batch])
+        try:
+            for of_batch in groups:
+                noted, pixel_values = zip(*(next(loaded) for _ in of_batch), strict=True)
+                readable = [each for each in pixel_values if each is not None]
+                yield sum(noted, []), torch.cat(readable) if readable else None
+        except Exception as error:
+            if not is_of_dead_process(error):
+                raise
+            raise ChildProcessError(
+                "A process that reads files ended without a word; it may have lacked memory, or shared memory "
+                "(/dev/shm). num_workers 0 reads them in this one."
+            ) from error
 
 
-def _received(loader: DataLoader) -> Iterator[Any]:
-    try:
-        yield from loader
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            "A process that reads files ended without a word; it may have lacked memory, or shared memory (/dev/shm). "
-            "num_workers 0 reads them in this one."
-        ) from error
+class _Files(Generic[Noted]):
+    """Files as samples of a [`Loader`], of which each group is read and goes through the processor together."""
 
-
-class _Groups(Dataset, Generic[Noted]):
     def __init__(
-        self,
-        groups: Sequence[Sequence[Path | str]],
-        processor: ArkImageProcessor,
-        note: Callable[[RadiographInput], Noted],
+        self, files: Sequence[Path | str], processor: ArkImageProcessor, note: Callable[[RadiographInput], Noted]
     ):
-        self.groups, self.processor, self.note = groups, processor, note
+        self.files, self.processor, self.note = files, processor, note
 
-    def __len__(self) -> int:
-        return len(self.groups)
+    def __getitems__(self, numbers: np.ndarray) -> list[RadiographInput | str]:
+        return [self._read(self.files[number]) for number in numbers]
 
-    def __getitem__(self, number: int) -> tuple[list[Noted | str], torch.Tensor | None]:
-        noted: list[Noted | str] = []
-        pictures = []
-        for path in self.groups[number]:
-            try:
-                image = read_input(path)
-            except UnreadableImageError as error:
-                noted.append(str(error))
-                continue
-            noted.append(self.note(image))
-            pictures.append(image.pixels)
+    def _read(self, path: Path | str) -> RadiographInput | str:
+        try:
+            return read_input(path)
+        except UnreadableImageError as error:
+            return str(error)
+
+    def collate(self, read: list[RadiographInput | str]) -> tuple[list[Noted | str], torch.Tensor | None]:
+        noted = [each if isinstance(each, str) else self.note(each) for each in read]
+        pictures = [each.pixels for each in read if not isinstance(each, str)]
         return noted, self.processor(pictures, return_tensors="pt")["pixel_values"] if pictures else None
-
-
-def _as_it_is(group: Any) -> Any:
-    return group

@@ -41,10 +41,17 @@ def clip_gradient(
 ) -> torch.Tensor:
     """Cuts the gradient to the norm `most`, if there is such a limit; its norm before, a scalar on the device."""
     if most is not None:
-        norm = accelerator.clip_grad_norm_(parameters, most)
-    else:
-        accelerator.unscale_gradients()
-        norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+        return _whole(accelerator.clip_grad_norm_(parameters, most))
+    accelerator.unscale_gradients()
+    return gradient_norm(parameters)
+
+
+def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+    """A scalar on the device, of all shards together."""
+    return _whole(get_total_norm([each.grad for each in parameters if each.grad is not None]))
+
+
+def _whole(norm: torch.Tensor) -> torch.Tensor:
     return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach().float()
 
 

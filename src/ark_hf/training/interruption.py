@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from ..data.loader import is_of_dead_process
 from ..signals import handled_signals
 
 LOCK_FILE = ".run.lock"
@@ -108,7 +109,7 @@ def explained_faults(folder: Path, what_is_kept: Callable[[], str]) -> Iterator[
                 f"There is no room for what the run writes to {folder}, where {free / 1e6:,.0f} MB are free: make "
                 f"room, or lower save_total_limit.{what_is_kept()}",
             ) from error
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        if is_of_dead_process(error):
             raise ChildProcessError(
                 "A process that loads samples ended without a word; it may have lacked memory, or shared memory "
                 f"(/dev/shm). Lower dataloader_num_workers if it happens again.{what_is_kept()}"

@@ -28,6 +28,12 @@ def test_name_is_found_in_any_folder_and_with_any_image_suffix(tmp_path):
         folder.find_image("DX.1.3")  # no image by its suffix
 
 
+def test_a_cell_that_is_no_name_is_quoted_in_part(tmp_path):
+    with pytest.raises(ValueError, match="image 'xxx") as told:
+        RawFolder(tmp_path).find_image("x" * 5000)
+    assert len(str(told.value)) < 1000 + len(str(tmp_path))
+
+
 def test_exact_name_goes_before_a_converted_copy(tmp_path):
     make(tmp_path, "dicom/x.dcm", "converted/x.png")
     folder = RawFolder(tmp_path)

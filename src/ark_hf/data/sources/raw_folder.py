@@ -93,9 +93,8 @@ class RawFolder:
             paths = paths[:1]
         if len(paths) != 1:
             found = "is not below" if not paths else f"lies in {len(paths)} folders below"
-            shown = (
-                "its image" if os.path.isabs(name) else f"image {name!r:.300}"
-            )  # published: no path of this machine
+            # Published: no path of this machine
+            shown = "its image" if os.path.isabs(name) else f"image {name!r:.300}"
             top, _, rest = readings[0][0].partition("/")
             hint = ""
             if not paths and self._at_path(rest, anywhere=False):  # not taken: it may be another folder's picture

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.nn.utils import get_total_norm
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -34,7 +33,7 @@ from ...inference.predict import mean_probabilities
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...models.compile_blocks import compile_blocks
 from ..checkpoint import seal
-from ..health import is_constant
+from ..health import gradient_norm, is_constant
 from ..interruption import StopRequest
 from ..run import create_accelerator, flat
 from ..selection import label_aurocs
@@ -195,8 +194,7 @@ class Finite(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if not args.fp16:  # whose scale leaves such steps out
-            gradients = [each.grad for each in model.parameters() if each.grad is not None]
-            self.norms.append((state.global_step, get_total_norm(gradients)))
+            self.norms.append((state.global_step, gradient_norm(model.parameters())))
 
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_save or control.should_log or control.should_evaluate:
