@@ -17,7 +17,7 @@ import ark_hf
 from ark_hf.cli.main import main
 from ark_hf.data import loading
 from ark_hf.data.build.build import build_dataset
-from ark_hf.data.loading import grey_plane
+from ark_hf.data.loading import stored_picture
 from ark_hf.data.sources.phantom_sites import build_phantom_sites, phantom_release
 from ark_hf.data.task_dataset import load_task_dataset, read_task
 from ark_hf.hub.model_card import model_card_files
@@ -191,7 +191,7 @@ def test_calibration_is_of_validation_and_folded_into_the_new_model(root, plain,
     before = plain[1]
     decoded = []
     with monkeypatch.context() as counting:
-        counting.setattr(loading, "grey_plane", lambda *args: decoded.append(1) or grey_plane(*args))
+        counting.setattr(loading, "stored_picture", lambda *args: decoded.append(1) or stored_picture(*args))
         after = run(root, tmp_path / "after", "--calibrate", str(new))
     assert len(decoded) == len(NAMES) * (40 + 60)  # validation and test, each once
     assert (after["model"], after["calibrated_from"]) == ("calibrated", "ours")

@@ -17,11 +17,11 @@ from ark_hf.data.loading import (
     TrainingSamples,
     ViewSettings,
     default_num_workers,
-    grey_plane,
     iterate,
     micro_batches,
     open_rows,
     pass_order,
+    stored_picture,
 )
 from ark_hf.data.radiograph import grey_values
 from ark_hf.data.views import draw_view, sample_generator, student_view
@@ -335,6 +335,6 @@ def test_picture_of_any_mode_becomes_one_grey_plane(processor, mode):
         picture = PIL.Image.fromarray(grey).convert(mode)
         expected = np.asarray(picture) * np.uint8(255) if mode == "1" else grey
     assert picture.mode == mode
-    plane = grey_plane(picture, processor)
+    plane = stored_picture(picture, processor, in_colour=False)
     assert plane.shape == (1, 4, 6) and plane.dtype == (torch.float32 if mode in ("I;16", "F") else torch.uint8)
     torch.testing.assert_close(plane[0], torch.from_numpy(expected), rtol=0, atol=1 if mode == "CMYK" else 1e-6)

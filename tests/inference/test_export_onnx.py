@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from ark_hf.cli.export import export
+from ark_hf.data.build.build import encode_png
 from ark_hf.evaluation.calibrate import fold_temperature
 from ark_hf.inference.export_onnx import export_onnx
 from ark_hf.inference.load import load_ark
@@ -29,6 +30,7 @@ from ark_hf.inference.predict import predict_files
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
+from tests.models.ark.several_modalities import CHEST, EYE, OF_CHESTS, OF_EYES, save_both
 
 pytestmark = pytest.mark.slow_ci  # an export takes seconds, whatever the model
 
@@ -368,6 +370,36 @@ def test_the_example_predicts_as_we_do_without_our_libraries(exports, pictures, 
         assert row["threshold"] == ("" if threshold is None else str(threshold)) and row["positive"] == called
     assert {row["positive"] for row in rows} >= {"yes", "no"}
     assert np.ptp(np.stack(list(ours.values())), axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize(("name", "modality", "own"), [("chest.png", None, OF_CHESTS), ("eye.png", "OP", OF_EYES)])
+def test_the_example_asks_the_heads_of_the_picture_s_modality(both, monkeypatch, capsys, name, modality, own):
+    path = both.parent / name
+    arguments = [] if modality is None else ["--modality", modality]
+    monkeypatch.setattr(sys, "argv", ["predict_onnx.py", str(both / "model.onnx"), str(path), *arguments])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    model, _ = load_ark(str(both.parent / "ark-cxr"))
+    processor = ArkImageProcessorPil.from_pretrained(both.parent / "ark-cxr")
+    ((_, expected),) = predict_files(model, processor, [path], modality=modality)
+    assert [float(row["probability"]) for row in found] == pytest.approx(expected[own].tolist(), abs=1e-4)
+
+
+def test_the_example_refuses_a_modality_that_the_model_lacks(both, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["predict_onnx.py", str(both / "model.onnx"), "x.png", "--modality", "MG"])
+    with pytest.raises(SystemExit, match="--modality MG: this model is for images of CR and OP"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """The exported model of two modalities, and beside its folder a picture of each."""
+    folder = tmp_path_factory.mktemp("both")
+    save_both(folder / "ark-cxr")
+    (folder / "chest.png").write_bytes(encode_png(CHEST)["bytes"])
+    (folder / "eye.png").write_bytes(encode_png(EYE)["bytes"])
+    assert export([str(folder / "ark-cxr"), "--out", str(folder / "onnx")]) == 0
+    return folder / "onnx"
 
 
 def test_the_example_explains_wrong_input_in_one_line(vit, pictures, tmp_path, monkeypatch):

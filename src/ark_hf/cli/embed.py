@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..files import printable
-from ..inference.arguments import BATCH_HELP, ComputingArguments
+from ..inference.arguments import BATCH_HELP, MODALITY_HELP, ComputingArguments
 from .arguments import check_at_least, check_names, parse, quiet
 
 DATASETS_HELP = "Folders or Hub ids of task datasets."
@@ -42,6 +42,8 @@ class EmbedArguments(ComputingArguments):
             "unless set."
         },
     )
+
+    modality: str | None = field(default=None, metadata={"help": MODALITY_HELP})
 
     def __post_init__(self):
         if self.batch_size is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..evaluation.arguments import CROPS_HELP, Crops
 from ..files import printable
-from ..inference.arguments import ComputingArguments
+from ..inference.arguments import MODALITY_HELP, ComputingArguments
 from .arguments import check_at_least, check_names, parse, quiet
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class PredictArguments(ComputingArguments):
         default=None, metadata={"help": "Such as cpu or cuda:1; the first accelerator, if there is one, unless set."}
     )
 
+    modality: str | None = field(default=None, metadata={"help": MODALITY_HELP})
+
     def __post_init__(self):
         if self.batch_size is not None:
             check_at_least(1, batch_size=self.batch_size)
@@ -110,6 +112,9 @@ def _tell(written: "Predictions", args: PredictArguments) -> None:
         if written.masks is not None:
             kind = "Masks" if written.what == "images" else "Label maps"
             print(f"{kind} are in {written.masks}, overlays in {written.overlays}.")
+        for head, counts in written.not_asked.items():
+            images = ", ".join(f"{count} of modality {modality}" for modality, count in counts.items())
+            print(f"Not asked, for images of another modality: {head} ({images}).")
         if args.heatmaps is not None:
             print(f"Heat maps are in {args.heatmaps}.")
     else:

@@ -1,4 +1,4 @@
-"""Whatever a user hands over as a radiograph: a path, address, file's bytes, picture or array becomes grey values."""
+"""Whatever a user hands over as a radiograph: a path, address, file's bytes, picture or array becomes its values."""
 
 import io
 import os
@@ -15,17 +15,19 @@ from PIL import Image
 from ..files import printable
 from ..metrics.shortcut import full_scale
 from ..models.ark.image_processing_ark import ArkImageProcessor
-from .images.dicom import read_pixel_spacing
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, MODALITIES, check_modality, is_in_colour
+from .images.dicom import read_modality, read_pixel_spacing
 from .images.image_files import (
     MAX_PIXELS,
     UnreadableImageError,
     check_size,
     collecting_doubts,
+    doubt,
     is_address,
     naming_the_image,
     open_image_file,
 )
-from .radiograph import all_bits, grey_values, luminance, narrow, open_radiograph
+from .radiograph import all_bits, colours_of, grey_values, narrow, open_radiograph
 
 MAX_DOWNLOAD = 4 * MAX_PIXELS  # bytes: no uncompressed picture that can be read has more
 LONGEST_NAME = 4096  # characters: no path has more
@@ -43,18 +45,17 @@ MAX_BLACK = 0.6  # share of the pixels at the lowest value, black frames among t
 
 SIDES_IN_MM = 30, 1000  # of whole radiographs the longer one; a file that says another is in other units, or mistaken
 
-GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its kin
-
 _processor = ArkImageProcessor()
 
 
 @dataclass(frozen=True)
 class RadiographInput:
     """
-    A radiograph as the image processor takes it.
+    A radiograph, or a picture of another modality, as the image processor takes it.
 
     Args:
-        pixels: (1, H, W) uint8 or uint16 as [`read_radiograph`] gives it; float32 in [0, 1] of float arrays.
+        pixels: (1, H, W) uint8 or uint16 as [`read_radiograph`] gives it, (3, H, W) of a modality in colour; float32
+            in [0, 1] of float arrays.
         name: The path or address as it was given; None for bytes, pictures and arrays.
         warnings: Reasons to doubt the picture, each a sentence for people.
         pixel_spacing: (row, column) distance of its pixels in mm, where the file itself says it, which DICOM alone
@@ -65,9 +66,10 @@ class RadiographInput:
     name: str | None
     warnings: list[str]
     pixel_spacing: tuple[float, float] | None = None
+    modality: str = DEFAULT_MODALITY
 
 
-def read_input(source: Any) -> RadiographInput:
+def read_input(source: Any, modality: str | None = None, default: str = DEFAULT_MODALITY) -> RadiographInput:
     """
     Reads a radiograph from whatever holds it. What cannot be one is refused; what hardly is one comes with warnings.
 
@@ -79,28 +81,40 @@ def read_input(source: Any) -> RadiographInput:
             - a PIL image of any mode, read as a file of it would be;
             - a NumPy array or tensor (H, W), (1, H, W), (H, W, 1), or with 3 channels, or 4, of which the alpha is
               dropped: integers from 0 to 65535, or floats from 0, black, to 1, white;
-            - an image of `datasets` that was not decoded, `{"bytes": ..., "path": ...}`;
+            - an image of `datasets` that was not decoded, `{"bytes": ..., "path": ...}`, which may tell its
+              `"modality"`;
             - what this function gave, which is given back.
+        modality: What it was taken with, DICOM's code; unless set what the file itself says, which DICOM alone does.
+        default: What it is taken for where nobody says.
 
     Returns:
-        Grey values, colour as its luminance; the name; reasons for doubt: colour, sides below `MIN_SIDE` pixels or
-        of very different length, one or few grey values, a nearly black picture, or one cut off at black or white; and
-        of DICOM the spacing of its pixels.
+        Grey values, or the colours of a modality in colour; the name; reasons for doubt: colour where grey is due, or
+        the reverse, sides below `MIN_SIDE` pixels or of very different length, one or few grey values, a nearly black
+        picture, a radiograph cut off at black or white; and of DICOM the spacing of its pixels.
 
     Raises:
+        ValueError: `modality` or `default` is no code of DICOM.
         UnreadableImageError: It cannot be read; the message says why and what to do.
     """
     if isinstance(source, RadiographInput):
         return source
+    check_modality(modality or default, "modality")
     with collecting_doubts() as doubts:
-        read = _read(source)
+        read = _read(source, modality, default)
     read.warnings[:0] = doubts
     return read
 
 
-def _read(source: Any) -> RadiographInput:
+def _read(source: Any, modality: str | None, default: str) -> RadiographInput:
     name = input_name(source)
     if isinstance(source, dict):
+        if modality is None and source.get("modality") is not None:
+            modality = str(source["modality"]).strip().upper()
+            if modality not in MODALITIES:
+                told = printable(name or "an image of a dataset")
+                raise UnreadableImageError(
+                    f"{told}: its modality is no code of DICOM, of which {MODALITIES} are known"
+                )
         source = name if source.get("bytes") is None else source["bytes"]
         if is_address(source):  # whose dataset it is, decides what this machine would ask for
             raise UnreadableImageError(f"{printable(name)}: the cell names an address in place of bytes; embed them")
@@ -110,24 +124,29 @@ def _read(source: Any) -> RadiographInput:
         if not os.fspath(source) or len(os.fspath(source)) > LONGEST_NAME:
             raise UnreadableImageError(f"{name!r} is no path; give a picture as bytes, or the path of its file")
         with open_image_file(Path(source)) as file:
-            return _opened(file, Path(source), name)
+            return _opened(file, Path(source), name, modality, default)
     with naming_the_image(name or f"input of type {type(source).__name__}"):
         if isinstance(source, (bytes, bytearray)):
             if not source:
                 raise UnreadableImageError("the file is empty; fetch it again")
-            return _opened(io.BytesIO(source), path_in(name or ""), name)
+            return _opened(io.BytesIO(source), path_in(name or ""), name, modality, default)
         if isinstance(source, (np.ndarray, torch.Tensor)):
-            return _described(_channels_first(source), name)
+            return _described(_channels_first(source), name, modality or default)
         if isinstance(source, Image.Image):
-            return _described(all_bits(source), name)
+            return _described(all_bits(source), name, modality or default)
         raise UnreadableImageError(
             "a radiograph is a path, an http(s) address, the bytes of a file, a PIL image, a NumPy array, a tensor or "
             "an image that `datasets` has not decoded; give several as a list"
         )
 
 
-def _opened(file: BinaryIO, path: Path, name: str | None) -> RadiographInput:
-    read = _described(open_radiograph(file, path), name)
+def _opened(file: BinaryIO, path: Path, name: str | None, modality: str | None, default: str) -> RadiographInput:
+    tag = read_modality(file, path)
+    file.seek(0)
+    taken = modality or tag or default
+    if tag not in (None, taken):
+        doubt(f"its header says that it is of modality {tag}, and it is read as {taken}")
+    read = _described(open_radiograph(file, path, is_in_colour(taken)), name, taken)
     spacing = read_pixel_spacing(file, path)
     if spacing is None:
         return read
@@ -205,21 +224,23 @@ def _channels_first(image: np.ndarray | torch.Tensor) -> np.ndarray:
     return stored.astype(np.uint8 if stored.itemsize == 1 else np.uint16)
 
 
-def _described(opened: Image.Image | np.ndarray, name: str | None) -> RadiographInput:
+def _described(opened: Image.Image | np.ndarray, name: str | None, modality: str) -> RadiographInput:
     """Of a Pillow image, or of an array: (H, W), or (C, H, W) with 1, 3 or 4 channels."""
-    if isinstance(opened, np.ndarray) and opened.ndim == 3 and len(opened) > 1 and opened.dtype == np.uint8:
-        opened = Image.fromarray(np.ascontiguousarray(np.moveaxis(opened[:3], 0, -1)))
-    colours = None
-    if isinstance(opened, Image.Image):
-        grey = grey_values(opened)
-        if opened.mode not in GREY_MODES and not opened.mode.startswith("I;"):
-            colours = np.moveaxis(np.asarray(opened.convert("RGB")), -1, 0)
-    elif opened.ndim == 3 and len(opened) > 1:
-        colours = opened[:3]
-        grey = luminance(colours)
-    else:
-        grey = narrow(opened.reshape(opened.shape[-2:]))
-    return RadiographInput(grey[None], name, _doubts(grey, colours))
+    if isinstance(opened, np.ndarray):
+        opened = opened[:3] if opened.ndim == 3 and len(opened) > 1 else narrow(opened.reshape(opened.shape[-2:]))
+    colours = colours_of(opened)
+    grey = grey_values(opened)
+    pixels = grey[None]
+    if colours is not None and is_in_colour(modality) and (colours != colours[:1]).any():
+        pixels = colours
+    return RadiographInput(pixels, name, _doubts(grey, colours, modality), modality=modality)
+
+
+def coloured_share(colours: np.ndarray | None) -> float:
+    """The share of the pixels of three channels (3, H, W) that are in colour; 0 of a picture stored in grey."""
+    if colours is None:
+        return 0.0
+    return float((np.ptp(colours, axis=0) > COLOUR_STEP * _white(colours)).mean())
 
 
 def _white(values: np.ndarray) -> int:
@@ -227,12 +248,11 @@ def _white(values: np.ndarray) -> int:
     return 1 if values.dtype.kind == "f" else full_scale(values)
 
 
-def _doubts(grey: np.ndarray, colours: np.ndarray | None) -> list[str]:
+def _doubts(grey: np.ndarray, colours: np.ndarray | None, modality: str) -> list[str]:
     """Of a picture (H, W), and of the three channels that it was made of."""
+    is_radiograph, due_in_colour = modality == DEFAULT_MODALITY, is_in_colour(modality)
     height, width = grey.shape
-    coloured = 0.0
-    if colours is not None:
-        coloured = (np.ptp(colours, axis=0) > COLOUR_STEP * _white(colours)).mean()
+    coloured = coloured_share(colours)
     white = _white(grey)
     if grey.dtype.kind == "f":
         grey, white = np.rint(grey * 65535).astype(np.uint16), 65535
@@ -241,12 +261,16 @@ def _doubts(grey: np.ndarray, colours: np.ndarray | None) -> list[str]:
     bright = np.searchsorted(shares.cumsum(), 0.99) / white
     darkest, brightest = shares[levels[0]], shares[levels[-1]]
     doubts = []
-    if coloured > COLOUR_SHARE:
-        doubts.append(f"it is in colour ({coloured:.0%} of its pixels): a photo or a screenshot is no radiograph")
+    if coloured > COLOUR_SHARE and not due_in_colour:
+        none = "radiograph" if is_radiograph else f"image of modality {modality}"
+        doubts.append(f"it is in colour ({coloured:.0%} of its pixels): a photo or a screenshot is no {none}")
+    elif due_in_colour and coloured <= COLOUR_SHARE:
+        doubts.append(f"it is grey, and images of modality {modality} are in colour: it may be of another one")
     if min(height, width) < MIN_SIDE:
         doubts.append(f"it has {width} x {height} pixels: too few to show findings")
     if max(height, width) > MAX_ASPECT * min(height, width):
-        doubts.append(f"it has {width} x {height} pixels and is squashed to a square: crop it to the chest")
+        part = "the chest" if is_radiograph else "what is to be seen"
+        doubts.append(f"it has {width} x {height} pixels and is squashed to a square: crop it to {part}")
     if len(levels) == 1:
         return [*doubts, "all its pixels have the same value: there is nothing to see"]
     if len(levels) < MIN_LEVELS:
@@ -255,6 +279,8 @@ def _doubts(grey: np.ndarray, colours: np.ndarray | None) -> list[str]:
         doubts.append(
             f"it is nearly black, 99 % of it below {bright:.0%} of white: export it with its full grey range"
         )
+    if not is_radiograph:  # of which black and white frames and grounds are known to be rare
+        return doubts
     if brightest > MAX_WHITE:
         doubts.append(f"{brightest:.0%} of its pixels are at its highest value: overexposed, cut off or inverted")
     if darkest > MAX_BLACK:

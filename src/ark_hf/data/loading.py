@@ -19,9 +19,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.tasks_ark import is_in_colour
 from .images.image_files import UnreadableImageError, open_image_file
 from .loader import Loader, to_device
-from .radiograph import grey_values, open_radiograph
+from .radiograph import grey_values, open_radiograph, picture_values
 from .streaming import StreamedRows
 from .task_dataset import resolve_labels
 from .unlabelled import AnyTask
@@ -31,8 +32,8 @@ ORDER_STREAM = 2**32 - 1  # stands where a sample's number does, so that the ord
 PIECE = 8  # pictures that are normalised at once, so that they stay in the processor's cache
 
 
-# All views of some pictures by name, each a list in the pictures' order of (1, H, W) tensors that can be stacked, from
-# the pictures as [`grey_plane`] gives them, and a generator of everything random for each
+# All views of some pictures by name, each a list in the pictures' order of (C, H, W) tensors that can be stacked, from
+# the pictures as [`stored_picture`] gives them, and a generator of everything random for each
 Views = Callable[[list[torch.Tensor], list[np.random.Generator], ArkImageProcessor], dict[str, list[torch.Tensor]]]
 
 
@@ -114,8 +115,14 @@ def micro_batches(step_samples: np.ndarray, num_processes: int, accumulation: in
     ]
 
 
-def grey_plane(image: PIL.Image.Image | np.ndarray, processor: ArkImageProcessor) -> torch.Tensor:
-    """One stored picture, see [`open_stored`], as (1, H, W), uint8 or, above 8 bits, float32 in [0, 1]."""
+def stored_picture(image: PIL.Image.Image | np.ndarray, processor: ArkImageProcessor, in_colour: bool) -> torch.Tensor:
+    """
+    One stored picture, see [`open_stored`], as (1, H, W), or `in_colour` as (3, H, W) whether it has colours or not;
+    uint8 or, above 8 bits, float32 in [0, 1].
+    """
+    if in_colour:
+        picture = processor.process_image(picture_values(image, in_colour), do_convert_rgb=False)
+        return picture.expand(3, -1, -1)
     if isinstance(image, np.ndarray):
         return processor.process_image(grey_values(image), do_convert_rgb=False)
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;"):
@@ -123,13 +130,13 @@ def grey_plane(image: PIL.Image.Image | np.ndarray, processor: ArkImageProcessor
     return processor.process_image(image, do_convert_rgb=False)
 
 
-def open_stored(image: dict[str, Any]) -> PIL.Image.Image | np.ndarray:
+def open_stored(image: dict[str, Any], in_colour: bool = False) -> PIL.Image.Image | np.ndarray:
     """
-    A cell of an image column, for [`grey_plane`]: somebody else's may hold more than `datasets` decodes, and what
+    A cell of an image column, for [`stored_picture`]: somebody else's may hold more than `datasets` decodes, and what
     Pillow would hand to other programs.
     """
     with stored_file(image) as (file, path):
-        opened = open_radiograph(file, path)
+        opened = open_radiograph(file, path, in_colour)
         return opened if isinstance(opened, np.ndarray) else PIL.ImageOps.exif_transpose(opened)
 
 
@@ -146,11 +153,13 @@ def stored_file(cell: dict[str, Any]) -> Iterator[tuple[BinaryIO, Path]]:
         raise UnreadableImageError("the cell has neither bytes nor a path; leave the row out")
 
 
-def open_rows(rows: Dataset, numbers: Iterable[int]) -> Iterator[PIL.Image.Image | np.ndarray]:
+def open_rows(
+    rows: Dataset, numbers: Iterable[int], in_colour: bool = False
+) -> Iterator[PIL.Image.Image | np.ndarray]:
     """The pictures of single rows, see [`open_stored`]."""
     stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     for number in numbers:
-        yield open_stored(stored[int(number)]["image"])
+        yield open_stored(stored[int(number)]["image"], in_colour)
 
 
 def check_has_pictures(column_names: Iterable[str], name: str) -> None:
@@ -168,12 +177,13 @@ class RowSamples(TorchDataset):
     Args:
         rows: Loaded rows, which are asked for by number, or a stream, which hands them over.
         task: The task, whose name is a part of the seed of all that is drawn.
-        processor: Makes the pictures of the right size.
+        processor: Makes the pictures of the right size, as it does for the task's modality.
     """
 
     def __init__(self, rows: Dataset | StreamedRows, task: AnyTask, processor: ArkImageProcessor):
         check_has_pictures(rows.column_names, task.name)
-        self.rows, self.task, self.processor = rows, task, processor
+        self.rows, self.task, self.processor = rows, task, processor.of(task.modality)
+        self.in_colour = is_in_colour(task.modality)
         if isinstance(rows, Dataset):
             encoded: dict[str, Any] = {"image": Image(decode=False), "masks": List(Image(decode=False))}
             names = [name for name in (*encoded, "labels", "image_id") if name in rows.column_names]
@@ -204,9 +214,9 @@ class RowSamples(TorchDataset):
         raise NotImplementedError
 
     def picture(self, number: int, row: dict) -> torch.Tensor:
-        """The row's picture, as [`grey_plane`] gives it; `ValueError` names a row that has none."""
+        """The row's picture, as [`stored_picture`] gives it; `ValueError` names a row that has none."""
         try:
-            return grey_plane(open_stored(row["image"]), self.processor)
+            return stored_picture(open_stored(row["image"], self.in_colour), self.processor, self.in_colour)
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise ValueError(
                 f"Task {self.task.name!r}, row {max(number, ~number)}: the image cannot be decoded "
@@ -286,7 +296,7 @@ class TrainingSamples(DrawnSamples):
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """
-        Each view by its name, (batch, 1, H, W), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
+        Each view by its name, (batch, C, H, W), uint8, or float32 in [0, 1] if a picture is deeper than 8 bits;
         `weight` (batch,) and, if the samples have targets, `labels`.
         """
         batch = {name: stack_pictures([sample["views"][name] for sample in samples]) for name in samples[0]["views"]}
@@ -315,19 +325,25 @@ class InferenceSamples(RowSamples):
 
 
 def _normalise(pictures: torch.Tensor, processor: ArkImageProcessor) -> torch.Tensor:
-    """(batch, 1, H, W) grey to (batch, 3, H, W): what the processor's `rescale_and_normalize` gives, in one pass."""
+    """
+    (batch, 1, H, W) grey or (batch, 3, H, W) colours to (batch, 3, H, W): what the processor's `rescale_and_normalize`
+    gives, in one pass.
+    """
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     normalised = torch.empty(len(pictures), len(mean), *pictures.shape[2:], device=pictures.device)
     piece = PIECE if pictures.device.type == "cpu" else max(len(pictures), 1)
     for some, part in zip(pictures.split(piece), normalised.split(piece), strict=True):
-        grey = _as_floats(some)
+        values = _as_floats(some)
         for channel, (centre, width) in enumerate(zip(mean, std, strict=True)):
-            shift = grey.new_full((), -centre / width)  # made where it is used: a copy would be waited for
-            torch.add(shift, grey, alpha=1 / width, out=part[:, channel : channel + 1])
+            shift = values.new_full((), -centre / width)  # made where it is used: a copy would be waited for
+            plane = values if values.shape[1] == 1 else values[:, channel : channel + 1]
+            torch.add(shift, plane, alpha=1 / width, out=part[:, channel : channel + 1])
     return normalised
 
 
 def stack_pictures(pictures: list[torch.Tensor]) -> torch.Tensor:
+    if len({len(picture) for picture in pictures}) > 1:  # grey beside colours
+        pictures = [picture.expand(3, -1, -1) for picture in pictures]
     if len({picture.dtype for picture in pictures}) > 1:
         pictures = [_as_floats(picture) for picture in pictures]
     return torch.stack(pictures)

@@ -14,8 +14,10 @@ from datasets import ClassLabel, Dataset
 from ..cells import is_blank, stored_value
 from ..metrics.auroc import one_vs_rest
 from ..models.ark.configuration_ark import ArkTask, SegmentationTask
+from ..models.ark.tasks_ark import DEFAULT_MODALITY
 from ..names import key_of
 from ..provenance import shown_name
+from .colours import check_colours
 from .masks import read_presence
 from .streaming import StreamedRows
 from .summary import split_facts, training_data_facts
@@ -185,6 +187,7 @@ def open_dataset(
     columns: Mapping[str, Any] | None = None,
     uncertain: str = "ignore",
     streaming: bool = False,
+    modality: str | None = None,
 ) -> TaskDataset:
     """
     Opens a task dataset, and checks labels and splits before any time is spent on its images.
@@ -198,20 +201,25 @@ def open_dataset(
         uncertain: What an uncertain label counts as in training.
         streaming: Whether images are read from the parquet files as they are needed, without a copy on disk. The
             checks read the columns of labels, patients and images' names.
+        modality: What its images were taken with, where its card does not tell.
 
     Raises:
-        ValueError: The dataset cannot be read, a split is missing or empty, labels do not fit the task, or a patient
-            or an image stands in two of the splits.
+        ValueError: The dataset cannot be read, a split is missing or empty, labels do not fit the task, its card tells
+            another modality, or a patient or an image stands in two of the splits.
     """
     if columns is not None and name is None:
         raise ValueError(f"{source}: a dataset that is read through named columns needs a `name` for its task.")
     if columns is None and task is None:
         task = read_dataset_task(source)
+    if task is not None and modality not in (None, task.modality) and task.modality != DEFAULT_MODALITY:
+        raise ValueError(f"{source}: its card says modality {task.modality}, not {modality}; leave modality out.")
     rows = _load(source, splits, columns, streaming, images_only=False)
     if task is None:
         task = _task_of_columns(str(name), columns or {}, next(iter(rows.values())))
     elif name is not None:
         task = replace(task, name=name)
+    if modality is not None:
+        task = replace(task, modality=modality)
     return _checked(TaskDataset(str(source), task, rows, uncertain))
 
 
@@ -285,6 +293,7 @@ def _checked(opened: TaskDataset) -> TaskDataset:
     opened.facts["splits"] = {
         split: split_facts(opened.task, opened.stored_labels(split), opened.patients(split)) for split in opened.splits
     }
+    check_colours(opened.source, opened.task.modality, next(iter(opened.splits.values())))
     return opened
 
 

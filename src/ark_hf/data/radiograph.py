@@ -1,4 +1,4 @@
-"""Reads a radiograph from a picture, DICOM or MetaImage file into the grey values that a viewer would show."""
+"""Reads a picture, DICOM or MetaImage file into the grey values, or the colours, that a viewer would show."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, is_in_colour
 from .images.deep_colour import deep_channels
-from .images.dicom import is_dicom, read_dicom
+from .images.dicom import is_dicom, read_dicom, read_dicom_colours
 from .images.image_files import MAX_PIXELS, UnreadableImageError, check_size, kind_of_content, open_image_file
 from .images.metaimage import is_metaimage, read_metaimage
 from .images.png_chunks import without_remarks
@@ -17,13 +18,14 @@ from .images.png_chunks import without_remarks
 _NIFTI = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the length of its header
 ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
+GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its kin
 
 
-def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
+def read_radiograph(path: str | os.PathLike[str], modality: str = DEFAULT_MODALITY) -> np.ndarray:
     """Reads one greyscale picture as a viewer would show it, ready for the image processor.
 
-    PNG, JPEG, TIFF, BMP and WebP keep their values: nothing is clipped, colour becomes luminance, EXIF orientation is
-    applied.
+    PNG, JPEG, TIFF, BMP and WebP keep their values: nothing is clipped, colour becomes luminance unless the modality is
+    one in colour, EXIF orientation is applied.
     DICOM goes through the modality LUT or rescale, then the first VOI LUT or else the first window, onto the whole
     range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
     that occur. MONOCHROME1 or a Presentation LUT Shape INVERSE is inverted, once; padding counts for nothing and is
@@ -33,28 +35,33 @@ def read_radiograph(path: str | os.PathLike[str]) -> np.ndarray:
 
     Args:
         path: a PNG, JPEG, TIFF, BMP, WebP, DICOM or MetaImage file.
+        modality: DICOM's code of what it was taken with. Images of visible light ("OP" of the eye, "ES", "DMS", "XC",
+            "GM", "SM") keep their colours.
 
     Returns:
-        (1, H, W) uint8 for up to 8 bits, uint16 for more.
+        (1, H, W) uint8 for up to 8 bits, uint16 for more; (3, H, W), red, green and blue, of a coloured picture of a
+        modality in colour.
 
     Raises:
         UnreadableImageError: the file is absent, empty, damaged, cut short, of another kind, larger than `MAX_PIXELS`,
-            or holds several frames, DICOM colour, more than 16 bits (of DICOM) or float values outside [0, 1] (TIFF).
+            or holds several frames, DICOM colour where grey is wanted, more than 16 bits (of DICOM) or float values
+            outside [0, 1] (TIFF).
     """
-    path = Path(path)
+    path, in_colour = Path(path), is_in_colour(modality)
     with open_image_file(path) as file:
-        return grey_values(open_radiograph(file, path))[None]
+        return picture_values(open_radiograph(file, path, in_colour), in_colour)
 
 
-def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
+def open_radiograph(file: BinaryIO, path: Path, in_colour: bool = False) -> np.ndarray | Image.Image:
     """
-    What an open file of this name holds, for [`grey_values`]: of a picture what [`all_bits`] gives; of DICOM
-    and MetaImage the (H, W) uint8 or uint16 of [`read_radiograph`].
+    What an open file of this name holds, for [`picture_values`]: of a picture what [`all_bits`] gives; of DICOM and
+    MetaImage (H, W) uint8 or uint16, or of DICOM `in_colour` (3, H, W) uint8.
     """
     head = file.read(132)
     file.seek(0)
     if is_dicom(path, head):
-        return narrow(read_dicom(file))
+        colours = read_dicom_colours(file) if in_colour else None
+        return narrow(read_dicom(file)) if colours is None else colours
     if is_metaimage(path, head):
         return narrow(read_metaimage(file))
     if path.name.lower().endswith((".nii", ".nii.gz")) or head.startswith(_NIFTI):
@@ -65,9 +72,9 @@ def open_radiograph(file: BinaryIO, path: Path) -> np.ndarray | Image.Image:
     return all_bits(open_picture(file))
 
 
-def read_picture(file: BinaryIO) -> np.ndarray:
-    """(H, W) uint8 or uint16 of an open picture file, as in [`read_radiograph`]; other errors are Pillow's."""
-    return grey_values(all_bits(open_picture(file)))
+def read_picture(file: BinaryIO, in_colour: bool = False) -> np.ndarray:
+    """(C, H, W) uint8 or uint16 of an open picture file, as in [`read_radiograph`]; other errors are Pillow's."""
+    return picture_values(all_bits(open_picture(file)), in_colour)
 
 
 def open_picture(file: BinaryIO, masks: bool = False) -> Image.Image:
@@ -103,6 +110,23 @@ def all_bits(opened: Image.Image) -> Image.Image | np.ndarray:
     return Image.fromarray(np.moveaxis(channels, 0, -1)) if in_colour_of_8_bits else channels
 
 
+def picture_values(opened: Image.Image | np.ndarray, in_colour: bool) -> np.ndarray:
+    """Of what [`all_bits`] gives (1, H, W), or `in_colour` (3, H, W) where channels differ; uint8 or uint16."""
+    colours = colours_of(opened) if in_colour else None
+    if colours is None or (colours == colours[:1]).all():
+        return grey_values(opened)[None]
+    return colours
+
+
+def colours_of(opened: Image.Image | np.ndarray) -> np.ndarray | None:
+    """(3, H, W) uint8 or uint16 of what [`all_bits`] gives, alpha dropped; None of a picture stored in grey."""
+    if isinstance(opened, np.ndarray):
+        return opened if opened.ndim == 3 else None
+    if opened.mode in GREY_MODES or opened.mode.startswith("I;"):
+        return None
+    return np.ascontiguousarray(np.moveaxis(np.asarray(ImageOps.exif_transpose(opened).convert("RGB")), -1, 0))
+
+
 def grey_values(opened: Image.Image | np.ndarray) -> np.ndarray:
     """(H, W) uint8 or uint16 of what [`all_bits`] gives, as in [`read_radiograph`]; other errors are Pillow's."""
     if isinstance(opened, np.ndarray):
@@ -126,7 +150,9 @@ def grey_values(opened: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """(H, W) of three channels (3, H, W): uint16 of uint16, narrowed, and float32 of floats."""
+    """(H, W) of three channels (3, H, W): uint8 of uint8, uint16 of uint16, narrowed, and float32 of floats."""
+    if colours.dtype == np.uint8:  # with Pillow's own rounding
+        return np.array(Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, -1))).convert("L"))
     grey = np.tensordot(LUMINANCE, colours, axes=1)
     return narrow(np.rint(grey).astype(np.uint16)) if colours.dtype == np.uint16 else grey.astype(np.float32)
 

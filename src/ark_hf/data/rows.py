@@ -52,9 +52,9 @@ class Problem:
     reason: str
 
 
-def read_image_file(row: Row) -> np.ndarray:
-    """(1, H, W) uint8 or uint16 of the row's file. Raises `UnreadableImageError`."""
-    return read_radiograph(row.path)
+def read_image_file(row: Row, modality: str) -> np.ndarray:
+    """As [`read_radiograph`] gives it of the row's file. Raises `UnreadableImageError`."""
+    return read_radiograph(row.path, modality)
 
 
 def read_file_tags(row: Row, fields: Sequence[str]) -> dict[str, float | str | None]:
@@ -73,7 +73,8 @@ class Release:
         problems: Rows and files that cannot.
         left_out: Files, by the reason why they were not looked at.
         facts: What the dataset's card says of it: `title`, `homepage`, `license`, `access`, `citation`, ...
-        read_image: Reads a row's image as (1, H, W) uint8 or uint16; picklable, because other processes call it.
+        read_image: Reads a row's image as [`read_radiograph`] gives it; picklable, because other processes call it.
+            Unless set its file is read, in the modality of the task.
         read_masks: Of a segmentation reads a row's masks, each bool (H, W) of the image's size, or None where the
             label is unknown for the image; picklable. Raises `UnreadableImageError`.
         read_volume: Of volumes, in place of `read_image`: reads a row's; picklable. Raises `UnreadableImageError`.
@@ -89,7 +90,7 @@ class Release:
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    read_image: Callable[[Row], np.ndarray] = read_image_file
+    read_image: Callable[[Row], np.ndarray] | None = None
     read_masks: Callable[[Row], list[np.ndarray | None]] | None = None
     read_volume: "Callable[[Row], Volume] | None" = None
     read_label_map: "Callable[[Row], Volume] | None" = None

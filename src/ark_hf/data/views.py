@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 CROP_RATIO = (3 / 4, 4 / 3)
 SHIFT, ZOOM, ROTATION = 0.0625, 0.1, 10.0  # fraction of the side, fraction, degrees; probability 0.5 together
+SMALLEST = 1e-6  # part of white below which a pixel is black, and stays so
 BRIGHTNESS, CONTRAST, GAMMA = 0.2, 0.2, (0.8, 1.2)  # probability 0.3 for one of the two
 
 
@@ -40,7 +41,8 @@ class Geometry(NamedTuple):
 
 class Intensities(NamedTuple):
     """
-    What a view makes of grey values. It has a contrast and a brightness, or a gamma, or neither.
+    What a view makes of grey values. It has a contrast and a brightness, or a gamma, or neither. Colours keep hue and
+    saturation: what is changed is the value of the brightest channel, and the others by the same factor.
 
     Args:
         contrast, brightness: Grey values in [0, 1] are multiplied by the one, and the other is added.
@@ -52,7 +54,10 @@ class Intensities(NamedTuple):
     gamma: float = 1.0
 
     def change(self, pixels: torch.Tensor, white: float) -> torch.Tensor:
-        """Pixels from 0 to `white`, changed; the same tensor if there is nothing to change."""
+        """Pixels (C, H, W) from 0 to `white`, changed; the same tensor if there is nothing to change."""
+        if len(pixels) > 1 and self != Intensities():
+            brightest = pixels.amax(dim=0, keepdim=True)
+            return pixels * (self.change(brightest, white) / brightest.clamp(min=SMALLEST * white))
         if self.gamma != 1:
             return torch.exp2((pixels / white).log2_() * self.gamma) * white  # three times as fast as a power
         if (self.contrast, self.brightness) != (1, 0):
@@ -163,12 +168,12 @@ def student_view(image: torch.Tensor, view: View, resize: int, size: int) -> tup
     One view of a radiograph.
 
     Args:
-        image: (1, H, W), uint8, or float in [0, 1].
+        image: (1, H, W), or in colour (3, H, W), uint8, or float in [0, 1].
         view: What is random about it.
         resize, size: As for [`Sampling`].
 
     Returns:
-        The student's view and the same view before the change of intensities (the MICCAI teacher's), both (1, size,
+        The student's view and the same view before the change of intensities (the MICCAI teacher's), both (C, size,
         size) of the image's dtype and range.
     """
     return seen_through(Sampling(view.geometry, resize, size), view.intensities, image)

@@ -73,6 +73,11 @@ def load_evaluation_data(
         )
     if (task.labels, task.problem_type) != (stored.labels, stored.problem_type):
         raise ValueError(f"{dataset}: its labels {stored.labels} are not those of the head, {task.labels}.")
+    if task.modality != stored.modality:
+        raise ValueError(
+            f"{dataset}: its images are of modality {stored.modality}, and the head {task.name!r} is for images of "
+            f"modality {task.modality}. If its card is wrong, mend `ark_modality` there."
+        )
     return _open(dataset, split, task)
 
 

@@ -12,7 +12,9 @@ from ..data.leaks import shared_lines
 from ..evaluation.report.gallery import without_pictures
 from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import TextTable
-from ..inference.task_labels import UNNAMED_TASK, label_names
+from ..inference.task_labels import UNNAMED_TASK, label_names, modalities_of
+from ..models.ark.configuration_ark import ArkTask
+from ..models.ark.tasks_ark import DEFAULT_MODALITY
 from ..pages.formats import format_defined, format_interval, format_number
 from ..plain_yaml import dump_yaml
 from ..provenance import read_provenance, weights_sha256
@@ -101,6 +103,7 @@ def model_card(
         "view": _view(folder, family, config),
         "labels": labels,
         "segmentation": segmentation,
+        "modalities": modalities_of(config),
     }
     return ModelCard.from_template(
         _header(place, family, config, auto_class, history, list(reports.values()), license_id or licence),
@@ -233,12 +236,13 @@ def _view(folder: Path, family: Family, config: Any) -> str:
             f"was trained on cubes of {sides} voxels {spacing}; sides must be multiples of {config.stride}"
         )
     processor = family.processor_class.from_pretrained(folder)
+    picture = "radiograph" if processor.all_modalities == [DEFAULT_MODALITY] else "picture"
     if processor.do_ten_crop or processor.do_center_crop:
         what = "ten crops" if processor.do_ten_crop else "the centre"
         crop, size = (f"{side['height']} x {side['width']}" for side in (processor.crop_size, processor.size))
-        return f"{what} of {crop} pixels of the radiograph, resized to {size}"
+        return f"{what} of {crop} pixels of the {picture}, resized to {size}"
     size = processor.size
-    return f"the whole radiograph, resized to {size['height']} x {size['width']} pixels"
+    return f"the whole {picture}, resized to {size['height']} x {size['width']} pixels"
 
 
 def _untested(config: Any, reports: Sequence[Any]) -> list[str]:
@@ -257,9 +261,13 @@ def _label_rows(config: Any) -> list[dict[str, str]]:
         names = label_names(config)
         return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": cell(", ".join(names))}]
     return [
-        {"name": task.name, "kind": _kind(task.problem_type), "labels": cell(", ".join(task.labels))}
+        {"name": task.name, "kind": _kind(task.problem_type) + _of(task), "labels": cell(", ".join(task.labels))}
         for task in config.tasks
     ]
+
+
+def _of(task: ArkTask) -> str:
+    return "" if task.modality == DEFAULT_MODALITY else f", images of modality {task.modality}"
 
 
 def _kind(problem_type: str | None) -> str:

@@ -97,12 +97,16 @@ def labels_by_finding(
         has = "no named heads" if tasks is None else f"one head, {tasks[0].name!r}"
         raise ValueError(f"A second opinion compares the heads of one model with each other, and this one has {has}.")
     findings: dict[str, list[FindingLabel]] = {}
+    modalities = {task.modality for task in tasks}
     columns = [(task, label) for task in tasks for label in task.labels]
     for column, (task, label) in enumerate(columns):
         saved = (task.thresholds or {}).get(label)
         threshold = DEFAULT_THRESHOLD if saved is None else saved
         source = FindingLabel(column, task.name, label, threshold, saved is not None)
-        findings.setdefault(synonyms.finding(label, task.name), []).append(source)
+        finding = synonyms.finding(label, task.name)
+        # No image is shown to heads of two modalities
+        name = finding if len(modalities) == 1 else f"{finding} ({task.modality})"
+        findings.setdefault(name, []).append(source)
     shared = {name: found for name, found in findings.items() if len({source.task for source in found}) > 1}
     if not shared:
         raise ValueError(
@@ -117,12 +121,14 @@ def compare_heads(probabilities: ArrayLike, findings: Mapping[str, Sequence[Find
     The opinions on one image, the findings on which they differ first, and of either kind the widest spread first.
 
     Args:
-        probabilities: (num_labels,) in [0, 1], of all labels in `id2label` order.
+        probabilities: (num_labels,) in [0, 1], of all labels in `id2label` order; NaN of heads that were not asked.
         findings: From [`labels_by_finding`].
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     agreements = []
     for finding, sources in findings.items():
+        if np.isnan(probabilities[sources[0].column]):
+            continue
         opinions = [Opinion(source, float(probabilities[source.column])) for source in sources]
         agreements.append(Agreement(finding, tuple(sorted(opinions, key=lambda opinion: opinion.probability))))
     return sorted(agreements, key=lambda each: (each.agree, -each.spread))

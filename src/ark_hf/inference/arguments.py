@@ -7,6 +7,11 @@ Dtype = Literal["float32", "bfloat16", "auto"]
 DTYPES = get_args(Dtype)
 BATCH_HELP = "Images a forward pass, 32 unless set, and fewer for a model of large pictures: 4 of 768 pixels."
 
+MODALITY_HELP = (
+    "What the image files were taken with, DICOM's code such as CR, OP or MG. Unless set a DICOM file says it itself, and "
+    "others are of the model's first modality."
+)
+
 
 @dataclass
 class ComputingArguments:

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import uniform_filter
 from tqdm.auto import tqdm
 
-from ..data.inputs import read_input
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkPreTrainedModel
 from .overlays import check_whole_picture
+from .read_files import model_input, read_for
 
 FLAT = 1e-6  # of the largest variance: below lies the rounding of float32
 
@@ -34,7 +34,7 @@ def dense_features(
     Args:
         model: An `ArkModel` or one with heads, in eval mode, on any device.
         processor: Its image processor; whole pictures, not crops.
-        pictures: Whatever [`read_input`] reads: paths, PIL images, arrays.
+        pictures: Whatever [`read_for`] reads: paths, PIL images, arrays.
         batch_size: Pictures a forward pass.
         normalise: Whether every token is divided by its L2 norm, so that products are cosine similarities.
         description: Of a progress bar; none unless given.
@@ -53,8 +53,8 @@ def dense_features(
     encoder, found = model.base_model, []
     starts = range(0, len(pictures), batch_size)
     for start in tqdm(starts, desc=description, disable=description is None, unit="batch", leave=False):
-        pixels = [read_input(each).pixels for each in pictures[start : start + batch_size]]
-        pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+        read = [read_for(each, processor) for each in pictures[start : start + batch_size]]
+        pixel_values = model_input(read, processor).to(model.device, model.dtype)
         tokens = encoder(pixel_values).last_hidden_state.float()
         side = math.isqrt(tokens.shape[1])
         if side * side != tokens.shape[1]:

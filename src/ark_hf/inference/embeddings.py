@@ -24,6 +24,7 @@ from ..data.unlabelled import AnyTask
 from ..files import printable, replacing, write_json
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, check_modality
 from ..provenance import shown_name
 from .load import load_ark, usual_batch_size
 from .read_files import default_readers, read_files
@@ -52,6 +53,7 @@ def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
     view = processor.to_dict()
     settings = {name: getattr(model.config, name) for name in _MODEL_SETTINGS}
     settings |= {name: view.get(name) for name in _VIEW_SETTINGS}
+    settings |= {name: view[name] for name in ("modalities",) if name in view}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -59,8 +61,11 @@ def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
     return digest.hexdigest()
 
 
-def picture_keys(rows: Dataset, description: str | None = None) -> list[bytes]:
-    """The SHA-256 of each row's picture as it is stored: two rows with the same file have the same key."""
+def picture_keys(rows: Dataset, description: str | None = None, modality: str = DEFAULT_MODALITY) -> list[bytes]:
+    """
+    The SHA-256 of each row's picture as it is stored: two rows with the same file, read in the same modality, have the
+    same key.
+    """
     check_has_pictures(rows.column_names, "The dataset")
     stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     starts = range(0, len(stored), READ_ROWS)
@@ -68,8 +73,12 @@ def picture_keys(rows: Dataset, description: str | None = None) -> list[bytes]:
     for start in tqdm(starts, desc=description, disable=description is None, unit="batch", leave=False):
         for image in stored[start : start + READ_ROWS]["image"]:
             content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-            keys.append(hashlib.sha256(content).digest())
+            keys.append(hashlib.sha256(_of_modality(modality) + content).digest())
     return keys
+
+
+def _of_modality(modality: str) -> bytes:
+    return b"" if modality == DEFAULT_MODALITY else modality.encode()
 
 
 class EmbeddingStore:
@@ -204,6 +213,7 @@ def embed(
     out: str | Path | None = None,
     dtype: str = "float32",
     compile: bool = False,
+    modality: str | None = None,
 ) -> tuple[EmbeddingStore, list[Embedded]]:
     """
     Computes the embeddings of task datasets, and of folders of images, that a store lacks. Labels do not count.
@@ -218,6 +228,8 @@ def embed(
         num_workers: Processes that read images; the package's own choice unless set, see [`default_readers`].
         out: Table of the embeddings by image, see [`write_embeddings`]; none unless set.
         dtype, compile: How the model computes, see [`move_model`]; embeddings of another dtype are another model's.
+        modality: What image files were taken with, DICOM's code. Unless set what a DICOM file says; others are taken
+            for images of the model's first modality. Of task datasets their cards say it.
 
     Returns:
         The model's place in the store, and what was done: `store.load(done[0].keys)` are the embeddings of the first
@@ -232,6 +244,10 @@ def embed(
     tasks = {dataset: read_any_task(dataset) for dataset in datasets if dataset not in files}
     if splits and not tasks:
         raise ValueError("splits are those of task datasets, and none is named: leave them out.")
+    if modality is not None:
+        check_modality(modality, "modality")
+        if not files:
+            raise ValueError("modality is of image files, and none are named: of datasets their cards say it.")
     network, processor = load_ark(model, ArkModel, dtype, compile)
     place = open_store(Path(store), network, processor, layer, model)
     batch_size = batch_size or usual_batch_size(network, 32)
@@ -241,7 +257,7 @@ def embed(
             images, left_out = files[source]
             name = shown_name(source)
             readers = default_readers(len(images)) if num_workers is None else num_workers
-            done.append(embed_files(network, processor, images, place, batch_size, name, readers))
+            done.append(embed_files(network, processor, images, place, batch_size, name, readers, modality))
             done[-1].left_out = left_out
             continue
         workers = default_num_workers(network.device) if num_workers is None else num_workers
@@ -297,6 +313,7 @@ def embed_files(
     batch_size: int = 32,
     name: str = "",
     num_workers: int = 0,
+    modality: str | None = None,
 ) -> Embedded:
     """
     Computes what the store lacks of image files, which are read as `ark-hf predict` reads them.
@@ -305,6 +322,7 @@ def embed_files(
         model: In eval mode.
         name: What the files are called together.
         num_workers: Processes that read files; 0 reads them in this one.
+        modality: What they were taken with; unless set what each file says.
 
     Returns:
         What was done; files that cannot be read are in its `unreadable`.
@@ -314,7 +332,7 @@ def embed_files(
     """
     done, there = Embedded(name, "", [], 0), store.keys()
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    loaded = read_files(batches, processor, num_workers, _hash_pixels)
+    loaded = read_files(batches, processor, num_workers, _hash_pixels, modality)
     for batch, (found, pixel_values) in tqdm(
         zip(batches, loaded, strict=True), desc=name, total=len(batches), unit="batch", leave=False
     ):
@@ -344,7 +362,8 @@ def embed_files(
 def _hash_pixels(image: RadiographInput) -> bytes:
     """The key of a file's picture. Of a dataset's picture the stored bytes are hashed: the two are kept apart."""
     pixels = image.pixels
-    return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()
+    what = f"{pixels.dtype} {pixels.shape}".encode()
+    return hashlib.sha256(_of_modality(image.modality) + what + pixels.tobytes()).digest()
 
 
 def check_table(out: str | Path) -> None:
@@ -407,7 +426,7 @@ def embed_rows(
     Raises:
         ValueError: A picture cannot be decoded, or the model gives NaN or infinite values for it.
     """
-    keys = picture_keys(rows, description and f"{description}: looking up")
+    keys = picture_keys(rows, description and f"{description}: looking up", task.modality)
     there = store.keys()
     first_rows: dict[bytes, int] = {}
     for row, key in enumerate(keys):

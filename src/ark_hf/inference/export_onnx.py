@@ -20,6 +20,7 @@ from ..models.ark.configuration_ark import ArkConfig
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..models.ark.tasks_ark import DEFAULT_MODALITY, is_in_colour
 from ..provenance import shown_name
 from .masks import check_segments
 from .overlays import check_whole_picture
@@ -176,10 +177,22 @@ def _metadata(model: Any, processor: ArkImageProcessor) -> dict[str, str]:
     config, settings = model.config, processor.to_dict()
     return {
         **_described_outputs(config),
-        "preprocessing": json.dumps({name: settings.get(name) for name in PREPARATION_SETTINGS}),
+        "preprocessing": json.dumps(
+            {name: settings.get(name) for name in PREPARATION_SETTINGS} | _modalities(processor)
+        ),
         "source": shown_name(model.name_or_path) if model.name_or_path else "",
         "backbone": config.backbone,
         "notice": "Research use only. Not a medical device. The weights are under the licence of the source.",
+    }
+
+
+def _modalities(processor: ArkImageProcessor) -> dict[str, Any]:
+    """Which modalities a model is for, what they set otherwise, and which are read in colour; nothing of CR alone."""
+    if processor.all_modalities == [DEFAULT_MODALITY]:
+        return {}
+    return {
+        "modalities": {processor.modality: {}} | (processor.modalities or {}),
+        "in_colour": [each for each in processor.all_modalities if is_in_colour(each)],
     }
 
 

@@ -28,7 +28,8 @@ def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
     The picture with a heat map over it: cold places are left as they are, hot ones shine from violet to yellow.
 
     Args:
-        pixels: (1, H, W) or (H, W), uint8, uint16 or float in [0, 1], in the grey that the image processor gives it.
+        pixels: (1, H, W), (H, W) or (3, H, W), uint8, uint16 or float in [0, 1], in the grey or the colours that the
+            image processor gives it.
         heat_map: (rows, columns) in [0, 1] over the whole picture, as [`heat_maps`] gives it. That holds for the
             image processor's plain resize, not for crops.
 
@@ -42,22 +43,26 @@ def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
 
     if heat_map.ndim != 2 or not (heat_map.min() >= 0 and heat_map.max() <= 1):
         raise ValueError(f"A heat map is an array (rows, columns) in [0, 1], not of shape {heat_map.shape}.")
-    grey = shown_grey(pixels)[..., None]
-    size = grey.shape[1], grey.shape[0]
+    shown = shown_values(pixels)
+    size = shown.shape[1], shown.shape[0]
     heat = np.asarray(Image.fromarray(heat_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     heat = np.clip(heat, 0, 1)  # bicubic overshoots
     colours = colormaps["inferno"](np.interp(heat, (0, 1), COLOURS))[..., :3]
     opacity = OPACITY * heat[..., None]
-    return Image.fromarray(np.rint(255 * ((1 - opacity) * grey + opacity * colours)).astype(np.uint8))
+    return Image.fromarray(np.rint(255 * ((1 - opacity) * shown + opacity * colours)).astype(np.uint8))
 
 
-def shown_grey(pixels: np.ndarray) -> np.ndarray:
-    """float (height, width) in [0, 1] of a picture as [`overlay`] takes it, smaller if a side is above 1024."""
-    same_grey = ArkImageProcessor(do_convert_rgb=False, do_resize=False, do_normalize=False)
-    grey = Image.fromarray(same_grey(pixels, return_tensors="np")["pixel_values"][0, 0])
-    scale = min(1, LONGEST_SIDE / max(grey.size))
-    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
-    return np.clip(np.asarray(grey.resize(size, Image.Resampling.BICUBIC)), 0, 1)
+def shown_values(pixels: np.ndarray) -> np.ndarray:
+    """
+    float (height, width, 1), or of colours (height, width, 3), in [0, 1] of a picture as [`overlay`] takes it, smaller
+    if a side is above 1024.
+    """
+    as_it_is = ArkImageProcessor(do_convert_rgb=False, do_resize=False, do_normalize=False)
+    planes = [Image.fromarray(plane) for plane in as_it_is(pixels, return_tensors="np")["pixel_values"][0]]
+    scale = min(1, LONGEST_SIDE / max(planes[0].size))
+    size = max(1, round(planes[0].width * scale)), max(1, round(planes[0].height * scale))
+    smaller = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) for plane in planes]
+    return np.clip(np.stack(smaller, axis=-1), 0, 1)
 
 
 def label_colour(number: int) -> tuple[int, int, int]:
@@ -82,7 +87,8 @@ def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Seq
         ValueError: A mask is not of the picture's size.
     """
     shape = pixels.shape[-2:]
-    shown = shown_grey(pixels)[..., None].repeat(3, axis=-1)
+    values = shown_values(pixels)
+    shown = np.repeat(values, 3 // values.shape[-1], axis=-1)
     height, width = shown.shape[:2]
     borders = []
     for number, mask in masks.items():
@@ -145,6 +151,8 @@ def called_labels(config: ArkConfig, probabilities: np.ndarray) -> list[int]:
     """
     called = []
     for labels in labels_by_task(config).values():
+        if np.isnan(probabilities[labels[0].column]):  # of a head that was not asked
+            continue
         positive = [
             label for label in labels if label.threshold is not None and probabilities[label.column] >= label.threshold
         ]

@@ -48,6 +48,9 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
             heatmaps (`bool`, *optional*, defaults to `False`):
                 Whether to return a heat map of every returned label, as [`ExplainedPass`] gives it. The image
                 processor must show the whole picture, not crops.
+            modality (`str`, *optional*):
+                What the pictures were taken with, DICOM's code; unless given what a DICOM file, or the column
+                `modality` of a dataset, says, and else the model's first one. Heads of others are not asked.
             batch_size (`int`, *optional*, defaults to 1):
                 Pictures a forward pass. They may differ in size, and do not influence each other.
 
@@ -63,6 +66,9 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
               `positive`, whether the score reaches it, or `None`; and with `heatmaps` `heatmap`, float32 (h, w) in
               [0, 1] over the whole picture.
 
+            Of a model of several modalities also **modality**, the picture's, and **not_asked**, the names of the
+            tasks of other ones, which are not in **tasks**.
+
             One of several that cannot be read is a dictionary of **image** and **error**, the reason.
 
         Raises:
@@ -72,7 +78,11 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
-        self, tasks: Sequence[str] | None = None, top_k: int | None = None, heatmaps: bool | None = None
+        self,
+        tasks: Sequence[str] | None = None,
+        top_k: int | None = None,
+        heatmaps: bool | None = None,
+        modality: str | None = None,
     ) -> tuple[dict, dict, dict]:
         chosen: dict[str, Any] = {}
         if tasks is not None:
@@ -89,7 +99,11 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
             if heatmaps:
                 check_whole_picture(self.image_processor)
             chosen["heatmaps"] = heatmaps
-        return {}, chosen, {name: value for name, value in chosen.items() if name != "heatmaps"}
+        return (
+            self.modality_options(modality),
+            chosen,
+            {name: value for name, value in chosen.items() if name != "heatmaps"},
+        )
 
     def _forward(
         self,
@@ -107,8 +121,8 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         explained = ExplainedPass(self.model, pixel_values)
         scores = mean_probabilities(explained.logits.numpy(), config)
         columns = [
-            [label.column for labels in self._most_probable(row, tasks, top_k).values() for label in labels]
-            for row in scores
+            [label.column for labels in self._most_probable(row, about, tasks, top_k).values() for label in labels]
+            for row, about in zip(scores, _listed(model_inputs["about"]), strict=True)
         ]
         maps = explained.heat_maps(columns)
         # Pictures of a batch may have other labels, and go on as one array
@@ -124,7 +138,7 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         if "error" in about:
             return about
         answers: dict[str, list[dict]] = {}
-        for task, labels in self._most_probable(scores, tasks, top_k).items():
+        for task, labels in self._most_probable(scores, about, tasks, top_k).items():
             answers[task] = []
             for label in labels:
                 score = float(scores[label.column])
@@ -136,10 +150,15 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         return {**about, "tasks": answers}
 
     def _most_probable(
-        self, scores: np.ndarray, tasks: Sequence[str] | None, top_k: int | None
+        self, scores: np.ndarray, about: dict[str, Any], tasks: Sequence[str] | None, top_k: int | None
     ) -> dict[str, list[TaskLabel]]:
         return {
             name: sorted(labels, key=lambda label: scores[label.column], reverse=True)[:top_k]
-            for name, labels in labels_by_task(self.model.config).items()
+            for name, labels in labels_by_task(self.model.config, about.get("modality")).items()
             if tasks is None or name in tasks
         }
+
+
+def _listed(about: Any) -> list[dict[str, Any]]:
+    """What is known of the pictures of a batch: transformers makes a list of it where there may be several."""
+    return about if isinstance(about, list) else [about]

@@ -22,6 +22,7 @@ from ..models.genesis.modeling_genesis import GenesisForImageClassification
 from .heatmaps import ExplainedPass
 from .load import process_state
 from .read_files import read_files
+from .task_labels import labels_by_task, modalities_of
 
 Result = TypeVar("Result")
 Extra = TypeVar("Extra")
@@ -167,6 +168,7 @@ def compute_files(
     compute: Callable[[list[RadiographInput], torch.Tensor], Iterable[tuple[Result, Extra]]],
     on_image: Callable[[RadiographInput, Result, Extra | None], None] | None = None,
     with_pixels: bool = True,
+    modality: str | None = None,
 ) -> Iterator[tuple[Path | str, Result | str]]:
     """
     What a model makes of image files and addresses that [`read_input`] reads.
@@ -180,6 +182,7 @@ def compute_files(
             another process has read comes without its pixels and rest.
         num_workers: Processes that read files; 0 reads them in this one.
         with_pixels: Whether `compute` and `on_image` need the images' own pixels, which are large to send.
+        modality: What they were taken with; unless set what each file says.
 
     Yields:
         Each path in order, with its result, or with the reason why the file cannot be read.
@@ -187,7 +190,7 @@ def compute_files(
     state = process_state()
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     mine = batches[state.process_index :: state.num_processes]
-    loaded = read_files(mine, processor, num_workers, _as_it_is if with_pixels else _without_pixels)
+    loaded = read_files(mine, processor, num_workers, _as_it_is if with_pixels else _without_pixels, modality)
     rounds = range(0, len(batches), state.num_processes)
     for first in tqdm(rounds, desc="predicting", unit="batch", disable=not state.is_main_process):
         own = first + state.process_index
@@ -196,7 +199,7 @@ def compute_files(
         computed = [] if pixel_values is None else list(compute(images, pixel_values))
         found = iter(computed)
         results = [each if isinstance(each, str) else next(found)[0] for each in read]
-        told = [None if isinstance(each, str) else (each.name, each.warnings) for each in read]
+        told = [None if isinstance(each, str) else (each.name, each.warnings, each.modality) for each in read]
         for number, part in enumerate(gather_object([(results, told)]), start=first):
             nexts = zip(images, computed, strict=True)
             for path, result, words in zip(batches[number] if number < len(batches) else (), *part, strict=True):
@@ -205,7 +208,8 @@ def compute_files(
                         image, (_, extra) = next(nexts)
                         on_image(image, result, extra)
                     else:
-                        on_image(RadiographInput(_NO_PIXELS, *words), result, None)
+                        name, warnings, taken = words
+                        on_image(RadiographInput(_NO_PIXELS, name, warnings, modality=taken), result, None)
                 yield path, result
 
 
@@ -218,9 +222,11 @@ def predict_files(
     on_image: Callable[[RadiographInput, np.ndarray, dict[int, np.ndarray]], None] | None = None,
     explained: Callable[[np.ndarray], Sequence[int]] | None = None,
     num_workers: int = 0,
+    modality: str | None = None,
 ) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
-    Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_input`] reads.
+    Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_for`] reads. Those of
+    heads of another modality than the picture's are NaN: such heads are not asked.
 
     If the processor gives several crops an image, they are means over the crops, as in [`mean_probabilities`]. Under
     `accelerate launch` each process does its share of the batches, and gets the results of all.
@@ -231,33 +237,47 @@ def predict_files(
         explained: Says of an image's probabilities which labels, by number, get a heat map, at least one; see
             [`ExplainedPass`]. The processor must not crop. Unless given there are none, and `on_image` gets no pixels.
         num_workers: Processes that read files; 0 reads them in this one.
+        modality: What they were taken with; unless set what each file says.
 
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
 
     def compute(images: list[RadiographInput], pixel_values: torch.Tensor) -> Iterable[tuple[np.ndarray, dict]]:
-        return zip(*_probabilities(model, pixel_values, explained), strict=True)
+        return zip(*_probabilities(model, images, pixel_values, explained), strict=True)
 
     def tell(image: RadiographInput, probabilities: np.ndarray, maps: dict | None) -> None:
         if on_image is not None:
             on_image(image, probabilities, maps or {})
 
-    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell, explained is not None)
+    with_pixels = explained is not None
+    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell, with_pixels, modality)
 
 
 def _probabilities(
     model: ArkForImageClassification,
+    images: Sequence[RadiographInput],
     pixel_values: torch.Tensor,
     explained: Callable[[np.ndarray], Sequence[int]] | None,
 ) -> tuple[np.ndarray, list[dict[int, np.ndarray]]]:
     """Of each picture the probabilities, and by label the heat maps that `explained` asks for."""
+    config = model.config
     if explained is None:
-        probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), model.config)
-        return probabilities, [{} for _ in probabilities]
+        probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), config)
+        return _of_those_asked(probabilities, images, config), [{} for _ in probabilities]
     forward = ExplainedPass(model, pixel_values)
-    probabilities = mean_probabilities(forward.logits.numpy(), model.config)
+    probabilities = _of_those_asked(mean_probabilities(forward.logits.numpy(), config), images, config)
     labels = [explained(each) for each in probabilities]
     return probabilities, [
         dict(zip(*pair, strict=True)) for pair in zip(labels, forward.heat_maps(labels), strict=True)
     ]
+
+
+def _of_those_asked(probabilities: np.ndarray, images: Sequence[RadiographInput], config: ArkConfig) -> np.ndarray:
+    if len(modalities_of(config)) > 1:
+        for row, image in enumerate(images):
+            asked = labels_by_task(config, image.modality).values()
+            others = np.ones(len(probabilities[row]), dtype=bool)
+            others[[label.column for labels in asked for label in labels]] = False
+            probabilities[row, others] = np.nan
+    return probabilities

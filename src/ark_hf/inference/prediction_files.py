@@ -36,7 +36,8 @@ class Predictions:
     and `overlays`, the folders of a segmenter's pictures or label maps. None where there is no such file. `warnings`
     are reasons to doubt an image, a line each; `left_out` are files of the given folders that one may take for images,
     and that are none; `kinds` counts the images by the endings of their names; `computed` is where the model ran, and
-    in which precision; `what` the images are, "images" or "volumes".
+    in which precision; `what` the images are, "images" or "volumes"; `not_asked` counts by the names of heads of
+    another modality the images, by theirs, on which they were not asked.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Predictions:
     kinds: Counter[str] = field(default_factory=Counter)
     computed: str = ""
     what: str = "images"
+    not_asked: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def check_prediction_file(path: Path) -> None:
@@ -82,13 +84,16 @@ def write_predictions(path: Path, labels: Sequence[str], results: Iterator[Resul
 
 
 def wide_row(labels: Sequence[str]) -> Callable[[str, np.ndarray], list[dict[str, Any]]]:
-    """What makes the one row of an image of its probabilities, a column a label."""
-    return lambda image, probabilities: [{"image": image, **dict(zip(labels, map(float, probabilities), strict=True))}]
+    """What makes the one row of an image of its probabilities, a column a label; None of a head that is not asked."""
+    return lambda image, probabilities: [
+        {"image": image, **{name: _defined(float(each)) for name, each in zip(labels, probabilities, strict=True)}}
+    ]
 
 
 def long_rows(config: ArkConfig, warnings: Callable[[], list[str]]) -> Callable[[str, np.ndarray], list[dict]]:
     """
-    What makes the rows of an image of its probabilities: one a label, with the columns `LONG_COLUMNS`.
+    What makes the rows of an image of its probabilities: one a label of a head that is asked, with the columns
+    `LONG_COLUMNS`.
 
     Args:
         config: The model's.
@@ -110,6 +115,7 @@ def long_rows(config: ArkConfig, warnings: Callable[[], list[str]]) -> Callable[
             }
             for task, labels in tasks.items()
             for label in labels
+            if not np.isnan(probabilities[label.column])
         ]
 
     return rows

@@ -1,5 +1,6 @@
 """Predictions of image files as tables and pictures: what `ark-hf predict` does."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +36,7 @@ from .prediction_files import (
 )
 from .read_files import default_readers
 from .segmentation import segment_files
-from .task_labels import task_label_names
+from .task_labels import check_has_modality, heads_not_asked, task_label_names
 from .volume_predictions import predict_volumes
 
 
@@ -76,6 +77,7 @@ def predict(
     device: str | None = None,
     dtype: str = "float32",
     compile: bool = False,
+    modality: str | None = None,
 ) -> Predictions:
     """
     Writes what a model makes of radiographs: of a classifier the probabilities of every label, one row per image, one
@@ -104,6 +106,8 @@ def predict(
             segmenter with the label's area, the mean probability within its mask, and the file of that.
         num_workers: Processes that read files; the package's own choice unless set, see [`default_readers`].
         device, dtype, compile: Where and how the model computes, see [`move_model`].
+        modality: What the images were taken with, DICOM's code. Unless set what a DICOM file says; other files are
+            taken for images of the model's first modality. The heads of other modalities are not asked.
 
     Raises:
         ValueError: The model cannot be loaded, a path does not exist, the model cannot do what is asked for, or there
@@ -114,11 +118,13 @@ def predict(
     if heatmaps is not None and Path(heatmaps).is_file():
         raise ValueError(f"heatmaps {heatmaps} is a file; name a folder.")
     if read_model_type(model) == "genesis":
-        _refuse_options_of_radiographs(model, crops, second_opinion, heatmaps, num_workers)
+        _refuse_options_of_radiographs(model, crops, second_opinion, heatmaps, num_workers, modality)
         return predict_volumes(model, paths, out, batch_size, format, device, dtype, compile)
     files, left_out = _image_files(paths)
     num_workers = default_readers(len(files)) if num_workers is None else num_workers
     network, processor = load_ark(model, dtype=dtype, compile=compile, device=device)
+    if modality is not None:
+        check_has_modality(network.config, modality)
     batch_size = batch_size or usual_batch_size(network, 16)
     written = Predictions(out, left_out=left_out, computed=how_computed(network))
     seen, findings = _Seen(written), None
@@ -129,13 +135,13 @@ def predict(
                     f"{name} is for classifiers, and {model} is a segmenter, which gives each label's mask of the "
                     f"whole picture; leave out {name}."
                 )
-        table = _segmented(network, processor, files, batch_size, num_workers, format, seen)
+        table = _segmented(network, processor, files, batch_size, num_workers, format, seen, modality)
     else:
         processor = with_crops(processor, network.config.image_size, crops)
         if heatmaps is not None:
             check_whole_picture(processor)
         findings = labels_by_finding(network.config.tasks, read_synonyms()) if second_opinion else None
-        table = _classified(network, processor, files, batch_size, num_workers, format, seen, heatmaps)
+        table = _classified(network, processor, files, batch_size, num_workers, format, seen, heatmaps, modality)
     if not process_state().is_main_process:  # it has done its share when it has all results
         written.images = sum(not isinstance(result, str) for _, result in table.results)
         return written
@@ -149,13 +155,19 @@ def predict(
 
 
 def _refuse_options_of_radiographs(
-    model: str, crops: str, second_opinion: bool, heatmaps: str | Path | None, num_workers: int | None
+    model: str,
+    crops: str,
+    second_opinion: bool,
+    heatmaps: str | Path | None,
+    num_workers: int | None,
+    modality: str | None,
 ) -> None:
     given = {
         "crops": crops != "whole",
         "second_opinion": second_opinion,
         "heatmaps": heatmaps,
         "num_workers": num_workers,
+        "modality": modality,
     }
     for name, value in given.items():
         if value:
@@ -173,16 +185,19 @@ def _classified(
     format: Format,
     seen: _Seen,
     heatmaps: str | Path | None,
+    modality: str | None,
 ) -> _Table:
     config: ArkConfig = network.config
 
     def look_at(image: RadiographInput, probabilities: np.ndarray, maps: dict[int, np.ndarray]) -> None:
         seen.look_at(image)
+        for head in heads_not_asked(config, image.modality):
+            seen.written.not_asked.setdefault(head, Counter())[image.modality] += 1
         if maps:
             save_overlays(config, image, maps, Path(str(heatmaps)), seen.row)
 
     explained = None if heatmaps is None else partial(called_labels, config)
-    results = predict_files(network, processor, files, batch_size, look_at, explained, num_workers)
+    results = predict_files(network, processor, files, batch_size, look_at, explained, num_workers, modality)
     if format == "long":
         return _Table(LONG_COLUMNS, results, long_rows(config, lambda: seen.doubts))
     labels = task_label_names(config)
@@ -197,6 +212,7 @@ def _segmented(
     num_workers: int,
     format: Format,
     seen: _Seen,
+    modality: str | None,
 ) -> _Table:
     task: SegmentationTask = network.config.segmentation
     out = seen.written.out
@@ -220,7 +236,7 @@ def _segmented(
         ]
         return long_area_rows(task, image, measured, names, seen.doubts)
 
-    results = segment_files(network, processor, files, batch_size, look_at, num_workers)
+    results = segment_files(network, processor, files, batch_size, look_at, num_workers, modality)
     return _Table(LONG_AREA_COLUMNS if format == "long" else area_columns(task), results, rows)
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset as TorchDataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
-from ..data.inputs import RadiographInput, input_name, read_input
+from ..data.inputs import RadiographInput, input_name
+from .read_files import model_input, read_for
+from .task_labels import check_has_modality, heads_not_asked, modalities_of
 
 
 class RadiographPipeline(Pipeline):
@@ -48,26 +51,61 @@ class RadiographPipeline(Pipeline):
             inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
         )
 
-    def preprocess(self, image: Any, go_on: bool = False) -> dict[str, Any]:
+    def preprocess(self, image: Any, go_on: bool = False, modality: str | None = None) -> dict[str, Any]:
         about: dict[str, Any]
         try:
-            read = read_input(image)
-            about = {"image": read.name, "warnings": read.warnings}
+            read = read_for(image, self.image_processor, modality)
+            about = {"image": read.name, "warnings": read.warnings} | self.about_modality(read.modality)
         except UnreadableImageError as refusal:
             if not go_on:
                 raise
             # Something has to take its place in the batch, and is forgotten afterwards.
-            read = RadiographInput(np.zeros((1, 1, 1), np.uint8), input_name(image), [])
+            nothing = np.zeros((1, 1, 1), np.uint8)
+            read = RadiographInput(nothing, input_name(image), [], modality=self.image_processor.modality)
             about = {"image": read.name, "error": str(refusal)}
-        pixel_values = self.image_processor(images=read.pixels, return_tensors="pt")["pixel_values"]
+        pixel_values = model_input([read], self.image_processor)
         geometry = {"size": read.pixels.shape[-2:], "pixel_spacing": read.pixel_spacing}
         return {"pixel_values": pixel_values.to(self.dtype), "about": about, "geometry": geometry}
 
+    def modality_options(self, modality: str | None) -> dict[str, str]:
+        """What is told of the pictures' modality, once it is known that the model has heads for it."""
+        if modality is None:
+            return {}
+        check_has_modality(self.model.config, modality)
+        return {"modality": modality}
+
+    def about_modality(self, modality: str) -> dict[str, Any]:
+        """What the answer of a model of several modalities says of a picture's."""
+        if len(modalities_of(self.model.config)) < 2:
+            return {}
+        return {"modality": modality, "not_asked": heads_not_asked(self.model.config, modality)}
+
+
+class _Cells(TorchDataset):
+    """Rows of images with their modality, as [`read_input`] takes them."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows.select_columns(["image", "modality"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return _cell(self.rows[number])
+
+
+def _cell(row: dict[str, Any]) -> Any:
+    return row["image"] | {"modality": row["modality"]} if isinstance(row["image"], dict) else row["image"]
+
 
 def _image_column(rows: Any) -> Any:
-    """The pictures of a dataset as they are stored, because `datasets` decodes neither DICOM nor all depths."""
+    """
+    The pictures of a dataset as they are stored, because `datasets` decodes neither DICOM nor all depths; a column
+    `modality` goes with them.
+    """
     from datasets import Image
 
+    told = "modality" in (rows.column_names or [])
     if "image" not in (rows.column_names or ["image"]):
         raise ValueError(
             f"The dataset needs a column `image`; it has {rows.column_names}. Choose a split, or rename one."
@@ -75,5 +113,5 @@ def _image_column(rows: Any) -> Any:
     if isinstance((rows.features or {}).get("image"), Image):
         rows = rows.cast_column("image", Image(decode=False))
     if not hasattr(rows, "__len__"):
-        return (row["image"] for row in rows)
-    return KeyDataset(rows.select_columns("image"), "image")
+        return (_cell(row) if told else row["image"] for row in rows)
+    return _Cells(rows) if told else KeyDataset(rows.select_columns("image"), "image")

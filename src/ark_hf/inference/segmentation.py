@@ -23,9 +23,10 @@ def segment_files(
     batch_size: int = 16,
     on_image: Callable[[RadiographInput, Measurements, np.ndarray | None], None] | None = None,
     num_workers: int = 0,
+    modality: str | None = None,
 ) -> Iterator[tuple[Path | str, Measurements | str]]:
     """
-    What a segmenter with a named task finds in image files and addresses that [`read_input`] reads.
+    What a segmenter with a named task finds in image files and addresses that [`read_for`] reads.
 
     Under `accelerate launch` each process does its share of the batches, and gets the measurements of all.
 
@@ -33,6 +34,7 @@ def segment_files(
         on_image: Is given each image that can be read, its measurements and its masks, bool (labels, height, width),
             before they are yielded; an image that another process has read comes without its pixels and masks.
         num_workers: Processes that read files; 0 reads them in this one.
+        modality: What they were taken with; unless set what each file says.
 
     Yields:
         Each path in order, with the measurements, or with the reason why the file cannot be read.
@@ -56,4 +58,4 @@ def segment_files(
             width = image.pixels.shape[-1]
             on_image(image, measured, None if packed is None else np.unpackbits(packed, axis=-1, count=width) > 0)
 
-    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell)
+    yield from compute_files(paths, processor, batch_size, num_workers, compute, tell, modality=modality)

@@ -32,12 +32,35 @@ def task_label_names(config: ArkConfig) -> list[str]:
     return [f"{task}/{label.name}" for task, labels in labels_by_task(config).items() for label in labels]
 
 
-def labels_by_task(config: ArkConfig) -> dict[str, list[TaskLabel]]:
-    """By the names of the tasks, in the model's order; `UNNAMED_TASK` for an ordinary classifier."""
+def modalities_of(config: ArkConfig) -> list[str]:
+    """Of the tasks of a classifier or segmenter, in their order; none of an ordinary one."""
+    tasks = (config.tasks or []) if config.segmentation is None else [config.segmentation]
+    return [*dict.fromkeys(task.modality for task in tasks)]
+
+
+def check_has_modality(config: ArkConfig, modality: str) -> None:
+    """Raises `ValueError` if a model has no head for images of a modality."""
+    known = modalities_of(config)
+    if known and modality not in known:
+        has = " and ".join(known)
+        raise ValueError(f"modality {modality}: the model's heads are for images of {has}; it has none for others.")
+
+
+def heads_not_asked(config: ArkConfig, modality: str) -> list[str]:
+    """Names of the tasks whose images are of another modality."""
+    return [task.name for task in config.tasks or [] if task.modality != modality]
+
+
+def labels_by_task(config: ArkConfig, modality: str | None = None) -> dict[str, list[TaskLabel]]:
+    """
+    By the names of the tasks, in the model's order, of one modality if it is given; `UNNAMED_TASK` for an ordinary
+    classifier.
+    """
     if config.tasks is None:
         return {UNNAMED_TASK: [TaskLabel(column, name, None) for column, name in enumerate(label_names(config))]}
     columns = itertools.count()
-    return {
+    labels = {
         task.name: [TaskLabel(next(columns), name, (task.thresholds or {}).get(name)) for name in task.labels]
         for task in config.tasks
     }
+    return {task.name: labels[task.name] for task in config.tasks if modality in (None, task.modality)}

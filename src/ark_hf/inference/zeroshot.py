@@ -106,14 +106,15 @@ def match_label(
         target: A label as any dataset writes it, or `task/label`, which is that label of the model and no other.
         tasks: The model's heads, `model.config.tasks`.
         synonyms: Table of names, from `ark_hf.labels.read_synonyms`.
-        heads: Names of the heads to look at; all unless set.
+        heads: Names of the heads to look at; unless set all, which must then be of one modality.
         related: Whether findings count that the table calls related, but not the same.
 
     Returns:
         At least one match, in the order of the model's outputs.
 
     Raises:
-        ValueError: Nothing matches (the message names near labels and remedies), or `heads` names an unknown head.
+        ValueError: Nothing matches (the message names near labels and remedies), `heads` names an unknown head, or the
+            labels that match are of images of several modalities.
     """
     searched = _named_heads(tasks, heads)
     for task in searched:
@@ -122,6 +123,10 @@ def match_label(
     matches = _matches(target, None, searched, synonyms, related)
     if not matches:
         raise ValueError(_nothing_matches([target], None, searched, synonyms, related))
+    of = {task.name: task.modality for task in searched}
+    if heads is None and len({of[match.task] for match in matches}) > 1:
+        found = ", ".join(f"{match.task} ({of[match.task]})" for match in matches)
+        raise ValueError(f"{target!r} is a label of heads for images of several modalities: {found}. Name the heads.")
     return matches
 
 
@@ -133,7 +138,8 @@ def match_dataset(
     related: bool = False,
 ) -> dict[str, list[LabelMatch]]:
     """
-    For every label of a dataset the labels of a model that stand for it; arguments as for [`match_label`].
+    For every label of a dataset the labels of a model that stand for it; arguments as for [`match_label`]. Only heads
+    for images of the dataset's modality are asked, unless `heads` names others.
 
     Returns:
         Matches of each of the dataset's labels, in its order; an empty list where nothing matches.
@@ -148,6 +154,14 @@ def match_dataset(
             f"The model has a head {dataset.name!r}, so {dataset.name!r} is not new to it. Test that head without "
             "zero-shot transfer, or name the heads to use (`--heads`)."
         )
+    if heads is None:
+        searched = [task for task in searched if task.modality == dataset.modality]
+        if not searched:
+            there = ", ".join(f"{task.name} ({task.modality})" for task in tasks)
+            raise ValueError(
+                f"{dataset.name!r} is of modality {dataset.modality}, and the model's heads are for images of others: "
+                f"{there}. To ask them all the same, name them (`--heads`)."
+            )
     matches = {label: _matches(label, dataset.name, searched, synonyms, related) for label in dataset.labels}
     if not any(matches.values()):
         raise ValueError(_nothing_matches(dataset.labels, dataset.name, searched, synonyms, related))

@@ -1,5 +1,6 @@
 // Runs in gradio's HTML component, which gives it `element` and `server`
 const page = element.querySelector(".ark"), drop = page.querySelector(".ark-drop");
+const modality = page.querySelector(".ark-modality select");
 const input = drop.querySelector("input"), result = page.querySelector(".ark-result");
 
 function say(kind, title, text) {
@@ -34,7 +35,7 @@ async function read(files) {
   say("wait", "Reading " + file.name, drop.dataset.wait);
   let data, answer;
   try { data = await base64(file); } catch { data = null; }
-  if (data !== null) answer = await server.read({ name: file.name, data });
+  if (data !== null) answer = await server.read({ name: file.name, data, modality: modality ? modality.value : "" });
   if (data === null) say("error", file.name, "The browser cannot read it. Is it a folder, or was it moved?");
   else if (answer === undefined) say("error", file.name, "The server does not answer. Is it still running? Try again.");
   else {

@@ -13,9 +13,11 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ..data.images.image_files import UnreadableImageError
-from ..data.inputs import read_input
 from ..inference.pipeline import ChestXrayClassificationPipeline
+from ..inference.read_files import read_for
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
+from ..inference.task_labels import modalities_of
+from ..models.ark.tasks_ark import DEFAULT_MODALITY
 from ..pages.html import escape
 from .guard import MAX_MEGABYTES
 from .masks_answer import masks_answer
@@ -33,6 +35,8 @@ RADIOGRAPHS = {
     "wait": "This takes some seconds on a computer without a graphics card.",
     "smaller": "Export the picture alone.",
 }
+MODALITY_NAMES = {"CR": "radiograph", "OP": "photograph of the eye", "MG": "mammogram", "US": "ultrasound", "CT": "CT slice",
+                  "MR": "MR slice", "ES": "endoscopy", "DMS": "dermoscopy", "XC": "photograph"}  # fmt: skip
 VOLUMES = {
     "title": "Volume",
     "many": "volumes",
@@ -59,17 +63,18 @@ def build_page(
         name: What the page calls the model.
     """
     one_at_a_time = threading.Lock()
-    answer: Callable[[str, bytes], str]
+    answer: Callable[[str, bytes, str | None], str]
     if isinstance(pipe, VolumeReader):
-        answer, words = pipe.answer, VOLUMES
+        answer, words = (lambda name, data, _: pipe.answer(name, data)), VOLUMES
     else:
-        answer, words = _answer_of_radiographs(pipe), RADIOGRAPHS
+        answer, words = _answer_of_pictures(pipe), _words(modalities_of(pipe.model.config))
 
     def read(upload: dict[str, str]) -> str:
         file_name, data = upload["name"], base64.b64decode(upload["data"])
+        modality = upload.get("modality") or None
         try:
             with one_at_a_time:
-                return answer(file_name, data)
+                return answer(file_name, data, modality)
         except UnreadableImageError as error:
             return box("error", "This file cannot be read", [str(error)])
         except Exception as error:
@@ -89,14 +94,26 @@ def build_page(
     return page
 
 
-def _answer_of_radiographs(
+def _words(modalities: list[str]) -> dict[str, str]:
+    if modalities in ([], [DEFAULT_MODALITY]):
+        return RADIOGRAPHS
+    return RADIOGRAPHS | {"title": "Medical image", "many": "medical images", "one": "an image"}
+
+
+def _answer_of_pictures(
     pipe: ChestXrayClassificationPipeline | ChestXraySegmentationPipeline,
-) -> Callable[[str, bytes], str]:
+) -> Callable[[str, bytes, str | None], str]:
     if isinstance(pipe, ChestXraySegmentationPipeline):
         answer = partial(masks_answer, pipe)
     else:
         answer = partial(probabilities_answer, pipe, no_heat_maps=why_no_heat_maps(pipe))
-    return lambda name, data: answer(read_input({"bytes": data, "path": name}))  # where it is, in memory
+
+    def read(name: str, data: bytes, modality: str | None) -> str:
+        if modality is not None and modality not in pipe.image_processor.all_modalities:
+            raise UnreadableImageError(f"this model has nothing for images of modality {modality}")
+        return answer(read_for({"bytes": data, "path": name}, pipe.image_processor, modality))  # in memory
+
+    return read
 
 
 def start_page(page: gr.Blocks, host: str, port: int, login: tuple[str, str] | None = None) -> PageServer:
@@ -151,8 +168,21 @@ data-smaller="{words["smaller"]}">
 <span>or drop it anywhere on the page</span>
 <small>{words["files"]}
 It is read by this server alone, and not kept.</small>
-</label>
+</label>{_modality_choice(modalities_of(config))}
 </div>
 <div class="ark-result" aria-live="polite"></div>
 </div>
 </div>"""
+
+
+def _modality_choice(modalities: list[str]) -> str:
+    """Of a model of several modalities what says which one a picture is of, where its file does not."""
+    if len(modalities) < 2:
+        return ""
+    options = "".join(
+        f'<option value="{each}">{each} ({MODALITY_NAMES.get(each, each)})</option>' for each in modalities
+    )
+    first = "As the file says, or else " + modalities[0]
+    return f"""
+<label class="ark-modality">Taken with
+<select><option value="">{first}</option>{options}</select></label>"""

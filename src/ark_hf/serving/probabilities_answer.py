@@ -35,26 +35,35 @@ def probabilities_answer(
     Args:
         no_heat_maps: Why there are none, see [`why_no_heat_maps`].
     """
-    tasks = pipe(image, heatmaps=no_heat_maps is None)["tasks"]
+    read = pipe(image, heatmaps=no_heat_maps is None)
+    tasks, not_asked = read["tasks"], read.get("not_asked", [])
     plain = overlay(image.pixels, np.zeros((1, 1)))  # eight bits, in the grey that the model sees
-    return _result(radiograph_figure(image, plain), plain, image.warnings, tasks, no_heat_maps)
+    return _result(radiograph_figure(image, plain), plain, image, tasks, no_heat_maps, not_asked)
 
 
 def _result(
-    radiograph: str, plain: Image.Image, warnings: list[str], tasks: dict[str, list[Label]], no_heat_maps: str | None
+    radiograph: str,
+    plain: Image.Image,
+    image: RadiographInput,
+    tasks: dict[str, list[Label]],
+    no_heat_maps: str | None,
+    not_asked: list[str],
 ) -> str:
     labels = with_full_names(tasks)
     # The first to be shown: of those that are called positive, if any are
     first = max(labels, key=lambda label: (label["positive"] is True, label["score"]))
-    small = plain.convert("L")
+    small = plain.copy() if len(image.pixels) > 1 else plain.convert("L")
     small.thumbnail((SMALL_SIDE, SMALL_SIDE))
-    grey = np.asarray(small)
-    sections = "".join(section(task, each, grey, first) for task, each in tasks.items())
+    pixels = np.asarray(small) if small.mode == "L" else np.moveaxis(np.asarray(small), -1, 0)
+    sections = "".join(section(task, each, pixels, first) for task, each in tasks.items())
+    if not_asked:
+        heads = f"The picture was read as {image.modality}. For other images: {', '.join(not_asked)}."
+        sections += box("plain", "Not asked", [heads])
     key = "A bar is a probability, the mark on it the saved operating point."
     if no_heat_maps is None:
-        heat_map = figure(overlay(grey, first["heatmap"]), _caption(first), _caption(first))
+        heat_map = figure(overlay(pixels, first["heatmap"]), _caption(first), _caption(first))
         key = f"Choose a label to see its heat map. {key}"
-    return f"""{doubts_box(warnings)}
+    return f"""{doubts_box(image.warnings)}
 <div class="ark-columns">
 <div class="ark-pictures">{radiograph}{heat_map if no_heat_maps is None else ""}</div>
 <div class="ark-tasks">
@@ -88,20 +97,20 @@ def summary(labels: list[Label]) -> str:
     return box("above", "Above the operating point", lines + more)
 
 
-def section(task: str, labels: list[Label], grey: np.ndarray | None = None, first: Label | None = None) -> str:
+def section(task: str, labels: list[Label], pixels: np.ndarray | None = None, first: Label | None = None) -> str:
     above = sum(label["positive"] is True for label in labels)
     count = f"{len(labels)} labels" if len(labels) > 1 else "1 label"
-    rows = "".join(_row(label, grey, label is first) for label in labels)
+    rows = "".join(_row(label, pixels, label is first) for label in labels)
     return f"""<details open><summary><h2>{escape(task)}</h2> <span>{count}{f", {above} above" if above else ""}</span>
 </summary>{rows}</details>
 """
 
 
-def _row(label: Label, grey: np.ndarray | None, chosen: bool) -> str:
+def _row(label: Label, pixels: np.ndarray | None, chosen: bool) -> str:
     score, threshold = label["score"], label["threshold"]
     choice = verdict = mark = ""
-    if grey is not None and "heatmap" in label:
-        picture = data_uri(overlay(grey, label["heatmap"]))
+    if pixels is not None and "heatmap" in label:
+        picture = data_uri(overlay(pixels, label["heatmap"]))
         choice = f"""<input type="radio" name="ark-label" data-picture="{picture}"
 data-caption="{escape(_caption(label))}"{" checked" if chosen else ""}>"""
     if threshold is not None:

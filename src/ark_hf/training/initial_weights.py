@@ -174,11 +174,13 @@ def _load_encoder(model: ArkForImageClassification | ArkForSemanticSegmentation 
 
 
 def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | None) -> ArkImageProcessor:
-    """The student's saved processor, or a plain one of its size, for images of its first task's modality."""
+    """The student's saved processor, or a plain one of its size, for its tasks' modalities, the first the default."""
     size, tasks = student.config.image_size, student.config.tasks or []
     processor = saved or ArkImageProcessor(size={"height": size, "width": size})
-    processor.modality = tasks[0].modality
-    return processor
+    first, *others = dict.fromkeys(task.modality for task in tasks)
+    settings = processor.modalities or {}
+    plain = processor.of(first).to_dict() | {"modality": first}
+    return type(processor).from_dict(plain | {"modalities": {each: settings.get(each, {}) for each in others}})
 
 
 def initial_heads(init: str) -> list[str]:

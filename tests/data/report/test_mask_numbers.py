@@ -65,7 +65,7 @@ def test_damaged_masks_are_refused_by_file_and_row(phantom_masks, tmp_path):
 
 
 def test_a_thumbnail_is_tinted_where_the_mask_is():
-    pixels = np.full((300, 200), 100, np.uint8)
+    pixels = np.full((1, 300, 200), 100, np.uint8)
     mask = np.zeros((300, 200), dtype=bool)
     mask[150:] = True
     small = np.asarray(PIL.Image.open(io.BytesIO(small_jpeg(pixels, mask)))).astype(int)

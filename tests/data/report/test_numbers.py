@@ -78,7 +78,7 @@ def write_dataset(
             digests = (row["image"] or {}).get("bytes")
             plane = stored_splits._decode(row["image"]) if digests else None
             if plane is not None:
-                hashed.append([split, number, *(bytes.fromhex(digest) for digest in hash_picture(plane))])
+                hashed.append([split, number, *(bytes.fromhex(digest) for digest in hash_picture(plane[0]))])
     if hashes:
         columns = dict(zip(HASH_SCHEMA.names, zip(*hashed, strict=True), strict=True))
         pq.write_table(

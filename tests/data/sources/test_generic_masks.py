@@ -1,6 +1,7 @@
 """Any folder of radiographs with masks: which mask is whose, in which kind of file, and what is refused."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -412,7 +413,9 @@ def test_masks_follow_their_picture_whatever_its_size_and_orientation(tmp_path_f
         else:
             save(path, mask)
     labels = ["lungs", "heart"]
-    store = MaskStore(read_image_file, MaskFiles(labels, [folder] * 2), size, labels, overlapping=True)
+    store = MaskStore(
+        partial(read_image_file, modality="CR"), MaskFiles(labels, [folder] * 2), size, labels, overlapping=True
+    )
     found = store(Row("a", folder / "a.png", "train", [], {}, paths)).columns
     image = np.asarray(PIL.Image.open(io.BytesIO(found["image"]["bytes"])))
     assert max(image.shape) == min(size, max(height, width))

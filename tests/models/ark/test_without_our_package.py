@@ -11,6 +11,7 @@ import torch
 
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor, ArkImageProcessorPil
 
+from .several_modalities import CHEST, EYE, OF_CHESTS, OF_EYES, model_of_both, processor_of_both, save_both
 from .test_auto_classes import (  # noqa: F401
     CODE_FILES,
     DEEP,
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
-folder, again, image_file, result_file = sys.argv[1:]
+folder, again, image_file, result_file, several = sys.argv[1:]
 result = {}
 try:
     AutoModel.from_pretrained(folder, trust_remote_code=False)
@@ -68,6 +69,13 @@ result["first"], classifier, processors = look_at(folder)
 classifier.save_pretrained(again)
 processors["torchvision"].save_pretrained(again)
 result["again"] = look_at(again)[0]
+eye, chest = np.load("eye.npy"), np.load("chest.npy")
+both = AutoModelForImageClassification.from_pretrained(several, **trusted).eval()
+processor = AutoImageProcessor.from_pretrained(several, **trusted)
+with torch.no_grad():
+    result["several"] = [both(**processor(picture, modality=modality, return_tensors="pt")).logits.sigmoid().tolist()
+                         for picture, modality in ((chest, None), (eye, "OP"))]
+result["pipeline of several"] = pipeline("image-classification", model=several, **trusted)(chest, top_k=100)
 result["modules"] = sorted(sys.modules)
 with open(result_file, "w") as file:
     json.dump(result, file)
@@ -78,16 +86,31 @@ with open(result_file, "w") as file:
 def remote(folder, tmp_path_factory) -> dict:  # noqa: F811
     """What a process sees that has the folder and transformers only; `again` is the folder saved once more there."""
     work = tmp_path_factory.mktemp("remote")
-    np.save(work / "image.npy", DEEP)
+    for name, picture in {"image": DEEP, "eye": EYE, "chest": CHEST}.items():
+        np.save(work / f"{name}.npy", picture)
+    several = save_both(work / "several")
     (work / "look.py").write_text(WITHOUT_OUR_PACKAGE)
     settings = {"HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))}
-    command = [sys.executable, "look.py", str(folder), str(work / "again"), "image.npy", "result.json"]
+    command = [sys.executable, "look.py", str(folder), str(work / "again"), "image.npy", "result.json", str(several)]
     done = subprocess.run(
         command, cwd=work, env={**environment, **settings}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {**json.loads((work / "result.json").read_text()), "folder": work / "again", "stderr": done.stderr}
+
+
+def test_heads_of_another_modality_are_not_asked(remote):
+    both, processor = model_of_both(), processor_of_both()
+    shown = ((CHEST, "CR", OF_CHESTS), (EYE, "OP", OF_EYES))
+    for (found,), (picture, modality, own) in zip(remote["several"], shown, strict=True):
+        pixel_values = processor.of(modality)(picture, return_tensors="pt").pixel_values
+        expected = both(pixel_values).logits.sigmoid()[0].tolist()
+        assert found == pytest.approx([each if n in own else 0 for n, each in enumerate(expected)], abs=1e-6)
+    found = {each["label"]: each["score"] for each in remote["pipeline of several"]}
+    assert [found[label] for label in both.config.id2label.values()] == pytest.approx(
+        remote["several"][0][0], abs=1e-6
+    )
 
 
 both_folders = pytest.mark.parametrize("which", ["first", "again"])

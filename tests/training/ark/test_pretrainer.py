@@ -16,7 +16,7 @@ import ark_hf  # noqa: F401
 from ark_hf import ArkTask
 from ark_hf.data import loading
 from ark_hf.data.build.build import build_dataset, encode_png, write_task_dataset
-from ark_hf.data.loading import grey_plane
+from ark_hf.data.loading import stored_picture
 from ark_hf.data.sources.phantom_sites import phantom_release
 from ark_hf.hub.save import save_conversion
 from ark_hf.inference.load import load_ark
@@ -68,7 +68,7 @@ def test_a_validation_picture_is_decoded_once_for_student_and_teacher(finished, 
         name: validate({name: each}, trainer.validation_samples(), *settings)[name] for name, each in models.items()
     }
     decoded = []
-    monkeypatch.setattr(loading, "grey_plane", lambda *args: decoded.append(1) or grey_plane(*args))
+    monkeypatch.setattr(loading, "stored_picture", lambda *args: decoded.append(1) or stored_picture(*args))
     together = trainer.validate()
     assert len(decoded) == 12 * len(sites)
     assert repr(together) == repr(alone) and alone["student"]["mean_loss"] != alone["teacher"]["mean_loss"]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,7 +33,7 @@ from ...files import check_new_folder, printable, replace_folder, write_json, wr
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
 from ...signals import ended_by_signals
 from ..image_statistics import STATISTICS_FILE, statistics_schema
-from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row
+from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, read_image_file
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT, SPLITS
 from ..unlabelled import AnyTask
@@ -206,11 +207,12 @@ def _store(release: Release, size: int) -> tuple[Store, Features]:
         if segmented != (release.read_label_map is not None):
             raise ValueError(f"{task.name}: a segmentation of volumes, and no other task, needs `read_label_map`.")
         return VolumeStore(release.read_volume, release.read_label_map, len(task.labels)), VolumeStore.features(task)
+    read_image = release.read_image or partial(read_image_file, modality=task.modality)
     if not isinstance(task, SegmentationTask):
-        return PictureStore(release.read_image, size), PictureStore.features(task)
+        return PictureStore(read_image, size), PictureStore.features(task)
     if release.read_masks is None:
         raise ValueError(f"{task.name}: a segmentation needs `read_masks`, which reads the masks of a row.")
-    store = MaskStore(release.read_image, release.read_masks, size, task.labels, task.overlapping)
+    store = MaskStore(read_image, release.read_masks, size, task.labels, task.overlapping)
     return store, MaskStore.features()
 
 

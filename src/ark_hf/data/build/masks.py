@@ -8,11 +8,10 @@ import numpy as np
 import scipy.sparse
 
 from ...files import printable
-from ...metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
+from ...metrics.shortcut import SHORTCUT_STATISTICS
 from ..images.image_files import UnreadableImageError, collecting_doubts
 from ..rows import Row
-from .duplicates import hash_picture
-from .pictures import encode_png, shrink
+from .pictures import describe, encode_png, shrink
 from .shards import Stored
 
 if TYPE_CHECKING:  # a build's processes do without what these need
@@ -58,15 +57,16 @@ class MaskStore:
             image = self.read_image(row)
             masks = self.read_masks(row)
         self._check(row, masks, image.shape[1:])
-        plane = shrink(image, self.size)
-        small = [None if mask is None else shrink_mask(mask, plane.shape) for mask in masks]
+        picture = shrink(image, self.size)
+        shape = picture.shape[1:]
+        small = [None if mask is None else shrink_mask(mask, shape) for mask in masks]
         columns = {
-            "image": encode_png(plane),
+            "image": encode_png(picture),
             "masks": [None if mask is None else encode_png(mask.astype(np.uint8) * 255) for mask in small],
         }
         present = [None if mask is None else bool(mask.any()) for mask in small]
-        shrunk = [before / after for before, after in zip(image.shape[1:], plane.shape, strict=True)]
-        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts, present, shrunk)
+        shrunk = [before / after for before, after in zip(image.shape[1:], shape, strict=True)]
+        return Stored(columns, *describe(picture), doubts, present, shrunk)
 
     def _check(self, row: Row, masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> None:
         path = printable(row.path)

@@ -1,4 +1,4 @@
-"""What is stored of a radiograph: its picture, no larger than asked for, as a lossless grey PNG. Needs no torch."""
+"""What is stored of a radiograph: its picture, no larger than asked for, as a lossless PNG, grey unless it is in colour. Needs no torch."""
 
 import struct
 import zlib
@@ -11,6 +11,7 @@ import PIL.Image
 
 from ...metrics.shortcut import SHORTCUT_STATISTICS, image_statistics
 from ..images.image_files import collecting_doubts
+from ..radiograph import luminance
 from ..rows import Row
 from .duplicates import hash_picture
 from .shards import Stored
@@ -57,18 +58,27 @@ class PictureStore:
     def __call__(self, row: Row) -> Stored:
         """Raises `UnreadableImageError`."""
         with collecting_doubts() as doubts:
-            plane = shrink(self.read_image(row), self.size)
-        columns = {"image": encode_png(plane), "labels": row.labels}
-        return Stored(columns, hash_picture(plane), image_statistics(plane).tolist(), doubts)
+            picture = shrink(self.read_image(row), self.size)
+        columns = {"image": encode_png(picture), "labels": row.labels}
+        return Stored(columns, *describe(picture), doubts)
+
+
+def describe(picture: np.ndarray) -> tuple[tuple[str, str], list[float]]:
+    """Hashes and statistics of a picture (C, H, W), both of its grey values."""
+    plane = picture[0] if len(picture) == 1 else luminance(picture)
+    return hash_picture(plane), image_statistics(plane).tolist()
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """(1, H, W) uint8 or uint16 to (H, W) of the same kind with a longer side of at most `size`, aspect kept."""
-    plane = image[0]
-    scale = size / max(plane.shape)
+    """(C, H, W) uint8 or uint16, the same kind with a longer side of at most `size`, aspect kept."""
+    scale = size / max(image.shape)
     if scale >= 1:
-        return plane
-    target = tuple(max(round(side * scale), 1) for side in plane.shape[::-1])
+        return image
+    target = tuple(max(round(side * scale), 1) for side in image.shape[:0:-1])
+    return np.stack([_resize(plane, target) for plane in image])
+
+
+def _resize(plane: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
     deep = plane.dtype != np.uint8
     resized = PIL.Image.fromarray(plane.astype(np.float32) if deep else plane).resize(
         target, PIL.Image.Resampling.LANCZOS
@@ -76,22 +86,24 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.rint(np.asarray(resized)), plane.min(), plane.max()).astype(plane.dtype)
 
 
-def encode_png(plane: np.ndarray) -> dict:
+def encode_png(picture: np.ndarray) -> dict:
     """
-    (H, W) uint8 or uint16 as a lossless grey PNG, in the form of a `datasets` image.
+    (H, W), (1, H, W) or (3, H, W) uint8 or uint16 as a lossless PNG, grey or RGB, in the form of a `datasets` image.
 
     Every line is stored as its difference from the line above, compressed by run lengths alone. Pillow, which tries
     five filters a line, makes radiographs 8 % smaller, but then both writing and reading take about twice as long.
     """
-    height, width = plane.shape
-    lines = np.ascontiguousarray(plane, plane.dtype.newbyteorder(">")).view(np.uint8)
+    picture = picture.reshape(-1, *picture.shape[-2:])
+    channels, height, width = picture.shape
+    pixels = np.moveaxis(picture, 0, -1).reshape(height, -1)
+    lines = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder(">")).view(np.uint8)
     filtered = np.full((height, lines.shape[1] + 1), 2, np.uint8)  # 2 is the filter's number
     filtered[0, 1:] = lines[0]
     np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])  # modulo 256
     compressor = zlib.compressobj(strategy=zlib.Z_RLE)
-    pixels = compressor.compress(filtered.data) + compressor.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8 * plane.itemsize, 0, 0, 0, 0)
-    chunks = [_png_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))]
+    packed = compressor.compress(filtered.data) + compressor.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8 * picture.itemsize, 0 if channels == 1 else 2, 0, 0, 0)
+    chunks = [_png_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))]
     return {"bytes": b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "path": None}
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...cells import METADATA_READERS
+from ...models.ark.tasks_ark import DEFAULT_MODALITY, MODALITIES
 from .image_files import UnreadableImageError, check_size, doubt, open_image_file
 
 # Everything that decides which values are stored, and of a radiograph which grey they are. Nothing else of a DICOM
@@ -36,6 +37,9 @@ _SPACING_TAGS = ["PixelSpacing", "ImagerPixelSpacing"]
 
 # Start of frame: SOF0 to SOF15 without the three table markers among them, and SOF55 of JPEG-LS.
 _JPEG_FRAME_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+
+_RADIOGRAPHY = {"DX": DEFAULT_MODALITY, "RG": DEFAULT_MODALITY}  # digital, and scanned films
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # which pydicom makes RGB of
 
 # The defined terms of View Position, PS3.3 C.8.7.1 and C.8.1.2, and two words that releases write in their place
 VIEWS = ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL")
@@ -153,6 +157,21 @@ def read_pixel_spacing(file: BinaryIO, path: Path) -> tuple[float, float] | None
     return None
 
 
+def read_modality(file: BinaryIO, path: Path) -> str | None:
+    """
+    What an open file of this name was taken with, one of `MODALITIES`, by DICOM's Modality; "CR" of all radiographs.
+    None if the file is no DICOM, or says nothing that tells, as "OT" and copies of a screen.
+    """
+    file.seek(0)
+    if not is_dicom(path, file.read(132)):
+        return None
+    try:
+        told = str(read_tags(file, ["Modality"]).get("Modality") or "").strip().upper()
+    except Exception:  # as of the spacing
+        return None
+    return _RADIOGRAPHY.get(told, told if told in MODALITIES and told != "OT" else None)
+
+
 def check_fields(fields: Sequence[str]) -> None:
     """Raises `ValueError` if a field is none of "age", "sex" and "view"."""
     unknown = sorted(set(fields) - set(_METADATA))
@@ -231,6 +250,29 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
     brightness[padded] = 0
     dtype = np.uint8 if int(dataset.BitsStored) <= 8 else np.uint16
     return np.rint(brightness * np.iinfo(dtype).max).astype(dtype)[patterns]
+
+
+def read_dicom_colours(file: BinaryIO) -> np.ndarray | None:
+    """(3, H, W) uint8, red, green and blue, of an open DICOM file; None if it is in grey. Errors as above."""
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    dataset = read_tags(file, [*STORED_TAGS, BURNED_IN_TAG], with_pixels=True)
+    if dataset.get("PhotometricInterpretation") not in _COLOURS or "PixelData" not in dataset:
+        return None
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise UnreadableImageError("it holds several frames; export the one that is meant")
+    if (int(dataset.get("BitsStored") or 0), int(dataset.get("BitsAllocated") or 0)) != (8, 8):
+        raise UnreadableImageError("its colours do not have 8 bits a channel; export it as PNG")
+    check_size(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
+    if is_burned_in(dataset):
+        doubt(BURNED_IN)
+    stored = _decode(dataset)
+    if stored.ndim != 3 or stored.shape[-1] != 3 or stored.dtype != np.uint8:
+        raise UnreadableImageError("it does not hold three channels of 8 bits; export it as PNG")
+    return np.ascontiguousarray(np.moveaxis(stored, -1, 0))
 
 
 def _decode(dataset: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from ...metrics.prevalence import co_occurrence, prevalence
 from ...metrics.shortcut import SHORTCUT_STATISTICS, full_scale, image_statistics, shortcut_baseline
 from ...models.ark.configuration_ark import ArkTask
 from ..build.duplicates import HASH_FILE, find_duplicates, read_hashes
+from ..radiograph import luminance
 from ..summary import split_summary
 from ..task_dataset import BUILD_REPORT
 from ..unlabelled import AnyTask
@@ -229,7 +230,7 @@ def _look_at_images(
                     continue
                 if row in in_sample:
                     sample.rows.append(row)
-                    sample.statistics.append(image_statistics(image))
+                    sample.statistics.append(image_statistics(image if len(image) == 1 else luminance(image)))
                 for label in shown[split.name].get(row, ()):
                     outlined = masks[order[label]] if masks else None
                     thumbnails.append(Thumbnail(label, split.name, row, small_jpeg(image, outlined)))
@@ -268,8 +269,8 @@ def _draw_thumbnails(
 
 
 def small_jpeg(pixels: np.ndarray, mask: np.ndarray | None = None) -> bytes:
-    """A picture (rows, columns) for a page, with a tint where a mask of the same size is."""
-    small = Image.fromarray((pixels / full_scale(pixels) * 255).astype(np.uint8))
+    """A picture (C, rows, columns) for a page, with a tint where a mask of the same size is."""
+    small = Image.fromarray(np.moveaxis(pixels / full_scale(pixels) * 255, 0, -1).astype(np.uint8).squeeze())
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     if mask is not None:
         strength = Image.fromarray((mask * TINT).astype(np.uint8)).resize(small.size, Image.Resampling.BOX)

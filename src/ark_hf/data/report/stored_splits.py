@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ...cells import stored_value
 from ...models.ark.configuration_ark import ArkTask, SegmentationTask
+from ...models.ark.tasks_ark import is_in_colour
 from ..masks import read_masks
 from ..open_dataset import read_labels
 from ..radiograph import read_picture
@@ -153,15 +154,15 @@ def read_images(
                         if row in wanted:
                             (stored,) = batch.slice(number, 1).to_pylist()
                             masks = read_masks(stored["masks"], task) if isinstance(task, SegmentationTask) else []
-                            yield row, _decode(stored["image"]), masks
+                            yield row, _decode(stored["image"], is_in_colour(task.modality)), masks
                         row += 1
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"Cannot read the images of {group.path}: {reason} Rebuild the dataset.") from None
 
 
-def _decode(image: dict[str, Any] | None) -> np.ndarray | None:
+def _decode(image: dict[str, Any] | None, in_colour: bool = False) -> np.ndarray | None:
     try:
-        return read_picture(io.BytesIO((image or {})["bytes"]))
+        return read_picture(io.BytesIO((image or {})["bytes"]), in_colour)
     except Exception:  # Pillow's codecs raise anything on a damaged file
         return None

@@ -13,9 +13,10 @@ import numpy as np
 from datasets import Dataset, Image, Nifti
 
 from ...files import printable
+from ...models.ark.tasks_ark import is_in_colour
 from ..images.dicom import read_open_metadata
 from ..images.image_files import UnreadableImageError, open_image_file
-from ..radiograph import grey_values, open_radiograph
+from ..radiograph import open_radiograph, picture_values
 from ..rows import Row
 from ..volumes.reading import read_open_volume
 from ..volumes.volume import Volume
@@ -31,14 +32,17 @@ class HubPictures:
         column: Of the images.
         folders: Where images may lie that are but named by a path: a dataset from elsewhere must not take in any other
             picture of this machine.
+        modality: Of the images.
     """
 
     column: str
     folders: tuple[str, ...]
+    modality: str
 
     def __call__(self, row: Row) -> np.ndarray:
         with self._file(row) as (file, name):
-            return grey_values(open_radiograph(file, name))[None]
+            in_colour = is_in_colour(self.modality)
+            return picture_values(open_radiograph(file, name, in_colour), in_colour)
 
     def read_volume(self, row: Row) -> Volume:
         """The volume of a row."""

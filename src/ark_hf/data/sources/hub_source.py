@@ -68,7 +68,7 @@ def read_hub(source: HubSource) -> Release:
     labels = LabelReader(source.name, source, names)
     task = replace(labels.task, modality=source.modality)
     remarks = [*metadata_remarks(metadata), *(names.remarks if names else [])]
-    pictures = HubPictures(str(found[source.image_column]), _allowed_folders(source.dataset))
+    pictures = HubPictures(str(found[source.image_column]), _allowed_folders(source.dataset), source.modality)
     release = Release(task, [], read_image=pictures, read_tags=pictures.read_tags, remarks=remarks)
     if isinstance(first.features[pictures.column], Nifti):
         check_has_modality(source.modality)

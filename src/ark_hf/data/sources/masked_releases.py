@@ -21,7 +21,7 @@ from ..build.pictures import shrink
 from ..images.image_files import UnreadableImageError, image_suffix, open_image_file
 from ..mask_files import MaskFiles
 from ..radiograph import read_radiograph
-from ..rows import Problem, Row, read_image_file
+from ..rows import Problem, Row
 from .catalog import CatalogEntry
 from .raw_folder import RawFolder
 from .release_readers import Reader, nlm_tuberculosis
@@ -45,7 +45,7 @@ class MaskedRelease:
 
     read: Reader
     masks: Callable[[RawFolder, CatalogEntry], Callable[[Row], list[np.ndarray | None]]]
-    image: Callable[[Row], np.ndarray] = read_image_file
+    image: Callable[[Row], np.ndarray] | None = None
 
 
 # Files of masks ------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def read_jsrt_image(row: Row) -> np.ndarray:
             f"{printable(row.path)}: it is {width} x {height}, and the masks {SCR_SIDE} x {SCR_SIDE}; take the "
             "release's own file, or a copy that is not smaller"
         )
-    return shrink(image, SCR_SIDE)[None]
+    return shrink(image, SCR_SIDE)
 
 
 def montgomery_lungs(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:

@@ -9,11 +9,12 @@ import numpy as np
 
 from ...data.loading import open_rows
 from ...data.open_dataset import TaskDataset
-from ...data.radiograph import grey_values
+from ...data.radiograph import picture_values
 from ...data.report.numbers import small_jpeg
 from ...files import replacing
 from ...inference.embeddings import image_names
 from ...models.ark.configuration_ark import ArkTask
+from ...models.ark.tasks_ark import is_in_colour
 from .probe_task import SPLITS_OF_A_PROBE, Embeddings
 from .retrieval import nearest_neighbours
 
@@ -82,8 +83,9 @@ def similar_pictures(data: TaskDataset, rows: np.ndarray, similarities: np.ndarr
 
 def _picture(data: TaskDataset, split: str, row: int, name: str, caption: str) -> Picture:
     rows: Any = data.splits[split]
-    (opened,) = open_rows(rows, [row])
-    return Picture(name, f"{split} {name} {caption}", small_jpeg(grey_values(opened)))
+    in_colour = is_in_colour(data.task.modality)
+    (opened,) = open_rows(rows, [row], in_colour)
+    return Picture(name, f"{split} {name} {caption}", small_jpeg(picture_values(opened, in_colour)))
 
 
 def _named(columns: np.ndarray, task: ArkTask) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.loading import grey_plane, open_rows
+from ...data.loading import open_rows, stored_picture
 from ...data.open_dataset import TaskDataset
 from ...inference.heatmaps import ExplainedPass
 from ...inference.overlays import check_whole_picture, overlay
@@ -16,6 +16,7 @@ from ...inference.task_labels import labels_by_task
 from ...models.ark.configuration_ark import ArkConfig
 from ...models.ark.image_processing_ark import ArkImageProcessor
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ...models.ark.tasks_ark import is_in_colour
 from ...pages.formats import format_number
 from ...pages.html import escape
 from ..scoring import ScoredTask
@@ -82,10 +83,13 @@ def draw_errors(
     rows = sorted({row for _, _, row in errors})
     columns = _output_columns(model.config, report, scored)
     stored: Any = data.splits[scored.split]
-    planes = {
-        row: grey_plane(opened, AS_STORED).numpy() for row, opened in zip(rows, open_rows(stored, rows), strict=True)
+    in_colour = is_in_colour(data.task.modality)
+    pictures = {
+        row: stored_picture(opened, AS_STORED, in_colour).numpy()
+        for row, opened in zip(rows, open_rows(stored, rows, in_colour), strict=True)
     }
-    maps = _heat_maps(model, processor, [(planes[row], columns[column]) for column, _, row in errors])
+    wanted = [(pictures[row], columns[column]) for column, _, row in errors]
+    maps = _heat_maps(model, processor.of(data.task.modality), wanted)
     drawn = []
     for number, (column, missed, row) in enumerate(errors):
         point = report.operating_points[column]
@@ -96,8 +100,8 @@ def draw_errors(
                 row,
                 float(scored.probabilities[row, column]),
                 point.threshold,
-                _jpeg(planes[row], np.zeros((1, 1), np.float32)),
-                None if maps is None else _jpeg(planes[row], maps[number]),
+                _jpeg(pictures[row], np.zeros((1, 1), np.float32)),
+                None if maps is None else _jpeg(pictures[row], maps[number]),
             )
         )
     return drawn
@@ -148,8 +152,8 @@ def _image(jpeg: bytes, name: str) -> str:
 AS_STORED = ArkImageProcessor(do_resize=False, do_normalize=False)
 
 
-def _jpeg(plane: np.ndarray, heat_map: np.ndarray) -> bytes:
-    small = overlay(plane, heat_map)
+def _jpeg(picture: np.ndarray, heat_map: np.ndarray) -> bytes:
+    small = overlay(picture, heat_map)
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
@@ -178,8 +182,8 @@ def _heat_maps(
     try:
         check_whole_picture(processor)
         for start in range(0, len(wanted), BATCH):
-            planes, columns = zip(*wanted[start : start + BATCH], strict=True)
-            pixel_values = processor(list(planes), return_tensors="pt")["pixel_values"]
+            pictures, columns = zip(*wanted[start : start + BATCH], strict=True)
+            pixel_values = processor(list(pictures), return_tensors="pt")["pixel_values"]
             maps += [each.mean(axis=0) for each in ExplainedPass(model, pixel_values).heat_maps(columns)]
     except ValueError:  # of crops, or of an encoder whose layout is not known
         return None

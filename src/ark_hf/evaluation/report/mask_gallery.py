@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ...data.loading import grey_plane, open_rows
+from ...data.loading import open_rows, stored_picture
 from ...data.masks import UNKNOWN, MaskInferenceSamples
 from ...data.open_dataset import TaskDataset
 from ...inference.overlays import shrunken_mask
 from ...inference.volume_slices import ENLARGED, VolumeSlices
 from ...metrics.overlap import border
 from ...metrics.resampling import row_means
+from ...models.ark.tasks_ark import is_in_colour
 from ...pages.formats import format_defined
 from ...pages.html import escape
 from ..mask_scoring import ScoredMasks, predict_masks
@@ -70,10 +71,13 @@ def _pictures(model: Any, processor: Any, data: TaskDataset, split: str, rows: l
     stored: Any = data.splits[split]
     samples = MaskInferenceSamples(stored, data.task, processor)
     found_masks = predict_masks(model, samples, np.array(rows), len(rows))
-    for (_, found, truth), opened in zip(found_masks, open_rows(stored, rows), strict=True):
-        plane = grey_plane(opened, AS_STORED)[0].numpy()
+    in_colour = is_in_colour(data.task.modality)
+    for (_, found, truth), opened in zip(found_masks, open_rows(stored, rows, in_colour), strict=True):
+        shown = stored_picture(opened, AS_STORED, in_colour).numpy()
         known = [mask for mask in truth if mask is not None]
-        yield draw_outlines(plane, [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found])
+        yield draw_outlines(
+            np.moveaxis(shown, 0, -1), [(mask, TRUTH) for mask in known] + [(mask, FOUND) for mask in found]
+        )
 
 
 def _slices(model: Any, processor: Any, data: TaskDataset, split: str, rows: list[int]) -> Iterator[PIL.Image.Image]:
@@ -88,12 +92,15 @@ def _slices(model: Any, processor: Any, data: TaskDataset, split: str, rows: lis
         yield draw_outlines(np.asarray(of_truth.grey(*place)), outlines)
 
 
-def draw_outlines(plane: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:
-    """RGB of a picture (H, W), uint8 or float in [0, 1], with the border of each mask (H, W) in its colour."""
-    grey = plane if plane.dtype == np.uint8 else np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
-    picture = PIL.Image.fromarray(grey)
+def draw_outlines(shown: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:
+    """
+    RGB of a picture (H, W), (H, W, 1) or (H, W, 3), uint8 or float in [0, 1], with the border of each mask (H, W) in its
+    colour.
+    """
+    values = shown if shown.dtype == np.uint8 else np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+    picture = PIL.Image.fromarray(values.squeeze())
     picture.thumbnail((SIDE, SIDE))
-    pixels = np.repeat(np.asarray(picture)[..., None], 3, axis=2)
+    pixels = np.array(picture.convert("RGB"))
     for mask, colour in masks:
         pixels[border(shrunken_mask(mask, picture.size))] = colour
     return PIL.Image.fromarray(pixels)

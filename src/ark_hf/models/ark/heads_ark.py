@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
-from .tasks_ark import ArkTask
+from .tasks_ark import MODALITIES, ArkTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
@@ -157,7 +157,11 @@ class TaskHeadsMixin(_Model):
         return tasks[name]
 
     def answer(
-        self, features: torch.Tensor, labels: torch.Tensor | None, task: str | None
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor | None,
+        task: str | None,
+        modality: str | torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """
         Loss and logits of a batch, as the models' `forward` describes them.
@@ -168,9 +172,11 @@ class TaskHeadsMixin(_Model):
                 (batch, num_labels) in `id2label` order, NaN unknown; the loss is the mean over the tasks that have a
                 known element. None: no loss.
             task: Name of the head whose raw logits are wanted.
+            modality: What the images were taken with, a code or int (batch,) of numbers in `MODALITIES`: of several
+                heads those of another one are not asked, and their logits are -inf.
 
         Raises:
-            ValueError: The task is unknown, or the labels do not fit.
+            ValueError: The task is unknown, no head is of the modality, or the labels do not fit.
         """
         loss = None
         if self.config.tasks is None and hasattr(self, "classifier") and task is None:
@@ -193,7 +199,21 @@ class TaskHeadsMixin(_Model):
                 ],
                 dim=-1,
             )
+            if modality is not None:
+                logits = logits.masked_fill(self._not_asked(modality, logits.device), -torch.inf)
         return loss, logits
+
+    def _not_asked(self, modality: str | torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Bool (batch or 1, num_labels): the outputs of heads of another modality."""
+        if isinstance(modality, str):
+            known = sorted({task.modality for task in self._tasks()})
+            if modality not in known:
+                raise ValueError(
+                    f"This model has no head for images of modality {modality!r}; it has some of {known}."
+                )
+            modality = torch.tensor([MODALITIES.index(modality)])
+        heads = [MODALITIES.index(task.modality) for task in self._tasks() for _ in task.labels]
+        return modality.to(device)[:, None] != torch.tensor(heads, device=device)
 
     def _classifier_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.config.problem_type is None:  # inferred and remembered, as transformers does

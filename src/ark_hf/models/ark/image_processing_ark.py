@@ -1,4 +1,4 @@
-"""Image processors of Ark: radiographs of 8 to 16 bits to normalised 3-channel tensors."""
+"""Image processors of Ark: radiographs of 8 to 16 bits, and colours, to normalised 3-channel tensors."""
 
 # transformers' own backends disagree with their base class on these
 # mypy: disable-error-code="override, misc, attr-defined, arg-type"
@@ -22,11 +22,12 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .masks_ark import label_maps
-from .tasks_ark import DEFAULT_MODALITY, check_modality
+from .tasks_ark import DEFAULT_MODALITY, MODALITIES, check_modality
 
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 CHANNEL_COUNTS = (1, 3, 4)
 ROUNDING = 1e-4  # how far rounding, as of a resize in float32, may carry floats out of [0, 1]; of coarser ones an ulp
+OF_A_MODALITY = ("image_mean", "image_std", "do_normalize", "resample")  # what may be another for each
 DEEP_PIL_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
@@ -38,11 +39,14 @@ class ArkImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
         Whether to return ten crops of `crop_size` an image, instead of the image or its centre.
     modality (`str`, *optional*, defaults to `self.modality`):
         DICOM's code of what the images are taken with.
+    modalities (`dict[str, dict]`, *optional*, defaults to `self.modalities`):
+        Further modalities, and the settings that they have otherwise.
     """
 
     intermediate_size: int | list[int] | tuple[int, ...] | dict[str, int] | None
     do_ten_crop: bool | None
     modality: str | None
+    modalities: dict | None
 
 
 class ArkImageProcessingBase(BaseImageProcessor):
@@ -63,12 +67,41 @@ class ArkImageProcessingBase(BaseImageProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     modality = DEFAULT_MODALITY
+    modalities = None
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        if self.modality in (self.modalities or {}):
+            raise ValueError(f"modalities: {self.modality} is the default one already; leave it out")
+
+    @property
+    def all_modalities(self) -> list[str]:
+        """Codes of the modalities whose images it takes, the default first."""
+        return [self.modality, *(self.modalities or {})]
+
+    def of(self, modality: str):
+        """The processor as it takes images of this modality, and of no other; of one that it lacks, by default."""
+        if not self.modalities and modality == self.modality:
+            return self
+        settings = (self.modalities or {}).get(modality, {})
+        return type(self).from_dict(self.to_dict() | settings | {"modality": modality, "modalities": {}})
+
+    def preprocess(self, images: ImageInput, *args, **kwargs) -> BatchFeature:
+        modality = kwargs["modality"] = kwargs.get("modality") or self.modality
+        if not self.modalities:
+            return super().preprocess(images, *args, **kwargs)
+        features = super().preprocess(images, *args, **self.modalities.get(modality, {}) | kwargs)
+        numbers = [MODALITIES.index(modality)] * len(features["pixel_values"])
+        tensor_type = kwargs.get("return_tensors", self.return_tensors)
+        return BatchFeature({**features, "modality": numbers}, tensor_type=tensor_type)
 
     def to_dict(self) -> dict:
         # Both classes stand in the saved file, so that remote code honours `backend`; transformers records one
         output = super().to_dict()
         if output["modality"] == DEFAULT_MODALITY:
             del output["modality"]
+        if not output.get("modalities"):
+            output.pop("modalities", None)
         output["auto_map"] = {
             "AutoImageProcessor": {
                 "torchvision": "image_processing_ark.ArkImageProcessor",
@@ -97,6 +130,7 @@ class ArkImageProcessingBase(BaseImageProcessor):
     def _standardize_kwargs(self, intermediate_size=None, **kwargs) -> dict:
         kwargs = super()._standardize_kwargs(**kwargs)
         check_modality(kwargs["modality"], "modality")
+        _check_further(kwargs["modalities"] or {})
         if intermediate_size is not None and not isinstance(intermediate_size, SizeDict):
             intermediate_size = SizeDict(**get_size_dict(intermediate_size, param_name="intermediate_size"))
         kwargs["intermediate_size"] = intermediate_size
@@ -107,8 +141,9 @@ class ArkImageProcessingBase(BaseImageProcessor):
         return kwargs
 
     def _validate_preprocess_kwargs(self, do_center_crop=None, do_ten_crop=None, modality=None, **kwargs):
-        if modality != self.modality:
-            raise ValueError(f"this image processor is for images of modality {self.modality}, not {modality}")
+        if modality not in self.all_modalities:
+            known = " and ".join(self.all_modalities)
+            raise ValueError(f"this image processor is for images of modality {known}, not {modality}")
         super()._validate_preprocess_kwargs(do_center_crop=do_center_crop or do_ten_crop, **kwargs)
 
     def _preprocess(
@@ -199,8 +234,12 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
         image_std (`list[float]`, *optional*, defaults to ImageNet's):
             Standard deviation to divide by, on the scale [0, 1].
         modality (`str`, *optional*, defaults to `"CR"`):
-            DICOM's code of what the images are taken with. It changes nothing of what is done to them, and images of
-            another one are refused when the call tells it.
+            DICOM's code of what the images are taken with, unless the call tells it. It changes nothing of what is
+            done to them, and images of another one are refused, but for those in `modalities`.
+        modalities (`dict[str, dict]`, *optional*):
+            Further modalities that a model has heads for, by DICOM's code, each with what is set otherwise for it:
+            `image_mean`, `image_std`, `do_normalize` or `resample`. The output then has `modality` beside
+            `pixel_values`, int64 (B,), numbers in `MODALITIES`, by which a model knows which heads to ask.
 
     The remaining arguments (`do_resize`, `do_rescale`, `rescale_factor`, `do_normalize`, `do_convert_rgb`, ...) are
     those of every image processor of transformers; `do_rescale` concerns 8-bit values only. All can be given at
@@ -274,6 +313,14 @@ class ArkImageProcessorPil(ArkImageProcessingBase, PilBackend):
     def ten_crop(self, image: np.ndarray, size: SizeDict) -> np.ndarray:
         """The five crops of `size` of an image (C, H, W), then those of its mirror image: (10, C, h, w)."""
         return np.stack([*self._five_crops(image, size), *self._five_crops(image[..., ::-1], size)])
+
+
+def _check_further(modalities: dict) -> None:
+    for name, settings in modalities.items():
+        check_modality(name, "modalities:")
+        unknown = sorted(set(settings) - set(OF_A_MODALITY))
+        if unknown:
+            raise ValueError(f"modalities: {name} sets {unknown}; what may be another for each is {OF_A_MODALITY}")
 
 
 def _add_missing_channel_axis(images):

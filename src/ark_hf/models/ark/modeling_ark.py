@@ -366,6 +366,7 @@ class ArkForImageClassification(BoundThresholdsMixin, TaskHeadsMixin, ArkPreTrai
         labels: torch.Tensor | None = None,
         task: str | None = None,
         output_hidden_states: bool | None = None,
+        modality: str | torch.Tensor | None = None,
         **kwargs,
     ) -> ArkImageClassifierOutput:
         """
@@ -377,12 +378,15 @@ class ArkForImageClassification(BoundThresholdsMixin, TaskHeadsMixin, ArkPreTrai
             task: Name of the head whose raw logits are wanted. Without it, a model of several tasks returns all heads
                 in config order as per-label log-odds, whose sigmoid is each head's own probability.
             output_hidden_states: Whether to return the tokens after each stage.
+            modality: What the images were taken with, DICOM's code or what the image processor of a model of several
+                modalities gives: heads of others are then not asked, and the log-odds of their labels are -inf, which
+                are probabilities of 0.
 
         Raises:
-            ValueError: The task is unknown, or the labels do not fit.
+            ValueError: The task is unknown, no head is of the modality, or the labels do not fit.
         """
         outputs: ArkModelOutput = self.ark(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
-        loss, logits = self.answer(outputs.embeddings, labels, task)
+        loss, logits = self.answer(outputs.embeddings, labels, task, modality)
         return ArkImageClassifierOutput(
             loss=loss, logits=logits, embeddings=outputs.embeddings, hidden_states=outputs.hidden_states
         )

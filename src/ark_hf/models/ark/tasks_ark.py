@@ -5,8 +5,6 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
-
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as _Config
 else:
@@ -17,6 +15,7 @@ PROBLEM_TYPES = ("multi_label_classification", "single_label_classification")
 # DICOM's codes of what images are taken with
 MODALITIES = tuple("CR CT MR MG US PT NM XA RF PX IO OP OPT ES DMS XC GM SM OT".split())
 DEFAULT_MODALITY = "CR"  # where none is told, and then none is written
+COLOUR_MODALITIES = ("OP", "ES", "DMS", "XC", "GM", "SM")  # of visible light
 MAX_LABELS = 2**16
 BACKGROUND = "background"  # 0 in a label map, and class 0 of an exclusive segmentation
 
@@ -28,6 +27,11 @@ def check_modality(modality: Any, what: str) -> None:
             f"{what} {modality!r} is unknown; use DICOM's code, one of {MODALITIES}. Every radiograph of the chest is "
             "CR, digital ones (DX) and films (RG) too."
         )
+
+
+def is_in_colour(modality: str) -> bool:
+    """Whether images of a modality keep their colours; those of others are grey, whatever they are stored as."""
+    return modality in COLOUR_MODALITIES
 
 
 @dataclass
@@ -172,6 +176,8 @@ def _checked_names(name: Any, labels: Any) -> list[str]:
     """The labels as a list, once they and the task's name are as described above."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"Task name {name!r}: use lower-case letters, digits and underscores, a letter first")
+    from torch import nn  # which readers of pictures, who ask for modalities here, do without
+
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"Task name {name!r} is reserved by torch.nn.ModuleDict; choose another name.")
     sequence = isinstance(labels, (list, tuple))  # a lone string would become one label a letter

@@ -206,6 +206,23 @@ def plan_cycle(strategy: str, tasks: list[TaskDataset]) -> Curriculum:
     return Curriculum(tasks, [merged], _cut(merged.name, trained, [merged], columns), columns)
 
 
+def check_can_mix(strategy: str, tasks: list[TaskDataset], processor: ArkImageProcessor) -> None:
+    """
+    Raises `ValueError` if batches would mix images of modalities that are prepared in different ways, or one head would
+    answer for images of several.
+    """
+    known = [*dict.fromkeys(data.task.modality for data in tasks)]
+    if strategy == "cyclic" or len(known) == 1:
+        return
+    if strategy == "single_head":
+        raise ValueError(f"strategy: single_head makes one head, and the tasks are of several modalities, {known}.")
+    if any((processor.modalities or {}).values()):
+        raise ValueError(
+            f"strategy: {strategy} mixes images of {known} in one batch, and the image processor prepares them in "
+            "different ways: train in cycles, or give all the same settings."
+        )
+
+
 def _cut(name: str, tasks: list[TaskPass], learners: list[ArkTask], columns: list[list[int]]) -> list[MixedPass]:
     """One mixed pass over all rows, cut into as many of the same lengths as the tasks."""
     ends = np.cumsum([each.num_samples for each in tasks]).tolist()

@@ -41,13 +41,14 @@ from ..sharding import (
     shard_as,
     whole_weights,
 )
-from .curriculum import MixedPass, MixedSamples, TaskPass, plan_cycle
+from .curriculum import MixedPass, MixedSamples, TaskPass, check_can_mix, plan_cycle
 from .growth import earlier_tasks, growth_table
 from .objective import Objective
 from .quirks import bce_everywhere, teacher_train_until_test, zero_idle_grads
 from .recipe import PretrainingArguments
 from .schedules import Schedules
 from .start import Start, build_start, own_start, read_start, write_start
+from .tasks import describe_modalities
 from .validation import validate
 
 SECONDS_BETWEEN_CURVES = 60  # drawing takes longer than a small cycle
@@ -112,6 +113,7 @@ class CyclicPretrainer:
                 head.requires_grad_(False)
         size = student.config.image_size
         self.processor = processor or processor_of(student, self.start.processor)
+        check_can_mix(args.strategy, self.tasks, self.processor)
         resize = args.resize_size or resize_side(size)
         if resize < size:
             raise ValueError(f"resize_size {resize} is smaller than the model's image_size {size}.")
@@ -214,7 +216,7 @@ class CyclicPretrainer:
         tasks = ", ".join(f"{each.name} ({each.num_samples:,})" for each in self.passes)
         return (
             f"{describe_model(student, self.accelerator.device, processes, precision)}\n"
-            f"Data: {images:,} images a cycle: {tasks}.\n"
+            f"Data: {images:,} images a cycle: {tasks}.\n{describe_modalities(self.tasks)}"
             f"Steps: {self.schedules.total_steps:,} of {self.args.batch_size:,} images, "
             f"{self.schedules.steps_in_cycle:,} in each of {self.args.cycles:,} cycles."
         )

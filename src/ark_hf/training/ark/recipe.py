@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ...models.ark.tasks_ark import check_modality
 from ...names import check_name
 from ..settings import (
     ALLOW_SHARED_HELP,
@@ -38,6 +39,7 @@ class TaskSpec:
     One entry of `tasks`: where a dataset is and how its labels are read.
 
     With `train` false the task is only evaluated, on its validation split, to see what is kept of a head of `init`.
+    `modality` is DICOM's code, of a dataset whose card does not tell it.
     """
 
     dataset: str
@@ -45,9 +47,12 @@ class TaskSpec:
     uncertain: Uncertain = "ignore"
     columns: dict[str, Any] | None = None
     train: bool = True
+    modality: str | None = None
 
     def __post_init__(self):
         coerce_fields(self, f"task {self.dataset!r}: ")
+        if self.modality is not None:
+            check_modality(self.modality, f"task {self.dataset!r}: modality")
         if not self.dataset.strip():
             raise ValueError(f"task {self.dataset!r}: dataset is blank; name a folder or a Hub dataset.")
         if self.columns is not None and self.name is None:

@@ -36,7 +36,8 @@ def validate(
         loader: Has the samples, by `("validation", name of their task)`.
 
     Returns:
-        Of each model `mean_loss`, `mean_auroc` (plain means over the tasks) and `tasks`: by name, `loss` (mean over
+        Of each model `mean_loss`, `mean_auroc` (plain means over the tasks), `modalities`, the mean AUROC of the tasks
+        of each if there are several, and `tasks`: by name, `loss` (mean over
         the known elements), `mean_auroc` over the labels that the task evaluates, and by label `auroc` and
         `positives`; `samples`; `constant`, whether all samples have the same outputs. What is undefined (a loss
         without any known label, an AUROC with one class) is NaN and left out of the means.
@@ -60,16 +61,24 @@ def validate(
                 "samples": len(targets),
                 "constant": is_constant(of_model),
             }
-    return {name: _with_means(figures) for name, figures in tasks.items()}
+    modalities = {each.task.name: each.task.modality for each in samples}
+    return {name: _with_means(figures, modalities) for name, figures in tasks.items()}
 
 
 def _load(loader: Loader, task: str, batches: list[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
     return loader.load([(("validation", task), numbers) for numbers in batches])
 
 
-def _with_means(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _with_means(tasks: dict[str, dict[str, Any]], modalities: Mapping[str, str]) -> dict[str, Any]:
     means = {key: mean_of_defined(task[key] for task in tasks.values()) for key in ("loss", "mean_auroc")}
-    return {"mean_loss": means["loss"], "mean_auroc": means["mean_auroc"], "tasks": tasks}
+    figures = {"mean_loss": means["loss"], "mean_auroc": means["mean_auroc"], "tasks": tasks}
+    known = dict.fromkeys(modalities.values())
+    if len(known) > 1:
+        figures["modalities"] = {
+            modality: mean_of_defined(tasks[name]["mean_auroc"] for name in tasks if modalities[name] == modality)
+            for modality in known
+        }
+    return figures
 
 
 def _loss(logits: np.ndarray, targets: np.ndarray, task: ArkTask, criterion: Criterion) -> float:
