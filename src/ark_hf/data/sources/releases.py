@@ -12,6 +12,7 @@ from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from ..volumes.volume import nibabel
 from .catalog import CatalogEntry, read_catalog
 from .masked_releases import MASKED_RELEASES
+from .modality_readers import MODALITY_READERS
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder
 from .release_readers import READERS
@@ -48,7 +49,8 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
     folder = RawFolder(raw, frozenset(entry.ignored))
     masked = MASKED_RELEASES.get(entry.reader)
     special = masked or VOLUME_RELEASES.get(entry.reader)
-    records = (special.read if special else READERS[entry.reader])(folder, entry, options)
+    read = special.read if special else (READERS | MODALITY_READERS)[entry.reader]
+    records = read(folder, entry, options)
     if lists is not None:
         records = _listed_records(entry, lists, records)
     release = Release(
