@@ -19,6 +19,7 @@ from .data_arguments import (
     PictureArguments,
     ReleaseArguments,
     ReportArguments,
+    SliceArguments,
     VolumeArguments,
 )
 
@@ -94,6 +95,26 @@ def build_volumes(argv: list[str]) -> int:
     given = {name: getattr(args, name) for name in ("volumes", "label_maps", "legend", "unlabelled", "split_column")}
     csv = None if args.csv is None else Path(args.csv)
     release = read_volumes(VolumeSource(Path(args.raw), args.name, csv, **given, **args.reading))
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
+
+
+def build_slices(argv: list[str]) -> int:
+    args, _ = parse(
+        SliceArguments,
+        "data build slices",
+        argv,
+        "Builds a task dataset of pictures from axial slices of the volumes in a folder (NIfTI, MetaImage, folders of "
+        "DICOM), with labels.csv, with label maps or, if told so, without labels.",
+    )
+    quiet()
+    from ..data.sources.slices import SliceSource, read_slices
+
+    told = ("volumes", "label_maps", "legend", "unlabelled", "split_column")
+    told += ("presence", "every", "distance", "slice_column", "window")
+    csv = None if args.csv is None else Path(args.csv)
+    given = {name: getattr(args, name) for name in told}
+    release = read_slices(SliceSource(Path(args.raw), args.name, csv, **given, **args.reading))
     release.facts.update(args.source_facts)
     return finish_build(args, release)
 
@@ -262,6 +283,7 @@ SOURCES = {
         build_volumes,
         "a folder of CT or MR volumes with labels.csv, with label maps, or without labels",
     ),
+    "slices": (build_slices, "axial slices of CT or MR volumes as pictures, with labels or masks"),
     "phantom_masks": (build_phantoms, "drawn chests with masks of lungs, heart and findings; needs no release"),
     "phantom_volumes": (build_phantom_cts, "drawn CTs of chests with nodules and label maps; needs no release"),
 }
