@@ -93,8 +93,8 @@ def released_task(entry: CatalogEntry) -> ArkTask | SegmentationTask:
     """The task of a dataset of the catalog."""
     if entry.masks is None:
         return ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels, modality=entry.modality)
-    overlapping = entry.masks == "overlapping"
-    return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=entry.pixel_spacing)
+    overlapping, spacing = entry.masks == "overlapping", entry.pixel_spacing
+    return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=spacing, modality=entry.modality)
 
 
 def _listed_records(entry: CatalogEntry, folder: Path, official: ReleasedImages) -> ReleasedImages:
