@@ -19,6 +19,7 @@ from .data_arguments import (
     PictureArguments,
     ReleaseArguments,
     ReportArguments,
+    SizeArguments,
     SliceArguments,
     VolumeArguments,
 )
@@ -110,10 +111,9 @@ def build_slices(argv: list[str]) -> int:
     quiet()
     from ..data.sources.slices import SliceSource, read_slices
 
-    told = ("volumes", "label_maps", "legend", "unlabelled", "split_column")
-    told += ("presence", "every", "distance", "slice_column", "window")
+    names = "volumes label_maps legend unlabelled split_column presence every distance slice_column window"
+    given = {name: getattr(args, name) for name in names.split()}
     csv = None if args.csv is None else Path(args.csv)
-    given = {name: getattr(args, name) for name in told}
     release = read_slices(SliceSource(Path(args.raw), args.name, csv, **given, **args.reading))
     release.facts.update(args.source_facts)
     return finish_build(args, release)
@@ -203,11 +203,10 @@ def finish_build(args: BuildArguments, release) -> int:
 
     if args.push is not None:
         check_allowed(release.task.name, release.facts.get("license"), args.allow_patient_data)
-    pictures = args if isinstance(args, PictureArguments) else None
-    if pictures and pictures.dicom_metadata:
-        release, asked = add_dicom_metadata(release, pictures.dicom_metadata)
-        print(f"{', '.join(pictures.dicom_metadata)}: looked up in {asked:,} of {len(release.rows):,} images.")
-    size = {"size": pictures.size} if pictures else {}
+    if isinstance(args, PictureArguments) and args.dicom_metadata:
+        release, asked = add_dicom_metadata(release, args.dicom_metadata)
+        print(f"{', '.join(args.dicom_metadata)}: looked up in {asked:,} of {len(release.rows):,} images.")
+    size = {"size": args.size} if isinstance(args, SizeArguments) else {}
     report = build_dataset(
         release,
         Path(args.out),

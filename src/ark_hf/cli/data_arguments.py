@@ -37,10 +37,16 @@ class BuildArguments:
 
 
 @dataclass
-class PictureArguments(BuildArguments):
-    """What every builder of pictures is told; those of volumes store them as they are."""
+class SizeArguments(BuildArguments):
+    """What every builder is told that stores pictures; volumes are stored as they are."""
 
     size: int = field(default=1024, metadata={"help": "Longer side to which larger images are shrunk."})
+
+
+@dataclass
+class PictureArguments(SizeArguments):
+    """What every builder is told whose files are pictures."""
+
     dicom_metadata: list[str] = field(
         default_factory=list,
         metadata={"help": "Of age, sex, view: read these from DICOM images where the release's tables do not say."},
@@ -204,7 +210,7 @@ class VolumeArguments(TableArguments):
 
 
 @dataclass
-class SliceArguments(VolumeArguments, PictureArguments):
+class SliceArguments(VolumeArguments, SizeArguments):
     label_maps: str | None = field(
         default=None,
         metadata={

@@ -90,6 +90,7 @@ def test_slices_say_which_structures_are_in_them(raw, phantoms, capsys):
     card = (raw.parent / "out" / "README.md").read_text()
     assert "ark_modality: CT" in card and "1: the label has a voxel in the slice; 0: none. From a label map" in card
     assert "Options: slices one of 2, window -1000 to 1000." in card and "of modality CT: one channel" in card
+    assert "Axial slices of volumes, seen from the feet" in card
 
 
 def test_slices_with_masks_are_a_segmentation_of_pictures(raw, phantoms):

@@ -19,10 +19,10 @@ from .release_readers import KNOWN_VALUES, Reader
 from .released_images import ReleasedImage, ReleasedImages, each_row, read_value
 from .tables import Record
 
-IDRID_SPLITS = {"a. Training Set": None, "b. Testing Set": "test"}
-IDRID_TABLES = {
-    "a. Training Set": "a. IDRiD_Disease Grading_Training Labels.csv",
-    "b. Testing Set": "b. IDRiD_Disease Grading_Testing Labels.csv",
+# By folder of the images: the table of their labels, and their split
+IDRID_SETS = {
+    "a. Training Set": ("a. IDRiD_Disease Grading_Training Labels.csv", None),
+    "b. Testing Set": ("b. IDRiD_Disease Grading_Testing Labels.csv", "test"),
 }
 REFERABLE = 2  # moderate retinopathy, from which on screening refers
 
@@ -44,22 +44,22 @@ def aptos2019(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -
 
 def idrid(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:
     columns = ["Image name", "Retinopathy grade", "Risk of macular edema"]
+    sets: dict[str | None, list[ReleasedImage | Problem]] = {}
+    for folder, (name, split) in IDRID_SETS.items():
 
-    def read(where: str, row: Record, folder: str, split: str | None) -> ReleasedImage:
-        image, grade, risk = (row[column] for column in columns)
-        labels = _fundus_labels(entry, _read_grade(grade, columns[1], 4), _read_grade(risk, columns[2], 2) >= 2)
-        return ReleasedImage(where, f"{folder}/{image}", labels, split)
+        def read(where: str, row: Record, folder: str = folder, split: str | None = split) -> ReleasedImage:
+            image, grade, risk = (row[column] for column in columns)
+            labels = _fundus_labels(entry, _read_grade(grade, columns[1], 4), _read_grade(risk, columns[2], 2) == 2)
+            return ReleasedImage(where, f"{folder}/{image}", labels, split)
 
-    found: list[ReleasedImage | Problem] = []
-    for folder, split in IDRID_SPLITS.items():
-        table = raw.table(IDRID_TABLES[folder], needed=columns)
-        found += each_row(table, lambda where, row, folder=folder, split=split: read(where, row, folder, split))
-    of_test = [item.image for item in found if isinstance(item, ReleasedImage) and item.split == "test"]
-    others = [item.image for item in found if isinstance(item, ReleasedImage) and item.split != "test"]
-    firsts = first_of_copies(raw, [*of_test, *others])
-    for item in found:
-        twin = firsts.get(item.image) if isinstance(item, ReleasedImage) and item.split != "test" else None
-        yield Problem(item.where, f"its file is the same as {twin}, of test") if twin in of_test else item
+        sets[split] = list(each_row(raw.table(name, needed=columns), read))
+    test = [item.image for item in sets["test"] if isinstance(item, ReleasedImage)]
+    others = [item.image for item in sets[None] if isinstance(item, ReleasedImage)]
+    firsts = first_of_copies(raw, [*test, *others])
+    for item in sets[None]:
+        twin = firsts.get(item.image) if isinstance(item, ReleasedImage) else None
+        yield Problem(item.where, f"its file is the same as {twin}, of test") if twin in test else item
+    yield from sets["test"]
 
 
 def messidor2(raw: RawFolder, entry: CatalogEntry, options: Mapping[str, str]) -> ReleasedImages:

@@ -27,6 +27,10 @@ from .tables import Table
 
 DISTANCE = 5.0  # mm between slices: neighbours show nearly the same
 PERCENTILES = (0.5, 99.5)  # of a volume's values, which become black and white where they have no unit
+NOTES = (
+    "Axial slices of volumes, seen from the feet: the patient's right is on the left, the front above. What lies in the "
+    "window has 256 grey levels."
+)
 SQUARE = 0.02  # by which the sides of a pixel may differ
 
 
@@ -105,7 +109,7 @@ def read_slices(source: SliceSource) -> Release:
 
 
 def _empty_release(source: SliceSource, volumes: Release) -> Release:
-    task, facts = volumes.task, volumes.facts | {"options": _told_options(source)}
+    task, facts = volumes.task, volumes.facts | {"options": _told_options(source), "notes": NOTES}
     if source.presence:
         task = ArkTask(task.name, task.labels, modality=task.modality)
         facts["semantics"] = f"1: the label has a voxel in the slice; 0: none. {facts['semantics']}"
