@@ -28,8 +28,8 @@ from .tables import Table
 DISTANCE = 5.0  # mm between slices: neighbours show nearly the same
 PERCENTILES = (0.5, 99.5)  # of a volume's values, which become black and white where they have no unit
 NOTES = (
-    "Axial slices of volumes, seen from the feet: the patient's right is on the left, the front above. What lies in the "
-    "window has 256 grey levels."
+    "Axial slices of volumes, seen from the feet: the patient's right is on the left, the front above. What lies in "
+    "the window has 256 grey levels."
 )
 SQUARE = 0.02  # by which the sides of a pixel may differ
 
