@@ -19,6 +19,8 @@ from .data_arguments import (
     PictureArguments,
     ReleaseArguments,
     ReportArguments,
+    SizeArguments,
+    SliceArguments,
     VolumeArguments,
 )
 
@@ -94,6 +96,25 @@ def build_volumes(argv: list[str]) -> int:
     given = {name: getattr(args, name) for name in ("volumes", "label_maps", "legend", "unlabelled", "split_column")}
     csv = None if args.csv is None else Path(args.csv)
     release = read_volumes(VolumeSource(Path(args.raw), args.name, csv, **given, **args.reading))
+    release.facts.update(args.source_facts)
+    return finish_build(args, release)
+
+
+def build_slices(argv: list[str]) -> int:
+    args, _ = parse(
+        SliceArguments,
+        "data build slices",
+        argv,
+        "Builds a task dataset of pictures from axial slices of the volumes in a folder (NIfTI, MetaImage, folders of "
+        "DICOM), with labels.csv, with label maps or, if told so, without labels.",
+    )
+    quiet()
+    from ..data.sources.slices import SliceSource, read_slices
+
+    names = "volumes label_maps legend unlabelled split_column presence every distance slice_column window"
+    given = {name: getattr(args, name) for name in names.split()}
+    csv = None if args.csv is None else Path(args.csv)
+    release = read_slices(SliceSource(Path(args.raw), args.name, csv, **given, **args.reading))
     release.facts.update(args.source_facts)
     return finish_build(args, release)
 
@@ -182,11 +203,10 @@ def finish_build(args: BuildArguments, release) -> int:
 
     if args.push is not None:
         check_allowed(release.task.name, release.facts.get("license"), args.allow_patient_data)
-    pictures = args if isinstance(args, PictureArguments) else None
-    if pictures and pictures.dicom_metadata:
-        release, asked = add_dicom_metadata(release, pictures.dicom_metadata)
-        print(f"{', '.join(pictures.dicom_metadata)}: looked up in {asked:,} of {len(release.rows):,} images.")
-    size = {"size": pictures.size} if pictures else {}
+    if isinstance(args, PictureArguments) and args.dicom_metadata:
+        release, asked = add_dicom_metadata(release, args.dicom_metadata)
+        print(f"{', '.join(args.dicom_metadata)}: looked up in {asked:,} of {len(release.rows):,} images.")
+    size = {"size": args.size} if isinstance(args, SizeArguments) else {}
     report = build_dataset(
         release,
         Path(args.out),
@@ -262,6 +282,7 @@ SOURCES = {
         build_volumes,
         "a folder of CT or MR volumes with labels.csv, with label maps, or without labels",
     ),
+    "slices": (build_slices, "axial slices of CT or MR volumes as pictures, with labels or masks"),
     "phantom_masks": (build_phantoms, "drawn chests with masks of lungs, heart and findings; needs no release"),
     "phantom_volumes": (build_phantom_cts, "drawn CTs of chests with nodules and label maps; needs no release"),
 }

@@ -37,10 +37,16 @@ class BuildArguments:
 
 
 @dataclass
-class PictureArguments(BuildArguments):
-    """What every builder of pictures is told; those of volumes store them as they are."""
+class SizeArguments(BuildArguments):
+    """What every builder is told that stores pictures; volumes are stored as they are."""
 
     size: int = field(default=1024, metadata={"help": "Longer side to which larger images are shrunk."})
+
+
+@dataclass
+class PictureArguments(SizeArguments):
+    """What every builder is told whose files are pictures."""
+
     dicom_metadata: list[str] = field(
         default_factory=list,
         metadata={"help": "Of age, sex, view: read these from DICOM images where the release's tables do not say."},
@@ -199,6 +205,39 @@ class VolumeArguments(TableArguments):
         metadata={
             "help": "Volumes without labels, for `pretrain` with `method: genesis`: each below --raw, or each that a "
             "table names."
+        },
+    )
+
+
+@dataclass
+class SliceArguments(VolumeArguments, SizeArguments):
+    label_maps: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which are label maps, likewise: 'labelsTr/*.nii.gz', '*_seg.nii.gz'; what * stands for in both "
+            "belongs together. A segmentation of slices, unless --presence is set."
+        },
+    )
+    presence: bool = field(
+        default=False, metadata={"help": "With --label_maps: labels say of each slice whether it has the structure."}
+    )
+    unlabelled: bool = field(
+        default=False,
+        metadata={"help": "Slices without labels, for `pretrain` with `method: peac` and for `embed`."},
+    )
+    every: int | None = field(
+        default=None, metadata={"help": "Of how many axial slices one is taken; those 5 mm apart unless set."}
+    )
+    distance: float | None = field(default=None, metadata={"help": "Or how many mm they lie apart."})
+    slice_column: str | None = field(
+        default=None,
+        metadata={"help": "Or the table's column of slices, from 0 in the order of the file: a row is a slice then."},
+    )
+    window: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Values that become black and white: -1000 1000 of CT unless set, and the 0.5th and 99.5th "
+            "percentile of each volume of another modality."
         },
     )
 

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from ..data.images.image_files import collecting_doubts, is_address
+from ..data.volumes.cubes import LEAST_AIR, NO_AIR
 from ..data.volumes.listing import list_volumes, without_volume_suffix
 from ..data.volumes.nifti import write_nifti
 from ..data.volumes.reading import KNOWN, read_volume
@@ -37,7 +38,6 @@ from .task_labels import task_label_names
 from .volume_slices import VolumeSlices, save_slices
 
 WINDOWS = 4  # a forward pass
-LEAST_AIR = -200  # HU: every CT of a body has something below
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _answer(path: Path, compute: Compute, processor: GenesisImageProcessor) -> t
     except ValueError as error:  # of the image processor, whose window or spacing it does not fit
         return f"{printable(path)}: {error}", None
     if processor.hu_window is not None and processor.modality == "CT" and volume.voxels.min() >= LEAST_AIR:
-        doubts.append(f"no voxel is below {LEAST_AIR} HU: it may not be a CT in Hounsfield units")
+        doubts.append(NO_AIR)
     return _Answer(value, doubts, _stem(path)), kept
 
 

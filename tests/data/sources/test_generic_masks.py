@@ -423,7 +423,7 @@ def test_masks_follow_their_picture_whatever_its_size_and_orientation(tmp_path_f
         share = covered(mask, image.shape)
         np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(png["bytes"]))), (share > 0.5) * 255)
     # the picture is shrunk by another filter, and upright as its masks are
-    assert np.corrcoef(image.ravel(), covered(masks[1], image.shape).ravel())[0, 1] > 0.95
+    assert np.corrcoef(image.ravel(), covered(masks[1], image.shape).ravel())[0, 1] > 0.9
 
 
 def test_masks_that_are_not_turned_as_their_picture_are_doubted(tmp_path):

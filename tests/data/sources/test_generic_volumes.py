@@ -107,7 +107,7 @@ def test_label_maps_belong_to_volumes_by_what_stands_for_the_star(tmp_path):
             mask.voxels, np.array([0, 2, 1])[np.searchsorted([0, 5, 9], organ(number).voxels)]
         )
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "of the values 9=tumour, 5=liver" in card and "Not all patients are known" in card
+    assert "of the values 9=tumour, 5=liver" in card and "so volumes of one may stand in two" in card
 
 
 def test_a_table_tells_patients_and_splits_of_volumes_with_label_maps(tmp_path):

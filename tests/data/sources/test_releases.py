@@ -17,7 +17,7 @@ from tests.data.sources.tiny_releases import NIH_HEADER, RELEASES, TinyRelease, 
 CATALOG = read_catalog()
 ALL = pytest.mark.parametrize("name", RELEASES)
 NAMED_BY_FILE = ("shenzhen", "montgomery", "kermany", "kermany_pneumonia")  # their images are their table
-NAMED_BY_PATH = ("chexpert", "covidx", "tbx11k", "kermany", "kermany_pneumonia")
+NAMED_BY_PATH = ("chexpert", "covidx", "tbx11k", "kermany", "kermany_pneumonia", "idrid", "idrid_referable")
 
 
 def all_but(*names: str):
@@ -168,6 +168,54 @@ WRONG_LINES = [
     ("siim_acr", "train-rle.csv", 2, "1.2.0,", "EncodedPixels is blank"),
     ("node21", "proccessed_data/metadata.csv", 5, "3,0,c0006.mha,2,0,0,0", "label must be one of 0, 1"),
     ("padchest", "01.02.19.csv", 2, padchest_row(0, "pat0", "normal"), "Labels must be a list in brackets, or nan"),
+    ("aptos2019", "train.csv", 3, "001639a390f0,5", "diagnosis must be one of 0, 1, 2, 3, 4"),
+    ("aptos2019", "train.csv", 4, "002c21358ce6,", "diagnosis must be one of 0, 1, 2, 3, 4"),
+    ("idrid", "Training Labels.csv", 3, "IDRiD_002,-1,0,,,", "Retinopathy grade must be one of 0, 1, 2, 3, 4"),
+    ("idrid_referable", "Testing Labels.csv", 2, "IDRiD_001,4,3", "Risk of macular edema must be one of 0, 1, 2"),
+    (
+        "messidor2",
+        "messidor_data.csv",
+        2,
+        "20051020_43808_0100_PP.png,,0,1",
+        "adjudicated_dr_grade must be one of 0, 1",
+    ),
+    ("messidor2", "messidor_data.csv", 4, "IM002385.jpg,,,", "adjudicated_gradable must be one of 0, 1"),
+    (
+        "messidor2_referable",
+        "messidor_data.csv",
+        3,
+        "20051020_43832_0100_PP.png,1,,1",
+        "adjudicated_dme must be one of",
+    ),
+    (
+        "vindr_mammo",
+        "level_annotations.csv",
+        2,
+        "b8d2,,4e3a,L,MLO,1,1,BI-RADS 0,DENSITY C,training",
+        "breast_birads must be",
+    ),
+    (
+        "vindr_mammo",
+        "level_annotations.csv",
+        3,
+        "b8d2,,dac3,R,CC,1,1,BI-RADS 4,DENSITY C,dev",
+        "split must be one of train",
+    ),
+    ("vindr_mammo", "level_annotations.csv", 4, ",,ba1c,L,CC,1,1,BI-RADS 5,DENSITY D,test", "study_id is blank"),
+    (
+        "vindr_mammo_density",
+        "level_annotations.csv",
+        4,
+        "8269,,ba1c,B,CC,1,1,BI-RADS 5,DENSITY D,test",
+        "laterality must be L",
+    ),
+    (
+        "vindr_mammo_density",
+        "level_annotations.csv",
+        2,
+        "b8d2,,4e3a,L,MLO,1,1,BI-RADS 1,E,training",
+        "breast_density must be",
+    ),
 ]
 
 
@@ -209,7 +257,8 @@ def test_no_text_in_a_table_stops_the_builder_other_than_by_a_clear_refusal(tmp_
         return
     assert all(problem.where.split(", line ")[0] for problem in release.problems)
     whole = {image: row for image, row in tiny.rows.items() if found(release).get(image) == row}
-    merged = ("vindr_cxr", "vindr_cxr_all", "vinbigdata", "mimic_cxr")  # where a row concerns several images
+    # Where a row concerns several images
+    merged = ("vindr_cxr", "vindr_cxr_all", "vinbigdata", "mimic_cxr", "messidor2", "messidor2_referable")
     assert name in merged or len(whole) >= len(tiny.rows) - 2
 
 
@@ -300,6 +349,45 @@ def test_two_classes_of_covidx_are_refused_line_by_line(tmp_path):
     assert len(release.problems) == 2 and release.rows == []
 
 
+def test_photographs_that_are_there_twice_are_in_one_split(tmp_path):
+    names = [f"{number:012x}" for number in range(60)]
+    table = "\n".join(["id_code,diagnosis", *(f"{name},{number % 5}" for number, name in enumerate(names))])
+    root = TinyRelease({"train.csv": table}, [f"train_images/{name}.png" for name in names], {}).write(
+        tmp_path, lambda path: path.write_bytes(bytes([int(path.stem, 16) // 2]))
+    )
+    splits = {row.metadata["image_id"]: row.split for row in read_release("aptos2019", root).rows}
+    assert all(splits[one] == splits[other] for one, other in zip(names[::2], names[1::2], strict=True))
+    assert all(splits[name] == derived_split("aptos2019", name) for name in names[::2]), "the first has its own"
+    assert set(splits.values()) == {"train", "validation", "test"}
+
+
+def test_a_training_image_that_is_a_test_image_is_a_problem(tmp_path):
+    tiny = RELEASES["idrid"]
+    root = tiny.write(tmp_path, lambda path: path.write_bytes(b"1" if path.stem == "IDRiD_001" else b"2"))
+    release = read_release("idrid", root)
+    assert [(problem.where.partition(",")[2], problem.reason) for problem in release.problems] == [
+        (" line 2", "its file is the same as b. Testing Set/IDRiD_001, of test")
+    ]
+    kept = {name: row for name, row in tiny.rows.items() if name != "a. Training Set/IDRiD_001"}
+    assert found(release) == kept
+
+
+def test_both_eyes_of_an_examination_are_in_one_split_and_an_image_has_one_pair(tmp_path):
+    names = [f"IM{number:06d}.JPG" for number in range(80)]
+    columns = "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable"
+    table = "\n".join([columns, *(f"{name.replace('JPG', 'jpg')},2,1,1" for name in names)])
+    pairs = [f"{left};{right}" for left, right in zip(names[::2], names[1::2], strict=True)]
+    files = {"messidor_data.csv": table, "messidor-2.csv": "\n".join(["left;right", *pairs, f"{names[0]};{names[3]}"])}
+    release = read_release("messidor2", TinyRelease(files, [f"IMAGES/{name}" for name in names], {}).write(tmp_path))
+    assert [problem.where for problem in release.problems] == ["messidor-2.csv, line 42"]
+    assert release.problems[0].reason == "one of its images stands in an earlier pair"
+    splits: dict[str, set] = {}
+    for row in release.rows:
+        splits.setdefault(row.metadata["patient_id"], set()).add(row.split)
+    assert len(splits) == 40 and all(len(each) == 1 for each in splits.values())
+    assert {row.split for row in release.rows} == {"train", "validation", "test"}
+
+
 # Splits
 
 
@@ -317,6 +405,10 @@ def test_derived_splits_never_change():
         ("vindr_cxr_all", "v3"): "validation",
         ("padchest", "pat1"): "test",
         ("chestdr", "5E26"): "train",
+        ("aptos2019", "000c1434d8d7"): "train",
+        ("idrid_referable", "a. Training Set/IDRiD_001"): "train",
+        ("messidor2_referable", "20051020_43808_0100_PP"): "train",
+        ("vindr_mammo_density", "b8d2"): "train",
     }
     assert {key: derived_split(*key) for key in pinned} == pinned
 

@@ -101,6 +101,41 @@ def padchest_row(
     return f'{number},i{number}.png,{number},20140915,s{number},{patient},{born},{sex},{view},"{labels}",Physician'
 
 
+IDRID_FILES = {
+    "B. Disease Grading/2. Groundtruths/a. IDRiD_Disease Grading_Training Labels.csv": rows(
+        "Image name,Retinopathy grade,Risk of macular edema ,,,", "IDRiD_001,3,2,,,", "IDRiD_002,0,1,,,"
+    ),
+    "B. Disease Grading/2. Groundtruths/b. IDRiD_Disease Grading_Testing Labels.csv": rows(
+        "Image name,Retinopathy grade,Risk of macular edema ", "IDRiD_001,4,0"
+    ),
+}
+IDRID_IMAGES = [
+    "B. Disease Grading/1. Original Images/a. Training Set/IDRiD_001.jpg",
+    "B. Disease Grading/1. Original Images/a. Training Set/IDRiD_002.jpg",
+    "B. Disease Grading/1. Original Images/b. Testing Set/IDRiD_001.jpg",
+    "C. Localization/1. Original Images/a. Training Set/IDRiD_001.jpg",
+]
+MESSIDOR_FILES = {
+    "messidor_data.csv": rows(
+        "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable",
+        "20051020_43808_0100_PP.png,0.0,0.0,1",
+        "20051020_43832_0100_PP.png,1.0,1.0,1",
+        "IM002385.jpg,,,0",
+    ),
+    "messidor-2.csv": rows("left;right", "20051020_43808_0100_PP.png;20051020_43832_0100_PP.png"),
+}
+MESSIDOR_IMAGES = ["IMAGES/20051020_43808_0100_PP.png", "IMAGES/20051020_43832_0100_PP.png", "IMAGES/IM002385.JPG"]
+MAMMO_FILES = {
+    "breast-level_annotations.csv": rows(
+        "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split",
+        "b8d2,9a1f,4e3a,L,MLO,3518,2800,BI-RADS 1,DENSITY C,training",
+        "b8d2,9a1f,dac3,R,CC,3518,2800,BI-RADS 4,DENSITY C,training",
+        "8269,d931,ba1c,L,CC,3518,2800,BI-RADS 5,DENSITY D,test",
+    ),
+    "finding_annotations.csv": rows("study_id,image_id"),
+}
+MAMMO_IMAGES = ["images/b8d2/4e3a.dicom", "images/b8d2/dac3.dicom", "images/8269/ba1c.dicom"]
+
 RELEASES = {
     "chestxray14": TinyRelease(
         files={
@@ -502,6 +537,76 @@ RELEASES = {
                 [NAN] * 108,
                 {"patient_id": "pat3", "study_id": "s4", "sex": "F", "age": 84.0, "view": "PA"},
             ),
+        },
+    ),
+    "aptos2019": TinyRelease(
+        files={
+            "train.csv": rows("id_code,diagnosis", "000c1434d8d7,2", "001639a390f0,4", "002c21358ce6,0"),
+            "test.csv": rows("id_code", "0005cfc8afb6"),
+        },
+        images=[
+            *(f"train_images/{name}.png" for name in ("000c1434d8d7", "001639a390f0", "002c21358ce6")),
+            "test_images/0005cfc8afb6.png",
+        ],
+        rows={
+            "000c1434d8d7": ("train", 2, {}),
+            "001639a390f0": ("train", 4, {}),
+            "002c21358ce6": ("test", 0, {}),
+        },
+    ),
+    "idrid": TinyRelease(
+        files=IDRID_FILES,
+        images=IDRID_IMAGES,
+        rows={
+            "a. Training Set/IDRiD_001": ("train", 3, {}),
+            "a. Training Set/IDRiD_002": ("train", 0, {}),
+            "b. Testing Set/IDRiD_001": ("test", 4, {}),
+        },
+    ),
+    "idrid_referable": TinyRelease(
+        files=IDRID_FILES,
+        images=IDRID_IMAGES,
+        rows={
+            "a. Training Set/IDRiD_001": ("train", [1, 1, 1], {}),
+            "a. Training Set/IDRiD_002": ("train", [0, 0, 0], {}),
+            "b. Testing Set/IDRiD_001": ("test", [1, 1, 0], {}),
+        },
+    ),
+    "messidor2": TinyRelease(
+        files=MESSIDOR_FILES,
+        images=MESSIDOR_IMAGES,
+        rows={
+            "20051020_43808_0100_PP.png": ("train", 0, {"patient_id": "20051020_43808_0100_PP"}),
+            "20051020_43832_0100_PP.png": ("train", 1, {"patient_id": "20051020_43808_0100_PP"}),
+            "IM002385.jpg": ("test", -1, {}),
+        },
+    ),
+    "messidor2_referable": TinyRelease(
+        files=MESSIDOR_FILES,
+        images=MESSIDOR_IMAGES,
+        options={"splits": "test"},
+        rows={
+            "20051020_43808_0100_PP.png": ("test", [0, 0, 0], {"patient_id": "20051020_43808_0100_PP"}),
+            "20051020_43832_0100_PP.png": ("test", [1, 0, 1], {"patient_id": "20051020_43808_0100_PP"}),
+            "IM002385.jpg": ("test", [NAN] * 3, {}),
+        },
+    ),
+    "vindr_mammo": TinyRelease(
+        files=MAMMO_FILES,
+        images=MAMMO_IMAGES,
+        rows={
+            "4e3a": ("train", 0, {"patient_id": "b8d2", "study_id": "b8d2", "view": "LMLO"}),
+            "dac3": ("train", 3, {"patient_id": "b8d2", "study_id": "b8d2", "view": "RCC"}),
+            "ba1c": ("test", 4, {"patient_id": "8269", "study_id": "8269", "view": "LCC"}),
+        },
+    ),
+    "vindr_mammo_density": TinyRelease(
+        files=MAMMO_FILES,
+        images=MAMMO_IMAGES,
+        rows={
+            "4e3a": ("train", 2, {"patient_id": "b8d2", "study_id": "b8d2", "view": "LMLO"}),
+            "dac3": ("train", 2, {"patient_id": "b8d2", "study_id": "b8d2", "view": "RCC"}),
+            "ba1c": ("test", 3, {"patient_id": "8269", "study_id": "8269", "view": "LCC"}),
         },
     ),
 }

@@ -1,7 +1,7 @@
 """What is stored of a segmented radiograph: its picture, and of each label a mask of the same geometry. No torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -41,8 +41,8 @@ class MaskStore:
 
     @property
     def settings(self) -> object:
-        """What a build that goes on must have in common."""
-        return self.size
+        """What a build that goes on must have in common: which values of label maps stand for which labels, ..."""
+        return [self.size, *(repr(each) for each in (self.read_image, self.read_masks) if is_dataclass(each))]
 
     @staticmethod
     def features() -> "Features":

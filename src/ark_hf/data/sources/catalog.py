@@ -42,8 +42,8 @@ class CatalogEntry:
         labels: In the order of the stored labels.
         splits: Which splits are the release's own, and how the others are made.
         semantics: What the label values mean: uncertain, blank, "not mentioned".
-        reader: The function in `release_readers` that reads it, of outlines in `masked_releases`, of volumes in
-            `volume_releases`.
+        reader: The function in `release_readers` that reads it, of other modalities in `modality_readers`, of outlines
+            in `masked_releases`, of volumes in `volume_releases`.
         ignored: Folders of the release whose images are not of the dataset.
         path_parts: How many parts of an image's path name it; 1: the file's name does, alone.
         problem_type: As in `ArkTask`.

@@ -161,16 +161,17 @@ def derive_splits(release: Release) -> None:
     for row, key in zip(release.rows, keys, strict=True):
         row.split = hashed_split(release.task.name, key, SHARES)
     shares = ", ".join(f"{share:.0%} for {split}" for split, share in SHARES.items())
-    patients = "patient" if all(row.metadata["patient_id"] for row in release.rows) else "image"
+    one = "image" if release.read_volume is None else "volume"
+    patients = "patient" if all(row.metadata["patient_id"] for row in release.rows) else one
     release.facts["splits"] = f"The source has none; derived by a hash of the {patients}: {shares}."
     empty = [split for split in ("train", *SHARES) if all(row.split != split for row in release.rows)]
     if empty:
         release.facts["splits"] += (
             f" None of the {len(set(keys)):,} {patients}s fell to {' and '.join(empty)}: give splits of your own."
         )
-    if patients == "image":
+    if patients == one:
         release.facts["splits"] += (
-            " Not all patients are known, so images of one may stand in two splits: do not trust results before that "
+            f" Not all patients are known, so {one}s of one may stand in two splits: do not trust results before that "
             "is ruled out."
         )
 

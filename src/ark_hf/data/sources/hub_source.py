@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..build.volumes import VOLUMES_PER_SHARD
 from ..rows import Problem, Release, Row
-from ..task_dataset import load_splits, named_class
+from ..task_dataset import MODALITY_KEY, load_splits, named_class, read_card
 from ..volumes.volume import nibabel
 from .columns import column_key, find_column
 from .generic import SPLIT_NAMES, derive_splits
@@ -46,9 +46,11 @@ def read_hub(source: HubSource) -> Release:
     others derived.
 
     Raises:
-        ValueError: It cannot be loaded, lacks columns, or the options do not fit together.
+        ValueError: It cannot be loaded, lacks columns, its card tells of another modality, or the options do not fit
+            together.
     """
     source.check_label_options()
+    _check_modality(source)
     splits = load_splits(source.dataset, source.config)
     first = next(iter(splits.values()))
     if len(splits) > 1 and any(split.lower() not in SPLIT_NAMES for split in splits):
@@ -86,6 +88,19 @@ def read_hub(source: HubSource) -> Release:
     if len(splits) == 1:
         derive_splits(release)
     return release
+
+
+def _check_modality(source: HubSource) -> None:
+    """Raises `ValueError` if the dataset's own card says that it is of another modality."""
+    try:
+        told = read_card(source.dataset).data.to_dict().get(MODALITY_KEY, source.modality)
+    except ValueError:  # most have no card of ours
+        return
+    if told != source.modality:
+        raise ValueError(
+            f"{source.dataset}: its card says {MODALITY_KEY} {told!r}, and --modality is {source.modality}; pass "
+            f"--modality {told}, or correct the card."
+        )
 
 
 def _check_ids(splits: Mapping[str, Dataset], columns: list[str], where: str) -> None:

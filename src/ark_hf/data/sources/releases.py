@@ -12,6 +12,7 @@ from ..rows import OPTIONAL_COLUMNS, Problem, Release, Row, hashed_split
 from ..volumes.volume import nibabel
 from .catalog import CatalogEntry, read_catalog
 from .masked_releases import MASKED_RELEASES
+from .modality_readers import MODALITY_READERS
 from .original_lists import find_lists, read_original_list
 from .raw_folder import MissingFileError, RawFolder
 from .release_readers import READERS
@@ -48,7 +49,8 @@ def read_release(name: str, raw: Path, lists: Path | None = None, options: Mappi
     folder = RawFolder(raw, frozenset(entry.ignored))
     masked = MASKED_RELEASES.get(entry.reader)
     special = masked or VOLUME_RELEASES.get(entry.reader)
-    records = (special.read if special else READERS[entry.reader])(folder, entry, options)
+    read = special.read if special else (READERS | MODALITY_READERS)[entry.reader]
+    records = read(folder, entry, options)
     if lists is not None:
         records = _listed_records(entry, lists, records)
     release = Release(
@@ -91,8 +93,8 @@ def released_task(entry: CatalogEntry) -> ArkTask | SegmentationTask:
     """The task of a dataset of the catalog."""
     if entry.masks is None:
         return ArkTask(entry.name, entry.labels, entry.problem_type, entry.eval_labels, modality=entry.modality)
-    overlapping = entry.masks == "overlapping"
-    return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=entry.pixel_spacing)
+    overlapping, spacing = entry.masks == "overlapping", entry.pixel_spacing
+    return SegmentationTask(entry.name, entry.labels, overlapping, pixel_spacing=spacing, modality=entry.modality)
 
 
 def _listed_records(entry: CatalogEntry, folder: Path, official: ReleasedImages) -> ReleasedImages:

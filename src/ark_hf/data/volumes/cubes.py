@@ -10,6 +10,8 @@ from .volume import Volume
 
 AIR = -1000.0
 WINDOW = (-1000.0, 1000.0)
+LEAST_AIR = -200  # HU: every CT of a body has something below
+NO_AIR = f"no voxel is below {LEAST_AIR} HU: it may not be a CT in Hounsfield units"
 LOOK_AHEAD = 2  # slices that the rule of air looks beyond a cube
 TRIES = 50  # for each cube that is wanted
 
