@@ -269,7 +269,7 @@ def test_grey_and_colour_stand_in_one_batch():
     assert stacked.shape == (2, 3, 4, 4) and stacked.dtype == torch.float32
 
 
-# A card that is wrong ---------------------------------------------------------------------------------------------------
+# A card that is wrong ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def check_colours(source: str, modality: str, rows: Dataset | StreamedRows) -> N
         return
     if due and not any(coloured):
         warnings.warn(
-            f"{source} is of modality {modality}, whose images are in colour, and those looked at are grey. If they are "
-            "of another one, mend `ark_modality` in its card.",
+            f"{source} is of modality {modality}, whose images are in colour, and those looked at are grey. If they "
+            "are of another one, mend `ark_modality` in its card.",
             stacklevel=4,
         )
     if not due and all(coloured):
         warnings.warn(
-            f"{source} is of modality {modality}, whose images are read in grey, and those looked at are in colour. If "
-            "they are no such images, give their modality, such as OP, in `ark_modality` of its card.",
+            f"{source} is of modality {modality}, whose images are read in grey, and those looked at are in colour. "
+            "If they are no such images, give their modality, such as OP, in `ark_modality` of its card.",
             stacklevel=4,
         )

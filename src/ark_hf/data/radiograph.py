@@ -24,8 +24,8 @@ GREY_MODES = ("1", "L", "LA", "I", "F")  # and the 16-bit ones, "I;16" and its k
 def read_radiograph(path: str | os.PathLike[str], modality: str = DEFAULT_MODALITY) -> np.ndarray:
     """Reads one greyscale picture as a viewer would show it, ready for the image processor.
 
-    PNG, JPEG, TIFF, BMP and WebP keep their values: nothing is clipped, colour becomes luminance unless the modality is
-    one in colour, EXIF orientation is applied.
+    PNG, JPEG, TIFF, BMP and WebP keep their values: nothing is clipped, colour becomes luminance unless the modality
+    is one in colour, EXIF orientation is applied.
     DICOM goes through the modality LUT or rescale, then the first VOI LUT or else the first window, onto the whole
     range of the type. Without either, 8 bits keep their full scale and deeper images are stretched over the values
     that occur. MONOCHROME1 or a Presentation LUT Shape INVERSE is inverted, once; padding counts for nothing and is

@@ -8,8 +8,8 @@ DTYPES = get_args(Dtype)
 BATCH_HELP = "Images a forward pass, 32 unless set, and fewer for a model of large pictures: 4 of 768 pixels."
 
 MODALITY_HELP = (
-    "What the image files were taken with, DICOM's code such as CR, OP or MG. Unless set a DICOM file says it itself, and "
-    "others are of the model's first modality."
+    "What the image files were taken with, DICOM's code such as CR, OP or MG. Unless set a DICOM file says it itself, "
+    "and others are of the model's first modality."
 )
 
 

@@ -35,8 +35,17 @@ RADIOGRAPHS = {
     "wait": "This takes some seconds on a computer without a graphics card.",
     "smaller": "Export the picture alone.",
 }
-MODALITY_NAMES = {"CR": "radiograph", "OP": "photograph of the eye", "MG": "mammogram", "US": "ultrasound", "CT": "CT slice",
-                  "MR": "MR slice", "ES": "endoscopy", "DMS": "dermoscopy", "XC": "photograph"}  # fmt: skip
+MODALITY_NAMES = {
+    "CR": "radiograph",
+    "CT": "CT slice",
+    "MR": "MR slice",
+    "MG": "mammogram",
+    "US": "ultrasound",
+    "OP": "photograph of the eye",
+    "ES": "endoscopy",
+    "DMS": "dermoscopy",
+    "XC": "photograph",
+}
 VOLUMES = {
     "title": "Volume",
     "many": "volumes",

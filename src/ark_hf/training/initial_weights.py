@@ -178,7 +178,7 @@ def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | 
     size, tasks = student.config.image_size, student.config.tasks or []
     processor = saved or ArkImageProcessor(size={"height": size, "width": size})
     first, *others = dict.fromkeys(task.modality for task in tasks)
-    settings = processor.modalities or {}
+    settings: dict[str, Any] = processor.modalities or {}
     plain = processor.of(first).to_dict() | {"modality": first}
     return type(processor).from_dict(plain | {"modalities": {each: settings.get(each, {}) for each in others}})
 

@@ -87,8 +87,8 @@ def test_each_task_s_batches_are_prepared_by_its_own_settings(tmp_path, chest, e
             samples = run.loader.samples["train", each.name]
             raw = samples.collate(samples.__getitems__(each.order(0, 0)[:8]))["teacher_pixel_values"]
             plain = ArkImageProcessor(size=32, image_mean=means[modality])
-            expected = plain.rescale_and_normalize(raw.expand(-1, 3, -1, -1), True, 1 / 255, True, tuple(means[modality]),
-                                                   plain.image_std)  # fmt: skip
+            grey = raw.expand(-1, 3, -1, -1)
+            expected = plain.rescale_and_normalize(grey, True, 1 / 255, True, tuple(means[modality]), plain.image_std)
             torch.testing.assert_close(batch["teacher_pixel_values"], expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="concurrent mixes images of .* prepares them in different ways"):
         trainer(tmp_path / "mixed", load_tasks(specs(chest, eyes)), processor=processor, strategy="concurrent")

@@ -1,4 +1,4 @@
-"""What is stored of a radiograph: its picture, no larger than asked for, as a lossless PNG, grey unless it is in colour. Needs no torch."""
+"""What is stored of an image: its picture, no larger than asked for, as a lossless PNG. Needs no torch."""
 
 import struct
 import zlib
@@ -74,11 +74,11 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     scale = size / max(image.shape)
     if scale >= 1:
         return image
-    target = tuple(max(round(side * scale), 1) for side in image.shape[:0:-1])
-    return np.stack([_resize(plane, target) for plane in image])
+    height, width = (max(round(side * scale), 1) for side in image.shape[1:])
+    return np.stack([_resize(plane, (width, height)) for plane in image])
 
 
-def _resize(plane: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
+def _resize(plane: np.ndarray, target: tuple[int, int]) -> np.ndarray:
     deep = plane.dtype != np.uint8
     resized = PIL.Image.fromarray(plane.astype(np.float32) if deep else plane).resize(
         target, PIL.Image.Resampling.LANCZOS

@@ -94,8 +94,8 @@ def _slices(model: Any, processor: Any, data: TaskDataset, split: str, rows: lis
 
 def draw_outlines(shown: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> PIL.Image.Image:
     """
-    RGB of a picture (H, W), (H, W, 1) or (H, W, 3), uint8 or float in [0, 1], with the border of each mask (H, W) in its
-    colour.
+    RGB of a picture (H, W), (H, W, 1) or (H, W, 3), uint8 or float in [0, 1], with the border of each mask (H, W) in
+    its colour.
     """
     values = shown if shown.dtype == np.uint8 else np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
     picture = PIL.Image.fromarray(values.squeeze())

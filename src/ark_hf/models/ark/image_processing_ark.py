@@ -67,7 +67,7 @@ class ArkImageProcessingBase(BaseImageProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     modality = DEFAULT_MODALITY
-    modalities = None
+    modalities: dict | None = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

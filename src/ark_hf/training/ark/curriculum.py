@@ -208,8 +208,8 @@ def plan_cycle(strategy: str, tasks: list[TaskDataset]) -> Curriculum:
 
 def check_can_mix(strategy: str, tasks: list[TaskDataset], processor: ArkImageProcessor) -> None:
     """
-    Raises `ValueError` if batches would mix images of modalities that are prepared in different ways, or one head would
-    answer for images of several.
+    Raises `ValueError` if batches would mix images of modalities that are prepared in different ways, or one head
+    would answer for images of several.
     """
     known = [*dict.fromkeys(data.task.modality for data in tasks)]
     if strategy == "cyclic" or len(known) == 1:
