@@ -88,7 +88,7 @@ def test_of_mr_there_is_no_window_and_nothing_of_batches(tmp_path):
             GenesisForImageClassification,
             {"tasks": [ArkTask("clinic", ["nodule"], modality="CT")]},
             "image-classification",
-            ["| `clinic` | several labels an image | nodule |", "the cube that the image processor cuts"],
+            ["| `clinic` | several labels an image, modality CT | nodule |", "the cube that the image processor cuts"],
         ),
     ],
 )

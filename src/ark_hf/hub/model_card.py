@@ -267,7 +267,7 @@ def _label_rows(config: Any) -> list[dict[str, str]]:
 
 
 def _of(task: ArkTask) -> str:
-    return "" if task.modality == DEFAULT_MODALITY else f", images of modality {task.modality}"
+    return "" if task.modality == DEFAULT_MODALITY else f", modality {task.modality}"
 
 
 def _kind(problem_type: str | None) -> str:
