@@ -205,6 +205,17 @@ def test_a_smaller_picture_keeps_its_colours_and_the_statistics_are_those_of_its
     np.testing.assert_allclose(dataset_statistics(data, "train")[0], image_statistics(row["image"]))
 
 
+def test_a_build_tells_of_files_whose_header_says_another_modality(tmp_path):
+    save(colour_dicom(fundus(height=96, width=96)), tmp_path / "eye.dcm")
+    given = release(tmp_path, EYE, [fundus(seed, 96, 96) for seed in range(3)])
+    given.rows[0].path = tmp_path / "eye.dcm"
+    for modality, told in (("OP", []), ("DMS", ["its header says that it is of modality OP, and it is read as DMS"])):
+        given.task = ArkTask("eye", ["DR"], modality=modality)
+        report = build_dataset(given, tmp_path / modality, num_workers=1)
+        doubts = [doubt["reason"] for doubt in report["doubts"]]
+        assert [each for each in doubts if "header" in each] == told
+
+
 # Views ---------------------------------------------------------------------------------------------------------------
 
 

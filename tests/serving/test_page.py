@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from ark_hf.cli.serve import serve as serve_verb
+from ark_hf.data.build.build import encode_png
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
 from ark_hf.inference.load import load_ark
@@ -34,7 +35,10 @@ from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.pages.html import escape
 from tests.conftest import REPOSITORY
 from tests.data.images.test_dicom import make_dicom, save
+from tests.data.test_colours import colour_dicom
 from tests.inference.segmenters import ORGANS, SIZE, save_segmenter, tiny_segmenter
+from tests.models.ark.several_modalities import CHEST as CHEST_OF_BOTH
+from tests.models.ark.several_modalities import EYE, save_both
 from tests.wrong_inputs import wrong_inputs  # noqa: F401
 
 pytestmark = pytest.mark.slow_ci  # a server for each process, and gradio takes seconds to import
@@ -123,10 +127,10 @@ def send(page, name: str, data: bytes) -> str:
     return send_to(page.server_port, name, data)
 
 
-def send_to(port: int, name: str, data: bytes) -> str:
+def send_to(port: int, name: str, data: bytes, **more: str) -> str:
     components = json.loads(ask(port, "GET", "/config")[1])["components"]
     component = next(each["id"] for each in components if each["type"] == "html")
-    upload = {"name": name, "data": base64.b64encode(data).decode()}
+    upload = {"name": name, "data": base64.b64encode(data).decode(), **more}
     message = {"data": upload, "component_id": component, "fn_name": "read", "session_hash": "test"}
     body = json.dumps(message).encode()
     status, text, headers = ask(port, "POST", "/gradio_api/component_server/", body, content_type="application/json")
@@ -189,6 +193,38 @@ def all_labels(result: dict) -> list[dict]:
 
 def picture_of(data_uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data_uri.split(",")[1]))), float)
+
+
+@pytest.fixture(scope="module")
+def page_of_both(serve, tmp_path_factory):
+    """The page of a model of radiographs and of photographs of the eye."""
+    pipe = load_pipeline(str(save_both(tmp_path_factory.mktemp("both") / "ark-cxr")))
+    page = serve.build_page(pipe, NAME)
+    server = serve.start_page(page, "127.0.0.1", free_port())
+    yield page
+    server.close()
+
+
+def test_a_picture_is_answered_by_the_heads_of_its_modality(page_of_both, tmp_path):
+    port, eye = page_of_both.server_port, encode_png(EYE)["bytes"]
+    told = send_to(port, "eye.png", eye, modality="OP")
+    assert set(Answer(told).names) == {"any_dr", "Edema"}
+    assert "The picture was read as OP. For other images: chest, kinds." in told and "in colour" not in told
+    chest = send_to(port, "chest.png", encode_png(CHEST_OF_BOTH)["bytes"], modality="")
+    assert "Not asked" in chest and "read as CR. For other images: eye." in chest
+    assert "It is in colour" in send_to(port, "eye.png", eye)
+    file = save(colour_dicom(EYE), tmp_path / "eye.dcm").read_bytes()
+    assert set(Answer(send_to(port, "eye.dcm", file)).names) == {"any_dr", "Edema"}
+    shown = picture_of(Answer(told).images[0]["src"])
+    assert np.ptp(shown, axis=-1).mean() > 30  # in its colours
+    refused = send_to(port, "eye.png", eye, modality="MG")
+    assert "This file cannot be read" in refused and "nothing for images of modality MG" in refused
+
+
+def test_only_a_model_of_several_modalities_asks_for_one(page, page_of_both):
+    pages = [json.dumps(ask(each.server_port, "GET", "/config")[1]) for each in (page, page_of_both)]
+    assert ["Taken with" in each for each in pages] == [False, True]
+    assert "photograph of the eye" in pages[1] and "Chest radiograph" not in pages[1]
 
 
 def test_the_answer_is_the_pipelines(page, pipe):

@@ -16,13 +16,12 @@ from ..files import printable
 from ..metrics.shortcut import full_scale
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.tasks_ark import DEFAULT_MODALITY, MODALITIES, check_modality, is_in_colour
-from .images.dicom import read_modality, read_pixel_spacing
+from .images.dicom import doubt_modality, read_modality, read_pixel_spacing
 from .images.image_files import (
     MAX_PIXELS,
     UnreadableImageError,
     check_size,
     collecting_doubts,
-    doubt,
     is_address,
     naming_the_image,
     open_image_file,
@@ -144,8 +143,7 @@ def _opened(file: BinaryIO, path: Path, name: str | None, modality: str | None, 
     tag = read_modality(file, path)
     file.seek(0)
     taken = modality or tag or default
-    if tag not in (None, taken):
-        doubt(f"its header says that it is of modality {tag}, and it is read as {taken}")
+    doubt_modality(tag, taken)
     read = _described(open_radiograph(file, path, is_in_colour(taken)), name, taken)
     spacing = read_pixel_spacing(file, path)
     if spacing is None:

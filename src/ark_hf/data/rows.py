@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .images.dicom import read_dicom_metadata
+from .images.dicom import doubt_modality, read_dicom_metadata, read_modality
+from .images.image_files import open_image_file
 from .radiograph import read_radiograph
 
 if TYPE_CHECKING:  # the builder's processes do without torch
@@ -54,6 +55,8 @@ class Problem:
 
 def read_image_file(row: Row, modality: str) -> np.ndarray:
     """As [`read_radiograph`] gives it of the row's file. Raises `UnreadableImageError`."""
+    with open_image_file(row.path) as file:
+        doubt_modality(read_modality(file, row.path), modality)
     return read_radiograph(row.path, modality)
 
 

@@ -172,6 +172,12 @@ def read_modality(file: BinaryIO, path: Path) -> str | None:
     return _RADIOGRAPHY.get(told, told if told in MODALITIES and told != "OT" else None)
 
 
+def doubt_modality(tag: str | None, modality: str) -> None:
+    """Tells of an image whose header, see [`read_modality`], says another modality than it is read as."""
+    if tag not in (None, modality):
+        doubt(f"its header says that it is of modality {tag}, and it is read as {modality}")
+
+
 def check_fields(fields: Sequence[str]) -> None:
     """Raises `ValueError` if a field is none of "age", "sex" and "view"."""
     unknown = sorted(set(fields) - set(_METADATA))

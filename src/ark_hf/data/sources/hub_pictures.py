@@ -14,7 +14,7 @@ from datasets import Dataset, Image, Nifti
 
 from ...files import printable
 from ...models.ark.tasks_ark import is_in_colour
-from ..images.dicom import read_open_metadata
+from ..images.dicom import doubt_modality, read_modality, read_open_metadata
 from ..images.image_files import UnreadableImageError, open_image_file
 from ..radiograph import open_radiograph, picture_values
 from ..rows import Row
@@ -41,6 +41,8 @@ class HubPictures:
 
     def __call__(self, row: Row) -> np.ndarray:
         with self._file(row) as (file, name):
+            doubt_modality(read_modality(file, name), self.modality)
+            file.seek(0)
             in_colour = is_in_colour(self.modality)
             return picture_values(open_radiograph(file, name, in_colour), in_colour)
 
