@@ -1,0 +1,73 @@
+"""The documents' settings in a size that runs in a second: fewer steps, smaller networks and pictures, nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NETWORK = {
+    "backbone": "convnext_atto",
+    "backbone_kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]},
+    "image_size": 64,
+}
+SHAPE = {**NETWORK, "projector_dim": 16, "drop_path_rate": 0.0}
+PEAC = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_kwargs": {"depth": 2, "embed_dim": 24, "num_heads": 3, "patch_size": 8},
+    "image_size": 32,
+    "global_projector_dims": [16, 16, 16],
+    "local_projector_dims": [12, 12, 12],
+}
+GENESIS = {"width": 2, "depth": 2, "cube_size": [16, 16, 16], "cubes_per_volume": 2}
+LENGTHS = {"cycles": 1, "epochs": 1, "rounds": 1, "cycles_per_round": 1, "max_steps": 2, "batch_size": 8}
+OF_METHOD: dict[str, dict[str, Any]] = {"ark": SHAPE, "peac": PEAC, "genesis": GENESIS}
+# Options that a verb gets at the end, where they win; of `--x null` verbs have no such option
+OPTIONS = {
+    "finetune": "--max_steps 2 --eval_steps 1 --bootstrap 9 --batch_size 4",
+    "evaluate": "--bootstrap 9",
+    "probe": "--bootstrap 9",
+    "predict": "--num_workers 0",
+    "data build": "--num_workers 1",
+    "export": "",
+}
+
+
+def recipe(text: str) -> str:
+    """A recipe's text; files of other kinds are left as they are."""
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict) or not {"tasks", "sites", "model"} & values.keys() or "link" in values:
+        return text
+    lengths = {name: value for name, value in LENGTHS.items() if name in values}
+    if "model" in values:
+        return yaml.safe_dump(values | lengths)
+    method = values.get("method", "ark")
+    if method == "ark" and values.get("init") == "imagenet":
+        values["init"] = "none"  # the weights would have to be fetched
+    if "init" not in values or values["init"] == "none":
+        values |= OF_METHOD[method]
+    if values.get("axes") == "xyz":
+        values |= {"border": [1, 1, 1], "most_tissue": None}
+    return yaml.safe_dump(values | lengths)
+
+
+def command(words: tuple[str, ...]) -> list[str]:
+    """The words after `ark-hf`."""
+    verb = " ".join(words[:2]) if words[0] == "data" else words[0]
+    more = OPTIONS.get(verb, "").split()
+    if verb == "finetune" and words[1] in ("none", "imagenet"):
+        genesis = "--width" in words
+        more += ["--width", "2"] if genesis else network()
+        words = ("finetune", "none", *words[2:])
+    if verb == "finetune" and Path(words[1]).suffix == ".yaml":
+        more = more[: more.index("--batch_size")]
+    if "--seeds" in words:
+        more += ["--seeds", "0", "1"]
+    return [*words, *more]
+
+
+def network() -> list[str]:
+    return [
+        "--backbone", NETWORK["backbone"], "--image_size", "64",
+        "--backbone_kwargs", json.dumps(NETWORK["backbone_kwargs"]),
+    ]  # fmt: skip
