@@ -1,8 +1,7 @@
 """
 What a page tells a reader to do, in its order: files to write, commands, and blocks of Python.
 
-A block of YAML whose first line names a file (`# recipe.yaml`) is that file. Commands are the lines of blocks of bash,
-and the cells of tables that hold one and nothing else, whole (without `...`).
+A block of YAML whose first line names a file (`# recipe.yaml`) is that file. Commands are the lines of blocks of bash.
 """
 
 import re
@@ -10,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-PLACE = re.compile(r"^```(\w+)\n(.*?)^```$|^\|(.*)\|$", re.MULTILINE | re.DOTALL)
+PLACE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w-]+\.ya?ml)")
 PROGRAMS = ("ark-hf", "accelerate", "python", "pip")
 
@@ -38,18 +37,13 @@ Step = Command | Written | Python
 def steps(page: Path) -> list[Step]:
     found: list[Step] = []
     for match in PLACE.finditer(page.read_text(encoding="utf-8")):
-        language, block, row = match.groups()
+        language, block = match.groups()
         if language == "bash":
             found += commands(block)
         elif language == "python":
             found.append(Python(block))
         elif language == "yaml" and (file := FILE.match(block)):
             found.append(Written(file[1], block))
-        elif row is not None:
-            cells = (cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", row))
-            whole = (re.fullmatch(r"`([^`]+)`", cell) for cell in cells)
-            told = [cell[1] for cell in whole if cell and cell[1].startswith(("ark-hf ", "pip "))]
-            found += [command for text in told if "..." not in text for command in commands(text)]
     return found
 
 

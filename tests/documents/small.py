@@ -18,18 +18,21 @@ PEAC = {
     "image_size": 32,
     "global_projector_dims": [16, 16, 16],
     "local_projector_dims": [12, 12, 12],
+    "learning_rate": 0.01,  # as the page says of small ones
+    "global_weight": 100.0,
 }
 GENESIS = {"width": 2, "depth": 2, "cube_size": [16, 16, 16], "cubes_per_volume": 2}
 LENGTHS = {"cycles": 1, "epochs": 1, "rounds": 1, "cycles_per_round": 1, "max_steps": 2, "batch_size": 8}
 OF_METHOD: dict[str, dict[str, Any]] = {"ark": SHAPE, "peac": PEAC, "genesis": GENESIS}
-# Options that a verb gets at the end, where they win; of `--x null` verbs have no such option
+# Options that a verb gets at the end, where they win
 OPTIONS = {
     "finetune": "--max_steps 2 --eval_steps 1 --bootstrap 9 --batch_size 4",
     "evaluate": "--bootstrap 9",
     "probe": "--bootstrap 9",
     "predict": "--num_workers 0",
     "data build": "--num_workers 1",
-    "export": "",
+    "data build phantom_masks": "--train 8 --validation 4 --test 4 --size 64",
+    "data build phantom_volumes": "--train 4 --validation 2 --test 2 --size 32",
 }
 
 
@@ -53,14 +56,17 @@ def recipe(text: str) -> str:
 
 def command(words: tuple[str, ...]) -> list[str]:
     """The words after `ark-hf`."""
-    verb = " ".join(words[:2]) if words[0] == "data" else words[0]
-    more = OPTIONS.get(verb, "").split()
+    verbs = [" ".join(words[:count]) for count in (3, 2, 1)]
+    more = next((OPTIONS[verb] for verb in verbs if verb in OPTIONS), "").split()
+    verb = words[0]
     if verb == "finetune" and words[1] in ("none", "imagenet"):
         genesis = "--width" in words
         more += ["--width", "2"] if genesis else network()
         words = ("finetune", "none", *words[2:])
     if verb == "finetune" and Path(words[1]).suffix == ".yaml":
         more = more[: more.index("--batch_size")]
+    if "--per_class" in words:
+        more += ["--per_class", "2"]
     if "--seeds" in words:
         more += ["--seeds", "0", "1"]
     return [*words, *more]

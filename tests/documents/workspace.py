@@ -2,35 +2,30 @@
 
 import csv
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageColumn
 from openpyxl import Workbook
 from PIL import Image
 
 from ark_hf import (
-    ArkConfig,
-    ArkForImageClassification,
-    ArkImageProcessor,
-    GenesisConfig,
-    GenesisForPreTraining,
-    GenesisImageProcessor,
+    PHANTOM_SITES,
     build_phantom_volumes,
     draw_phantom_image,
-    draw_phantom_volume,
-    PHANTOM_SITES,
 )
 from ark_hf.cli.main import main
-from ark_hf.data.volumes.volume import Volume
 from tests.data.images.test_dicom import make_dicom, save
 from tests.data.volumes.made import ct, nifti, series
 from tests.models.ark.original_files import peac_state_dict, swin_state_dict, training_checkpoint
 from tests.models.genesis.original_files import genesis_state_dict
 from tests.models.genesis.original_files import training_checkpoint as genesis_checkpoint
 
-from .small import NETWORK, SHAPE
+from .small import SHAPE
 
 SPLITS = ["train"] * 10 + ["validation"] * 6 + ["test"] * 8
 CLASSES = ("normal", "bacterial", "viral")
@@ -91,10 +86,22 @@ def write_raw(root: Path) -> None:
                 Image.fromarray(drawn[kind].astype(np.uint8)).save(folder / kind / name)
 
 
+def write_foreign(root: Path) -> None:
+    """Somebody else's dataset, as the Hub holds many: images and classes, and no card of ours."""
+    numbers = range(400, 424)
+    features = Features({"image": ImageColumn(), "label": ClassLabel(names=["no", "tb"])})
+    rows = {"image": [picture(number)["image"] for number in numbers], "label": [number % 2 for number in numbers]}
+    (root / "foreign").mkdir()
+    for split, first, end in (("train", 0, 10), ("validation", 10, 16), ("test", 16, 24)):
+        part = {name: values[first:end] for name, values in rows.items()}
+        Dataset.from_dict(part, features=features).to_parquet(root / "foreign" / f"{split}.parquet")
+
+
 def write_volumes(root: Path) -> None:
     """Folders of volumes as the releases lay them out."""
-    counts = {"train": 6, "validation": 2, "test": 4}
-    build_phantom_volumes(root / "phantoms", counts, size=32)
+    counts = {"train": 8, "validation": 2, "test": 4}
+    built = build_phantom_volumes(root / "phantoms", counts, size=32)
+    shutil.copytree(built["phantom_ct_nodule"], root / "data" / "luna16")
     for number in range(12):
         voxels = ct((20, 20, 20), seed=number).voxels
         label = np.zeros(voxels.shape, np.uint8)
@@ -164,6 +171,7 @@ def make(root: Path) -> None:
     }.items():  # fmt: skip
         raw = {"organs": "films", "chests": "kids"}.get(name, name)
         run("data", "build", "generic", "--raw", f"raw/{raw}", *build, f"data/{name}", *options)
+    write_foreign(root)
     write_volumes(root)
     write_checkpoints(root)
     write_models(root)
