@@ -45,7 +45,7 @@ def test_what_is_wrong_is_named_with_the_remedy(requirements, monkeypatch, tmp_p
     assert re.search(r"numpy +\S+ >=99 is needed", printed)
     assert re.search(r"pydicom +\S+ cannot be loaded: RuntimeError: undefined symbol\n", printed)
     assert re.search(r"nowhere-to-be-had +missing", printed) and re.search(r"serve +not there \(nor-this\)", printed)
-    assert '3 of the core wrong. Try: pip install --force-reinstall ' in printed
+    assert "3 of the core wrong. Try: pip install --force-reinstall " in printed
     assert 'For all extras: pip install "ark-hf[serve]"' in printed
 
 

@@ -1,5 +1,6 @@
 """
-Links to files of the repository for readers who are elsewhere: on a package index (setup.py) or on the site (site_hooks.py).
+Links to files of the repository for readers who are elsewhere: on a package index (setup.py), or on the site
+(site_hooks.py).
 
 The repository's address is `url` in setup.cfg, and stands nowhere else. While there is none, such links become their
 text: a dead link is worse than none.

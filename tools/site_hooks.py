@@ -7,12 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from links import address, to_repository  # noqa: E402
 
-REFERENCE = re.compile(r"\[<code>(\w+)</code>\]")
-
-
-def on_config(config):
-    config.repo_url = address()
-    return config
+REFERENCE = re.compile(r"\[<code>([\w.]+)</code>\]")
 
 
 def on_page_markdown(markdown, page, config, files):

@@ -1,4 +1,4 @@
-"""The documents' settings in a size that runs in a second: fewer steps, smaller networks and pictures, nothing else."""
+"""The documents' settings in a size that runs in a second: fewer steps, smaller networks and pictures."""
 
 import json
 from pathlib import Path
@@ -42,6 +42,8 @@ def recipe(text: str) -> str:
     if not isinstance(values, dict) or not {"tasks", "sites", "model"} & values.keys() or "link" in values:
         return text
     lengths = {name: value for name, value in LENGTHS.items() if name in values}
+    if "sites" in values:  # in one process, which need not be started
+        lengths["sites_at_once"] = 1
     if "model" in values:
         return yaml.safe_dump(values | lengths)
     method = values.get("method", "ark")

@@ -1,7 +1,6 @@
-"""Every command and every block of Python of the documents, in their order, on drawn data and a Hub on this machine."""
+"""Every command and block of Python of the documents, in their order, on drawn data and a Hub on this machine."""
 
 import contextlib
-import os
 import runpy
 import shutil
 import sys
@@ -90,7 +89,8 @@ def run_script(path: str, *words: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_a_page_does_what_it_says(page, desk, capsys):
     names: dict = {"__name__": "page"}
-    for step in sorted(steps(page), key=lambda step: not isinstance(step, Written)):  # files may stand below the command
+    # Files first, which may stand below the command that reads them
+    for step in sorted(steps(page), key=lambda step: not isinstance(step, Written)):
         if isinstance(step, Command) and any(step.text.startswith(begin) for begin in NOT_RUN):
             continue
         try:
@@ -122,7 +122,8 @@ def test_every_verb_is_on_a_page():
 def test_steps_are_read_in_their_order(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# Page\n```bash\nark-hf a  # why\n# a remark\nark-hf b \\\n    --c 'd e'\n```\n| `ark-hf f` | x |\n```bash\nark-hf g\n```\n"
+        "# Page\n```bash\nark-hf a  # why\n# a remark\nark-hf b \\\n    --c 'd e'\n```\n"
+        "| `ark-hf f` | x |\n```bash\nark-hf g\n```\n"
         "```yaml\n# r.yaml: of\na: 1\n```\n```yaml\nb: 2\n```\n```python\nx = 1\n```\n"
     )
     found = steps(page)

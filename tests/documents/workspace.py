@@ -145,7 +145,8 @@ def write_checkpoints(root: Path) -> None:
 def write_models(root: Path) -> None:
     """The released weights, a run of two datasets, what was calibrated of it, and a pretrained Genesis."""
     run("convert", "Ark6_swinLarge768_ep50.pth.tar", "--out", "ark-cxr")
-    recipe = {**SHAPE, "cycles": 1, "batch_size": 8, "learning_rate": 0.01, "tasks": [{"dataset": "rsna"}, {"dataset": "kermany"}]}
+    recipe = {**SHAPE, "cycles": 1, "batch_size": 8, "learning_rate": 0.01}
+    recipe["tasks"] = [{"dataset": "rsna"}, {"dataset": "kermany"}]
     for name, seed in (("mine", 0), ("new", 1)):
         (root / "first.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": f"runs/{name}", "seed": seed}))
         run("pretrain", "first.yaml", "--data_root", "data")

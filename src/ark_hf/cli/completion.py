@@ -53,9 +53,7 @@ def read_commands() -> list[Command]:
     while waiting:
         words = waiting.pop(0)
         text = _help(words)
-        options = {
-            name: [each for each in choices.split(",") if each] for name, choices in OPTION.findall(text)
-        }
+        options = {name: [each for each in choices.split(",") if each] for name, choices in OPTION.findall(text)}
         chooses = text.splitlines()[0].endswith(" ...")  # "usage: ark-hf data ACTION ..."
         listed = LISTED.findall(text) if chooses else []
         if words == ("federate",):  # whose actions stand beside a recipe

@@ -37,7 +37,9 @@ def doctor(argv: list[str]) -> int:
     print("\nExtras")
     for extra in sorted({part.extra for part in found if part.extra is not None}):
         of_it = [part for part in found if part.extra == extra]
-        told = [part.requirement.name + ("" if part.fault == "missing" else f" {part.fault}") for part in of_it if part.fault]
+        told = [
+            f"{part.requirement.name} {part.fault.removeprefix('missing')}".strip() for part in of_it if part.fault
+        ]
         versions = ", ".join(f"{part.requirement.name} {part.version}" for part in of_it)
         print(_line(extra, f"not there ({', '.join(told)})" if told else versions))
     print("\nMachine")
