@@ -15,7 +15,10 @@ from tests.conftest import REPOSITORY
 from tests.serving.test_browser import DESK, PHONE, browser  # noqa: F401
 
 DOCS = REPOSITORY / "docs"
-WRITTEN = [*sorted(DOCS.rglob("*.md")), *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+WRITTEN = [
+    *sorted(DOCS.rglob("*.md")),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 
 
