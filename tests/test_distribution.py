@@ -1,4 +1,4 @@
-"""What is released: an sdist and the wheel of it, which works where its dependencies are and this source tree is not."""
+"""What is released: an sdist and the wheel of it, which works where its dependencies are and this tree is not."""
 
 import configparser
 import os
