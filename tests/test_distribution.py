@@ -20,6 +20,7 @@ from ark_hf.cli.main import verbs
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "ark_hf"
+UV = (sys.executable, "-m", "uv")
 ADDRESS = "https://host.example/someone/ark-hf"  # ours has none yet
 DEMO = """
 import sys
@@ -64,7 +65,7 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
             shutil.copy(path, tree)
     settings = (tree / "setup.cfg").read_text()
     (tree / "setup.cfg").write_text(settings.replace("[metadata]\n", f"[metadata]\nurl = {ADDRESS}\n"))
-    run("uv", "build", "--quiet", "--out-dir", str(root / "dist"), str(tree))
+    run(*UV, "build", "--quiet", "--out-dir", str(root / "dist"), str(tree))
     (sdist,), (wheel,) = (root / "dist").glob("*.tar.gz"), (root / "dist").glob("*.whl")
     return sdist, wheel
 
@@ -73,11 +74,11 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 def installed(built, tmp_path_factory) -> Path:
     """The programs of a new environment with the wheel alone, which sees what this one has but for ark-hf."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
-    run("uv", "venv", "--quiet", "--python", sys.executable, str(folder))
+    run(*UV, "venv", "--quiet", "--python", sys.executable, str(folder))
     seen = [path for path in dict.fromkeys([sysconfig.get_path("purelib"), *sys.path]) if path.endswith("-packages")]
     (place,) = folder.glob("lib/python*/site-packages")
     (place / "seen.pth").write_text("\n".join(seen) + "\n")
-    run("uv", "pip", "install", "--quiet", "--no-deps", "--python", str(folder / "bin/python"), str(built[1]))
+    run(*UV, "pip", "install", "--quiet", "--no-deps", "--python", str(folder / "bin/python"), str(built[1]))
     return folder / "bin"
 
 

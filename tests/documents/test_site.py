@@ -97,6 +97,7 @@ def site(tmp_path_factory) -> Path:
 def test_the_site_is_strict_and_small(site):
     pages = {str(path.relative_to(site)) for path in site.rglob("*.html")}
     assert pages >= {f"{page.relative_to(DOCS).with_suffix('.html')}" for page in DOCS.rglob("*.md")}
+    assert "<code>padchest</code>" in (site / "data.html").read_text()  # of the table that is made of the catalog
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 10_000_000
     for path in site.rglob("*.html"):
         html = path.read_text(encoding="utf-8")
