@@ -67,6 +67,8 @@ def write_raw(root: Path) -> None:
     labelled(raw / "node21", 96, ["Nodule"], lambda number: [number % 2])
     for kind in ("NORMAL", "PNEUMONIA"):
         write_pictures(raw / "kids" / kind, range(120 + 12 * (kind == "NORMAL"), 132 + 12 * (kind == "NORMAL")))
+    for kind in ("healthy", "retinopathy"):
+        write_pictures(raw / "fundus" / kind, range(430 + 12 * (kind == "healthy"), 442 + 12 * (kind == "healthy")))
     names = write_pictures(raw / "findings", range(150, 174))
     findings = [[name, f"p{name}", ("Mass|Effusion", "Effusion", "Mass", "")[i % 4]] for i, name in enumerate(names)]
     write_table(raw / "findings" / "findings.csv", ["Image Index", "Patient ID", "Finding Labels"], *findings)
@@ -108,7 +110,7 @@ def write_volumes(root: Path) -> None:
         label[4:12, 4:12, 4:12], label[14:17, 14:17, 14:17], label[0:3, 0:3, 0:3] = 1, 2, 4
         only = (label == 1).astype(np.uint8)
         for path, array in {
-            f"scans3d/{number}.nii.gz": voxels,
+            f"scans3d/{number}.nii.gz": voxels, f"brains/{number}.nii.gz": voxels,
             f"liver/ct-{number}.nii.gz": voxels, f"liver/seg-{number}.nii.gz": only,
             f"Task06_Lung/imagesTr/l{number}.nii.gz": voxels, f"Task06_Lung/labelsTr/l{number}.nii.gz": only,
             f"LiTS/volume-{number}.nii": voxels, f"LiTS/segmentation-{number}.nii": np.where(label == 4, 0, label),
@@ -119,6 +121,8 @@ def write_volumes(root: Path) -> None:
             (root / path).write_bytes(nifti(array, packed=path.endswith("gz")))
     rows = [[f"{number}.nii.gz", SPLITS[2 * number], f"p{number}", number % 2, 0] for number in range(12)]
     write_table(root / "scans3d/labels.csv", ["image", "split", "patient_id", "pneumonia", "emphysema"], *rows)
+    slices = [[f"{number}.nii.gz", z, number % 2] for number in range(12) for z in (4, 9)]
+    write_table(root / "brains/slices.csv", ["image", "z", "haemorrhage"], *slices)
     series_rows = []
     for number in range(12):
         folder = f"LIDC-IDRI/LIDC-{number:04d}/ct"
