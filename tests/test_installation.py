@@ -1,6 +1,7 @@
 """What `ark-hf doctor` says of an installation that is whole, and of broken ones."""
 
 import re
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 
@@ -9,6 +10,7 @@ import pytest
 import ark_hf.installation
 from ark_hf.cli.main import main
 from ark_hf.installation import MODULES, machine, parts, to_install
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -71,3 +73,11 @@ def test_the_machine_is_told_even_where_torch_is_broken(monkeypatch):
 
 def test_nothing_to_install_is_no_command():
     assert to_install([]) is None
+
+
+def test_the_doctor_comes_where_no_library_is(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'src')!r}); sys.argv = ['ark-hf']\n"
+    code += "from ark_hf.cli.main import main; sys.exit(main(['doctor']))"
+    bare = [sys.executable, "-I", "-S", "-c", code]
+    result = subprocess.run(bare, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1 and "packaging is missing" in result.stdout and not result.stderr

@@ -21,10 +21,14 @@ def doctor(argv: list[str]) -> int:
         "Says which versions are installed, what this machine computes with, which extras are there and how to get "
         "the others. Ends with 1 if something that the core needs is missing, of a wrong version or cannot be loaded.",
     )
-    from ..installation import machine, parts, to_install
     from ..provenance import package_version
 
     print(f"ark-hf {package_version()}, Python {platform.python_version()}")
+    try:
+        from ..installation import machine, parts, to_install
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is missing, without which the rest cannot be looked at: pip install --upgrade ark-hf")
+        return 1
     try:
         found = parts()
     except PackageNotFoundError:
