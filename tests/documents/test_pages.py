@@ -1,6 +1,7 @@
 """Every command and block of Python of the documents, in their order, on drawn data and a Hub on this machine."""
 
 import contextlib
+import re
 import runpy
 import shutil
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import create_repo, upload_folder
 
+from ark_hf.cli.completion import read_commands
 from ark_hf.cli.main import main, verbs
 from ark_hf.hub.push_dataset import push_dataset
 from tests.conftest import REPOSITORY
@@ -135,3 +137,18 @@ def test_small_recipes_keep_what_a_page_says():
     values = yaml.safe_load(small.recipe("output_dir: x\nstrategy: concurrent\ncycles: 200\ntasks: [{dataset: a}]\n"))
     assert values["strategy"] == "concurrent" and values["cycles"] == 1 and values["tasks"] == [{"dataset": "a"}]
     assert small.recipe("link: a\ntasks: []\n") == "link: a\ntasks: []\n"
+
+
+# Of other programs: accelerate, torch.distributed, pip, tests of ours, the originals' scripts
+FOREIGN = {
+    *"--multi_gpu --num_processes --num_machines --machine_rank --main_process_ip --main_process_port".split(),
+    *"--config_file --use_fsdp --fsdp_version --fsdp_auto_wrap_policy --nproc_per_node".split(),
+    *"--help --version --minutes --mode --no-deps --requirement --sched --venv".split(),
+}
+
+
+def test_options_that_pages_name_are_those_of_the_command():
+    known = {option for command in read_commands() for option in command.options} | FOREIGN
+    for page in DOCS.glob("*.md"):
+        told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text(encoding="utf-8")))
+        assert told <= known, f"{page.name}: {sorted(told - known)}"
