@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE  # every process would compile our code and the
 PICTURES := tests/models/ark/test_image_processing_ark.py tests/models/ark/test_golden_ark.py tests/data/images \
 	tests/data/test_inputs.py tests/data/test_views.py tests/inference/test_pipeline.py tests/inference/test_predict.py
 
-.PHONY: demo test slow-ci slow bench fuzz oldest check style
+.PHONY: demo test slow-ci slow docs bench fuzz oldest check style
 
 .venv/.core: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -31,10 +31,13 @@ test: .venv/.dev  ## The fast tests, and transformers' own tests of our classes
 	$(BIN)/python -m pytest $(CORES) --durations=10
 
 slow-ci: .venv/.dev .venv/pillow13  ## The tests that need real processes, a browser or a wheel; extras; Pillow 13
-	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,federated,lora,onnx,segmentation,serve,volumes]"
+	$(BIN)/python -m pip install --quiet --dry-run ".[demo,dev,dicom,docs,federated,lora,onnx,segmentation,serve,volumes]"
 	$(BIN)/python -m pytest $(CORES) -m "slow_ci and not slow" --durations=5
 	PYTHONPATH=.venv/pillow13 $(BIN)/python -c "import PIL; assert PIL.__version__ >= '13', PIL"
 	PYTHONPATH=.venv/pillow13 $(BIN)/python -m pytest $(CORES) $(PICTURES)
+
+docs: .venv/.dev  ## The site of docs/, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 slow: .venv/.dev  ## The tests that take long
 	$(BIN)/python -m pytest -m slow

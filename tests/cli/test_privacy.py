@@ -229,7 +229,7 @@ ASKED = {
 }
 # On the screen too, files are named: those that were given, and of which something must be told
 PRINTED = {"data": {FILE}, "predict": {FILE}, "serve": {FILE}}
-OF_NO_PATIENT = {"demo"}  # it draws its own, and takes no data
+OF_NO_PATIENT = {"demo", "doctor", "completion"}  # they take no data
 
 
 def test_every_verb_is_walked():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..names import may_be_on_hub, what_is_there
-from ..plain_yaml import read_yaml
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
@@ -123,6 +122,8 @@ def read_settings(path: str | Path, allowed: Sequence[str]) -> dict[str, Any]:
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """What a YAML or JSON file maps to what; `ValueError` if it is missing or no mapping, or as of [`read_yaml`]."""
+    from ..plain_yaml import read_yaml  # `ark-hf doctor` works where no library is
+
     values = read_yaml(path, "the recipe")
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must map settings to values, such as `seed: 10`.")
