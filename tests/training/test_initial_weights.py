@@ -22,9 +22,11 @@ def test_the_processor_is_for_images_of_the_first_task_whether_it_is_new_or_save
     new = processor_of(student, None)
     assert new.modality == "OP" and dict(new.size) == {"height": 32, "width": 32}
     saved = ArkImageProcessor(size=40, image_mean=[0.5] * 3)
-    assert processor_of(student, saved) is saved and saved.modality == "OP" and saved.image_mean == (0.5,) * 3
+    kept = processor_of(student, saved)
+    assert (kept.modality, kept.modalities, kept.image_mean) == ("OP", {"CR": {}}, (0.5,) * 3)
     student.keep_tasks(["lungs"])
-    assert processor_of(student, saved).modality == "CR"
+    assert processor_of(student, kept).modality == "CR"
+    assert processor_of(student, saved).to_dict() == saved.to_dict()
 
 
 def test_a_pretrained_model_s_processor_has_the_modality_of_its_data(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..inference.load import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
-from ..models.ark.image_processing_ark import ArkImageProcessor
+from ..models.ark.image_processing_ark import OF_A_MODALITY, ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..provenance import read_provenance, shown_name, weights_sha256
@@ -178,9 +178,14 @@ def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | 
     size, tasks = student.config.image_size, student.config.tasks or []
     processor = saved or ArkImageProcessor(size={"height": size, "width": size})
     first, *others = dict.fromkeys(task.modality for task in tasks)
-    settings: dict[str, Any] = processor.modalities or {}
-    plain = processor.of(first).to_dict() | {"modality": first}
-    return type(processor).from_dict(plain | {"modalities": {each: settings.get(each, {}) for each in others}})
+    plain = processor.of(first)
+    otherwise = {each: _differing(plain, processor.of(each)) for each in others}
+    return type(processor).from_dict(plain.to_dict() | {"modality": first, "modalities": otherwise})
+
+
+def _differing(one: ArkImageProcessor, other: ArkImageProcessor) -> dict[str, Any]:
+    """What of the settings that may be another for each modality the other processor has otherwise."""
+    return {name: getattr(other, name) for name in OF_A_MODALITY if getattr(other, name) != getattr(one, name)}
 
 
 def initial_heads(init: str) -> list[str]:

@@ -108,10 +108,11 @@ def test_a_run_that_goes_on_keeps_the_settings_of_each_modality(tmp_path, finish
     settings = {"OP": {"image_std": [0.3] * 3}}
     ArkImageProcessor(size=32, image_mean=[0.5] * 3, modalities=settings).save_pretrained(folder)
     both = trainer(tmp_path / "both", load_tasks(specs(chest, eyes)), init=str(folder), **_of_init())
-    assert both.processor.modalities == settings and list(both.processor.image_mean) == [0.5] * 3
+    assert list(both.processor.of("OP").image_std) == [0.3] * 3 and list(both.processor.image_mean) == [0.5] * 3
     eye = trainer(tmp_path / "eye", load_tasks(specs(eyes)), init=str(folder), **_of_init())
-    assert (eye.processor.modality, eye.processor.modalities) == ("OP", {"CR": {}})
-    assert list(eye.processor.image_std) == [0.3] * 3
+    assert (eye.processor.modality, [*eye.processor.modalities]) == ("OP", ["CR"])
+    for modality, std in {"OP": [0.3] * 3, "CR": ArkImageProcessor().image_std}.items():
+        assert list(eye.processor.of(modality).image_std) == list(std)
 
 
 def _of_init() -> dict:
