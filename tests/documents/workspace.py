@@ -11,7 +11,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageColumn
 from openpyxl import Workbook
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ark_hf import (
     PHANTOM_SITES,
@@ -68,7 +68,11 @@ def write_raw(root: Path) -> None:
     for kind in ("NORMAL", "PNEUMONIA"):
         write_pictures(raw / "kids" / kind, range(120 + 12 * (kind == "NORMAL"), 132 + 12 * (kind == "NORMAL")))
     for kind in ("healthy", "retinopathy"):
-        write_pictures(raw / "fundus" / kind, range(430 + 12 * (kind == "healthy"), 442 + 12 * (kind == "healthy")))
+        names = write_pictures(
+            raw / "fundus" / kind, range(430 + 12 * (kind == "healthy"), 442 + 12 * (kind == "healthy"))
+        )
+        for path in (raw / "fundus" / kind / name for name in names):
+            ImageOps.colorize(Image.open(path), "black", "orange").save(path)
     names = write_pictures(raw / "findings", range(150, 174))
     findings = [[name, f"p{name}", ("Mass|Effusion", "Effusion", "Mass", "")[i % 4]] for i, name in enumerate(names)]
     write_table(raw / "findings" / "findings.csv", ["Image Index", "Patient ID", "Finding Labels"], *findings)
