@@ -21,7 +21,7 @@ from . import small, workspace
 from .pages import PROGRAMS, Command, Python, Written, left_out, steps
 
 DOCS = REPOSITORY / "docs"
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if steps(page)]
+PAGES = [page for page in [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))] if steps(page)]
 NOT_RUN = left_out(DOCS / "not-run.md")
 
 
@@ -88,7 +88,7 @@ def run_script(path: str, *words: str) -> None:
 
 
 @pytest.mark.slow_ci
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_a_page_does_what_it_says(page, desk, capsys):
     names: dict = {"__name__": "page"}
     # Files first, which may stand below the command that reads them
@@ -149,6 +149,6 @@ FOREIGN = {
 
 def test_options_that_pages_name_are_those_of_the_command():
     known = {option for command in read_commands() for option in command.options} | FOREIGN
-    for page in DOCS.glob("*.md"):
+    for page in PAGES:
         told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text(encoding="utf-8")))
         assert told <= known, f"{page.name}: {sorted(told - known)}"
