@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from ark_hf.data.build.build import encode_png, write_task_dataset
 from ark_hf.data.open_dataset import TaskDataset
+from ark_hf.models.ark.configuration_ark import ArkTask
 from ark_hf.training.ark.recipe import TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
+from tests.data.test_colours import fundus
 
+EYES = {"train": 8, "validation": 4}  # images of a split
 TINY = {
     "backbone": "convnext_atto",
     "backbone_kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]},
@@ -33,6 +37,20 @@ def open_site(folder: Path, **spec) -> TaskDataset:
 def sites(sites) -> dict[str, Path]:
     """A multi-label, a 3-class and a binary one."""
     return dict(list(sites.items())[:3])
+
+
+@pytest.fixture(scope="session")
+def eyes(tmp_path_factory) -> Path:
+    """A dataset of photographs of the eye, in colour."""
+    folder = tmp_path_factory.mktemp("eyes") / "eye"
+
+    def rows(split: str, count: int):
+        for n in range(count):
+            yield {"image": encode_png(fundus(n, 40, 40)), "labels": [float(n % 2)], "image_id": f"{split}{n}"}
+
+    splits = {split: lambda split=split, count=count: rows(split, count) for split, count in EYES.items()}
+    write_task_dataset(folder, ArkTask("eye", ["any_dr"], modality="OP"), splits, [], {"phantom": True})
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,16 +1,19 @@
 """The student before its first step, and the image processor beside it."""
 
+from dataclasses import fields
+
 import pytest
 from datasets import Dataset
 
 from ark_hf import CyclicPretrainer, FinetuningArguments, PretrainingArguments
 from ark_hf.data.open_dataset import TaskDataset
-from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
+from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ark_hf.training.ark.start import build_start, own_start
 from ark_hf.training.finetune.run import initial_model
-from ark_hf.training.initial_weights import processor_of
+from ark_hf.training.initial_weights import StartArguments, build_segmenter, processor_of
+from tests.models.ark.several_modalities import SETTINGS, save_both
 
 from .conftest import TINY
 
@@ -116,3 +119,12 @@ def test_cards_tell_the_architecture_that_was_trained(tmp_path):
     trainer.state.history.append({"cycle": 1, "validation": {"teacher": {}}})
     told = trainer._provenance("teacher")["settings"]
     assert {name: told[name] for name in SHAPE} == SHAPE and told["drop_path_rate"] == 0.2
+
+
+def test_a_segmenter_of_one_modality_starts_from_a_model_of_several(tmp_path):
+    folder = save_both(tmp_path / "both")
+    settings = {each.name: getattr(FinetuningArguments("x"), each.name, None) for each in fields(StartArguments)}
+    start = StartArguments(**{**settings, "init": str(folder), "image_size": None, "seed": 0, "drop_path_rate": None})
+    model, processor = build_segmenter(start, SegmentationTask("vessels", ["vessels"], modality="OP"), "fpn", 32)
+    assert (processor.modality, processor.modalities) == ("OP", {}) and model.config.tasks is None
+    assert list(processor.image_mean) == SETTINGS["OP"]["image_mean"]

@@ -1,6 +1,7 @@
 """The student before its first step: fresh, from encoder weights, or continued from an ark-cxr."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def continues(had: SegmentationTask | None, task: SegmentationTask) -> bool:
 
 def _whole_picture(config: ArkConfig, saved: ArkImageProcessor | None, modality: str) -> ArkImageProcessor:
     """A processor of the model's size that cuts no crops, as masks are of the whole picture."""
-    values = {} if saved is None else saved.to_dict()
+    values = {} if saved is None else for_modalities(saved, [modality]).to_dict()
     values |= {"do_resize": True, "size": {"height": config.image_size, "width": config.image_size}}
     values |= {"intermediate_size": None, "do_center_crop": False, "do_ten_crop": False, "modality": modality}
     return ArkImageProcessor.from_dict(values)
@@ -177,7 +178,12 @@ def processor_of(student: ArkForImageClassification, saved: ArkImageProcessor | 
     """The student's saved processor, or a plain one of its size, for its tasks' modalities, the first the default."""
     size, tasks = student.config.image_size, student.config.tasks or []
     processor = saved or ArkImageProcessor(size={"height": size, "width": size})
-    first, *others = dict.fromkeys(task.modality for task in tasks)
+    return for_modalities(processor, [task.modality for task in tasks])
+
+
+def for_modalities(processor: ArkImageProcessor, modalities: Sequence[str]) -> ArkImageProcessor:
+    """The processor as it takes images of these modalities and no others, the first the default; each as it was."""
+    first, *others = dict.fromkeys(modalities)
     plain = processor.of(first)
     otherwise = {each: _differing(plain, processor.of(each)) for each in others}
     return type(processor).from_dict(plain.to_dict() | {"modality": first, "modalities": otherwise})

@@ -8,30 +8,13 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ark_hf.data.build.build import encode_png, write_task_dataset
-from ark_hf.models.ark.configuration_ark import ArkTask
+from ark_hf.data.build.build import encode_png
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
 from ark_hf.training.ark.recipe import PretrainingArguments, TaskSpec
 from ark_hf.training.ark.tasks import load_tasks
 from tests.data.test_colours import fundus
-from tests.training.conftest import TINY
-
-EYE = ArkTask("eye", ["any_dr"], modality="OP")
-SIZES = {"train": 8, "validation": 4}
-
-
-@pytest.fixture(scope="module")
-def eyes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("eyes") / "eye"
-
-    def rows(split: str, count: int):
-        for n in range(count):
-            yield {"image": encode_png(fundus(n, 40, 40)), "labels": [float(n % 2)], "image_id": f"{split}{n}"}
-
-    splits = {split: lambda split=split, count=count: rows(split, count) for split, count in SIZES.items()}
-    write_task_dataset(folder, EYE, splits, [], {"phantom": True})
-    return folder
+from tests.training.conftest import EYES, TINY
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +121,7 @@ def _of_columns(folder: Path, **more) -> TaskSpec:
 
     where = folder / "foreign"
     if not where.exists():
-        for split, count in SIZES.items():
+        for split, count in EYES.items():
             rows = {"picture": [encode_png(fundus(n)[:1]) for n in range(count)], "tb": [n % 2 for n in range(count)]}
             features = Features({"picture": Image(), "tb": Value("int64")})
             (where / "data").mkdir(parents=True, exist_ok=True)

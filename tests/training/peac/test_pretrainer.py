@@ -3,10 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 from ark_hf.data.open_dataset import open_images
 from ark_hf.models.ark.modeling_ark import ArkModel
@@ -231,3 +232,14 @@ def test_fsdp_is_refused(tmp_path, images, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="method: peac is not trained with FSDP"):
         trainer(tmp_path, images)
+
+
+def test_photographs_are_learned_from_in_their_colours(tmp_path, eyes):
+    run = trainer(tmp_path, load_images([TaskSpec(str(eyes))]), epochs=1)
+    assert run.processor.modality == "OP"
+    run.train()
+    assert AutoImageProcessor.from_pretrained(tmp_path / "ark-cxr").modality == "OP"
+    with run.loader:
+        batch = run.loader.load([(next(iter(run.loader.samples)), np.arange(4))], 0)
+        pictures = next(batch)["target"]
+    assert pictures.shape[1] == 3 and (pictures[:, 0].float() - pictures[:, 2].float()).mean() > 20

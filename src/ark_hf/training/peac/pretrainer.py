@@ -25,7 +25,7 @@ from ...provenance import compute_facts, write_provenance
 from ..checkpoint import CONTENTS
 from ..ema import MovingAverage, share_statistics
 from ..health import Spread, clip_gradient
-from ..initial_weights import DEFAULT_DROP_PATH_RATE
+from ..initial_weights import DEFAULT_DROP_PATH_RATE, for_modalities
 from ..optimizer import create_optimizer
 from ..run import RUN_TIME_SETTINGS, Run, create_accelerator, default_values, describe_model, seed_step, start_folder
 from ..sharding import check_sharding
@@ -80,7 +80,8 @@ class PeacPretrainer:
         saved = start_folder(self.output_dir, args.method)
         self.start = start or (build_start(args) if saved is None else read_start(saved, args))
         self.data = mark_trained_before(self.data, self.start.facts, args.allow_shared_images)
-        student, self.processor = self.start.model, self.start.processor
+        student = self.start.model
+        self.processor = for_modalities(self.start.processor, [each.task.modality for each in self.data])
         self.grid = Grid(student.config.image_size, student.heads.cell)
         if args.attn_implementation is not None:
             student.ark.set_attn_implementation(args.attn_implementation)
