@@ -194,8 +194,8 @@ def test_validation_alone_is_no_training_data(folder):
 def test_it_names_the_last_and_the_best_teacher(tmp_path):
     encoder = save(tmp_path / "encoder", ArkModel)
     write_provenance(encoder, "self-supervision", peac(best={"epoch": 7, "total": 3.9}))
-    told = "Validation loss of the last teacher, of epoch 12: 3.9900; of the best, of epoch 7: 3.9000; difference +0.0900."
-    assert f"total 3.99. {told}" in text_of(encoder)
+    told = "total 3.99. Validation loss of the last teacher, of epoch 12: 3.9900; of the best, of epoch 7: 3.9000; "
+    assert f"{told}difference +0.0900." in text_of(encoder)
     write_provenance(encoder, "self-supervision", peac(epoch=7, last={"epoch": 12, "total": 5.9}))
     assert "epoch 12: 5.9000; of the best, of epoch 7: 3.9900; difference +1.9100, which is clearly worse." in text_of(
         encoder

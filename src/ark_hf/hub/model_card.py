@@ -15,8 +15,8 @@ from ..evaluation.report.tables import TextTable
 from ..inference.task_labels import UNNAMED_TASK, label_names, modalities_of
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.tasks_ark import DEFAULT_MODALITY
-from ..pages.formats import format_defined, format_interval, format_number
 from ..outcome import read_outcome
+from ..pages.formats import format_defined, format_interval, format_number
 from ..plain_yaml import dump_yaml
 from ..provenance import read_provenance, weights_sha256
 from . import label_results, mask_results
@@ -319,7 +319,8 @@ def _training(origin: Mapping[str, Any], family: Family) -> str:
     if origin.get("kind") == "self-supervision":
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in validation.items() if loss is not None)
         told = f" Validation losses: {losses}." if losses else ""
-        return f"Weights of the end of epoch {origin['epoch']} of {METHODS[origin['method']]}, without labels.{told}{ended}"
+        method = METHODS[origin["method"]]
+        return f"Weights of the end of epoch {origin['epoch']} of {method}, without labels.{told}{ended}"
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":

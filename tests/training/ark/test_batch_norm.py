@@ -1,4 +1,4 @@
-"""A teacher with batch norm: what its targets are normalised by, and that its averages are its own; docs/divergence.md."""
+"""A teacher with batch norm: by what its targets are normalised, and that its averages are its own."""
 
 import json
 

@@ -337,8 +337,7 @@ class CyclicPretrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task_loss, consistency = self.accelerator.reduce(totals, "sum")
-        loss = (1 - coefficient) * task_loss + coefficient * consistency
-        return {"task_loss": task_loss, "consistency_loss": consistency, "loss": loss, "coefficient": coefficient}
+        return {"task_loss": task_loss, "consistency_loss": consistency, "coefficient": coefficient}
 
     def _update_teacher(self, momentum: float) -> None:
         student = self.accelerator.unwrap_model(self.student)
@@ -347,7 +346,7 @@ class CyclicPretrainer:
 
     def log_step(self, data: TaskPass | MixedPass, losses: dict[str, Any], momentum: float) -> None:
         """Keeps the step's losses; now and then reads what is kept, shows it and sends it to the tracker."""
-        noted = {f"{data.name}/{key}": losses[key] for key in ("task_loss", "consistency_loss", "loss")}
+        noted = {f"{data.name}/{key}": losses[key] for key in ("task_loss", "consistency_loss")}
         rows = partial(self._rows, data, self.state.cycle, self.state.step_in_pass)
         self.run.note_step(f"task {data.name!r}", noted, self.gradient_norm, rows)
         if self.state.step % self.args.logging_steps == 0:
@@ -401,12 +400,21 @@ class CyclicPretrainer:
     def _begin_next_cycle(self) -> dict[str, float]:
         """Sets `state` to the start of the next cycle; the mean losses of the one that is over."""
         losses = {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()}
-        whole = {f"task {key[:-5]!r}": loss for key, loss in losses.items() if key.endswith("/loss")}
-        self.run.watch_losses(whole, self._remedy())
+        self._watch_losses(losses)
         self.state.cycle += 1
         self.state.pass_losses = {}
         self.state.task_index = 0
         return losses
+
+    def _watch_losses(self, means: Mapping[str, float]) -> None:
+        """Reports what of the tasks' losses, task and consistency together, has exploded in the cycle."""
+        share = self.schedules.consistency_coefficient(self.state)
+        names = [key.removesuffix("/task_loss") for key in means if key.endswith("/task_loss")]
+        whole = {
+            f"task {name!r}": (1 - share) * means[f"{name}/task_loss"] + share * means[f"{name}/consistency_loss"]
+            for name in names
+        }
+        self.run.watch_losses(whole, self._remedy())
 
     def watch_teacher(self) -> None:
         """Reports a teacher whose last validation is clearly worse than an earlier one."""

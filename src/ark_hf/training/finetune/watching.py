@@ -7,7 +7,6 @@ from transformers import TrainerCallback
 
 from ..health import TROUBLES_FILE, has_just_exploded, note_trouble
 
-
 EARLY = 3  # losses that a first batch, or a warm-up, may set apart
 
 
