@@ -240,6 +240,13 @@ def test_a_last_teacher_that_is_clearly_worse_than_the_best_asks_for_a_word(hub,
     assert "Weights of the end of cycle 2." in card and "0.9500; difference -0." in card
 
 
+def test_the_report_says_how_the_training_ended(run):
+    notes = read_provenance(run / "run" / "ark-cxr")
+    told = f"The last teacher, of cycle 1, is the best: mean validation AUROC {notes['best']['mean_auroc']:.4f}."
+    assert json.loads((run / "report" / "report.json").read_text())["training"] == told
+    assert told in (run / "report" / "report.md").read_text() and told in (run / "report" / "report.html").read_text()
+
+
 # Pushing -------------------------------------------------------------------------------------------------------------
 
 
