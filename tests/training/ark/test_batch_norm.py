@@ -64,6 +64,7 @@ def test_averages_come_back_where_a_step_fails(tmp_path, sites):
     assert not any(norm.training for norm in batch_norms(trainer.teacher))
 
 
+@pytest.mark.slow_ci
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, sites):
     whole = pretrainer(tmp_path / "whole", sites, save_steps=2)
     whole.train()
