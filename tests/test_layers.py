@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ark_hf"
 # what has no line of its own in it.
 LAYERS = """
 files.py names.py cells.py signals.py plain_yaml.py
-provenance.py hub_errors.py installation.py
+provenance.py hub_errors.py installation.py outcome.py
 weights.py
 pages
 metrics

@@ -50,7 +50,8 @@ def write_provenance(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
         kind: How the weights came about, one of `KINDS`.
         facts: Ready for JSON and free of paths, at least those that `KINDS` names. Further, of a training: `start`,
             the name of what it started from; `start_provenance`, the same facts of that; `settings`; `data`, of each
-            dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `seeds`. Of
+            dataset [`training_data_facts`] and `splits`; `compute`, see [`compute_facts`]; `validation`; `best` or
+            `last`, see [`read_outcome`]; `seeds`. Of
             a conversion: `method`, where the original was not trained as Ark is ("peac", "genesis").
     """
     versions = {"ark-hf": package_version(), **{name: version(name) for name in ("torch", "transformers", "timm")}}

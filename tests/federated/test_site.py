@@ -100,6 +100,18 @@ def test_a_new_master_is_the_next_student_and_schedules_go_on(places, args, mast
     assert second.vector.sha256() not in (first.vector.sha256(), other.vector.sha256())
 
 
+def test_a_master_that_diverged_is_told_at_the_site(places, args, master, capsys):
+    site, tasks = places["north"]
+    shared = unpack(answer(site, tasks, request_of(args, master)).vector)
+    grown = {name: value * 1e3 if name.startswith("projector") else value for name, value in shared.items()}
+    answer(site, tasks, request_of(args, replace(master, vector=pack(grown)), number=2))
+    lines = [json.loads(each) for each in Path(site.output_dir, "troubles.jsonl").read_text().splitlines()]
+    assert ("loss exploded", "task 'phantom_hill'", 2) in [
+        (each["kind"], each["what"], each["cycle"]) for each in lines
+    ]
+    assert "Lower learning_rate or consistency" in capsys.readouterr().out
+
+
 def test_the_teacher_begins_as_the_master_and_is_not_replaced_later(places, arguments):
     args = arguments(ema_momentum=0.999, ema_mode="epoch")
     master = begin(args)

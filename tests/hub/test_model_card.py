@@ -191,6 +191,17 @@ def test_validation_alone_is_no_training_data(folder):
     assert card.data.datasets == ["someone/learned"] and "| not trained on | unknown | 12 |" in card.text
 
 
+def test_it_names_the_last_and_the_best_teacher(tmp_path):
+    encoder = save(tmp_path / "encoder", ArkModel)
+    write_provenance(encoder, "self-supervision", peac(best={"epoch": 7, "total": 3.9}))
+    told = "total 3.99. Validation loss of the last teacher, of epoch 12: 3.9900; of the best, of epoch 7: 3.9000; "
+    assert f"{told}difference +0.0900." in text_of(encoder)
+    write_provenance(encoder, "self-supervision", peac(epoch=7, last={"epoch": 12, "total": 5.9}))
+    assert "epoch 12: 5.9000; of the best, of epoch 7: 3.9900; difference +1.9100, which is clearly worse." in text_of(
+        encoder
+    )
+
+
 def test_time_that_was_not_counted_is_not_claimed(folder):
     compute = {"device": "CPU, 2 cores", "num_processes": 1, "precision": "no", "seconds": 5400.0}
     write_provenance(folder, "pretraining", {"cycle": 3, "compute": compute})

@@ -217,6 +217,36 @@ def test_a_report_of_other_weights_is_refused(run, ark_cxr):
         model_files(ark_cxr, "someone/x", ark_cxr.parent)
 
 
+def test_a_last_teacher_that_is_clearly_worse_than_the_best_asks_for_a_word(hub, run, ark_cxr, capsys):
+    notes = json.loads((ark_cxr / "provenance.json").read_text())
+    assert notes["best"] == {"cycle": 1, "mean_auroc": notes["validation"]["mean_auroc"]}
+    for task in notes["validation"]["tasks"].values():  # as many images as show the difference
+        task["samples"], task["positives"] = 6000, dict.fromkeys(task["positives"], 2000)
+    notes |= {"cycle": 2, "best": {"cycle": 1, "mean_auroc": 0.95}}
+    (ark_cxr / "provenance.json").write_text(json.dumps(notes))
+    told = "of the best, of cycle 1: 0.9500; difference -0.* clearly worse"
+    with hub.recording() as requests:
+        with pytest.raises(
+            ValueError, match=f"{told}. So push the best, the folder `best` of its run, or say --allow"
+        ):
+            push_model(ark_cxr, "someone/worse")
+        shutil.copytree(run / "run" / "best", ark_cxr.parent / "best")
+        assert main(["push", str(ark_cxr), "someone/worse", "--dry_run"]) == 2
+        assert f"So push {ark_cxr.parent / 'best'}, or say --allow_worse." in capsys.readouterr().err
+        assert main(["push", str(ark_cxr.parent / "best"), "someone/worse", "--dry_run"]) == 0
+        assert main(["push", str(ark_cxr), "someone/worse", "--dry_run", "--allow_worse"]) == 0
+    assert not requests
+    card = model_files(ark_cxr, "someone/worse", allow_worse=True).card["README.md"].decode()
+    assert "Weights of the end of cycle 2." in card and "0.9500; difference -0." in card
+
+
+def test_the_report_says_how_the_training_ended(run):
+    notes = read_provenance(run / "run" / "ark-cxr")
+    told = f"The last teacher, of cycle 1, is the best: mean validation AUROC {notes['best']['mean_auroc']:.4f}."
+    assert json.loads((run / "report" / "report.json").read_text())["training"] == told
+    assert told in (run / "report" / "report.md").read_text() and told in (run / "report" / "report.html").read_text()
+
+
 # Pushing -------------------------------------------------------------------------------------------------------------
 
 

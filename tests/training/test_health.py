@@ -12,7 +12,16 @@ from hypothesis.extra.numpy import arrays
 
 from ark_hf.data.loading import RowSamples
 from ark_hf.training.ark.pretrainer import CyclicPretrainer
-from ark_hf.training.health import LEAST_NORMS, MOST_LINES, MOST_SKIPPED, Spread, explodes, is_constant, note_trouble
+from ark_hf.training.health import (
+    LEAST_NORMS,
+    MOST_LINES,
+    MOST_SKIPPED,
+    Spread,
+    explodes,
+    has_just_exploded,
+    is_constant,
+    note_trouble,
+)
 
 from .methods import METHODS
 
@@ -73,7 +82,7 @@ def test_a_gradient_that_explodes_is_told_and_counted_unless_it_is_cut(make, cap
         noted(each, 1.0, 31)
     assert [(line["kind"], line["rows"]) for line in troubles(trainer)] == [("gradient exploded", {"city": [30]})]
     assert trainer.state.troubles == {"gradient exploded": 1} and cut.state.troubles == {}
-    assert "gradient exploded: it, step 30, 1e+04, rows 30 of city" in "".join(capsys.readouterr())
+    assert "gradient exploded: it, cycle 1, step 30, 1e+04, rows 30 of city" in "".join(capsys.readouterr())
     trainer.run.write_metrics({})
     assert json.loads((trainer.output_dir / "metrics.json").read_text())["troubles"] == {"gradient exploded": 1}
 
@@ -146,3 +155,68 @@ def test_nothing_is_told_of_a_run_that_is_well(make):
     trainer = make("ark", cycles=1)
     trainer.train()
     assert isinstance(trainer, CyclicPretrainer) and trainer.state.troubles == {} and not troubles(trainer)
+
+
+def test_a_teacher_that_falls_clearly_is_told_in_its_cycle_and_at_the_end(make, capsys, monkeypatch):
+    """Though its losses say nothing."""
+    made = {"mean_auroc": 0.0, "mean_loss": 1.0}
+
+    def validated(trainer):
+        cycle = trainer.state.cycle + 1
+        figures = {"auroc": {"a": [0.9, 0.95, 0.4][cycle - 1]}, "positives": {"a": 200}, "samples": 600}
+        teacher = {**made, "mean_auroc": figures["auroc"]["a"], "tasks": {"phantom_city": figures}}
+        return {"student": {**made, "tasks": {}}, "teacher": teacher}
+
+    monkeypatch.setattr(CyclicPretrainer, "validate", validated)
+    trainer = make("ark", cycles=3)
+    trainer.train()
+    (line,) = troubles(trainer)
+    assert line["kind"] == "teacher clearly below its best" and (line["cycle"], line["value"]) == (3, 0.4)
+    printed = "".join(capsys.readouterr())
+    best = trainer.output_dir / "best"
+    assert f"Lower learning_rate or consistency, in another output_dir. {best} has the teacher of cycle 2." in printed
+    assert (
+        f"of cycle 3: 0.4000; of the best, of cycle 2: 0.9500; difference -0.5500, which is clearly worse. Take {best}"
+        in printed
+    )
+    assert json.loads((best / "provenance.json").read_text())["last"] == {"cycle": 3, "mean_auroc": 0.4}
+    notes = json.loads((trainer.output_dir / "ark-cxr" / "provenance.json").read_text())
+    assert notes["best"] == {"cycle": 2, "mean_auroc": 0.95}
+    assert "best" not in json.loads((trainer.output_dir / "student" / "provenance.json").read_text())
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=8), st.floats(0, 1e6), st.integers(0, 4))
+def test_a_loss_explodes_where_it_is_far_above_all_others_and_once(earlier, loss, early):
+    exploded = has_just_exploded([*earlier, loss], early)
+    assert not exploded or loss > max(earlier)
+    assert not (exploded and has_just_exploded([*earlier, loss, 2 * loss + 1], early))
+    factor = 3 if len(earlier) > early else 10
+    assert not earlier or has_just_exploded([*sorted(earlier, reverse=True), factor * max(earlier) + 1], early)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_divergence_is_told_in_its_cycle_with_the_remedy(make, method, capsys):
+    """Weights that have grown beyond use after the first of two cycles, as a rate that is too high leaves them."""
+    name = "cycles" if method == "ark" else "epochs"
+    trainer = make(method, **{name: 2}, learning_rate=1e-12)
+    model = trainer.model if method == "genesis" else trainer.student
+    end_step = trainer.run.end_step
+
+    def spoil(is_due):
+        end_step(is_due)
+        if trainer.state.cycle == 1 and trainer.state.step_in_pass == trainer.state.task_index == 0:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1e3 if method == "ark" else 1e2)
+                    parameter.add_(torch.randn_like(parameter) * 10)
+
+    trainer.run.end_step = spoil
+    trainer.train()
+    lines = [line for line in troubles(trainer) if line["kind"] == "loss exploded"]
+    what = {"ark": "task 'phantom_city'", "peac": "PEAC", "genesis": "restoration"}[method]
+    told = [line for line in lines if line["what"] == what]
+    assert [line["cycle"] for line in told] == [2] and trainer.state.troubles["loss exploded"] == len(lines)
+    turn = "cycle" if method == "ark" else "epoch"
+    printed = "".join(capsys.readouterr())
+    assert f"Warning: loss exploded: {what}, {turn} 2, step " in printed and "Lower learning_rate" in printed
+    assert f"has the {'network' if method == 'genesis' else 'teacher'} of {turn} 1." in printed

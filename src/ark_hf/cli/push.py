@@ -43,6 +43,12 @@ class PushArguments:
             "of the source, and whoever is responsible, allow the images and columns about patients to be on the Hub."
         },
     )
+    allow_worse: bool = field(
+        default=False,
+        metadata={
+            "help": "Of the last teacher of a run: push it although the run's best is clearly better, by validation."
+        },
+    )
     dry_run: bool = field(default=False, metadata={"help": "Only check the folder, and list what would be sent."})
 
     def __post_init__(self):
@@ -52,7 +58,11 @@ class PushArguments:
     @property
     def of_models(self) -> list[str]:
         """The options given that only a model can have."""
-        return [name for name in ("report", "license", "revision", "pull_request", "card") if getattr(self, name)]
+        return [
+            name
+            for name in ("report", "license", "revision", "pull_request", "card", "allow_worse")
+            if getattr(self, name)
+        ]
 
 
 def push(argv: list[str]) -> int:
@@ -96,7 +106,7 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
     if args.card is not None:
         check_new_folder(Path(args.card))
     if args.card is not None or args.dry_run:
-        files = model_files(folder, repo, report, args.license)
+        files = model_files(folder, repo, report, args.license, args.allow_worse)
         if args.card is not None:
             replace_folder(Path(args.card), lambda new: _write(new, files.card))
             print(f"The card is in {Path(args.card, 'README.md')}.")
@@ -104,7 +114,9 @@ def _push_model(args: PushArguments, folder: Path, repo: str) -> int:
             _list(files.model | files.card, args, repo)
             _tell_of_the_model(files.renewed, files.stays)
         return 0
-    pushed = push_model(folder, repo, report, args.public, args.license, args.revision, args.pull_request)
+    pushed = push_model(
+        folder, repo, report, args.public, args.license, args.revision, args.pull_request, args.allow_worse
+    )
     print(f"{pushed.url}: {pushed.sent} files sent, {pushed.unchanged} were there, {pushed.removed} removed there.")
     _tell_of_the_model(pushed.renewed, pushed.stays)
     if report is None:

@@ -20,6 +20,7 @@ from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
+from ..outcome import read_outcome
 from ..provenance import read_provenance, shown_name, weights_sha256
 from .arguments import EvaluationArguments
 from .calibrate import CalibrationResult, apply_calibration, calibrate_task, calibrated_scores, save_calibrated
@@ -84,6 +85,9 @@ def evaluate(
     facts: dict[str, Any] = {"model": name, "crops": args.crops, "bootstrap": args.bootstrap, "seed": args.seed}
     loaded = load_model(model, args.dtype, args.compile)
     facts["computed"] = how_computed(loaded[0])
+    origin = read_provenance(model)
+    outcome = read_outcome(origin)
+    facts |= {"training": str(outcome)} if outcome is not None else {}
     if isinstance(loaded[0], ArkForSemanticSegmentation | GenesisForSemanticSegmentation):
         del facts["crops"]
         facts |= {"command": _command(model, wanted, args)} if args.out is not None else {}
@@ -111,7 +115,7 @@ def evaluate(
         ]
         facts |= {"model": shown_name(args.calibrate), "calibrated_from": name}
 
-    reports, origin = [], read_provenance(model)
+    reports = []
     for number, ((data, _), scored) in enumerate(zip(opened, scores, strict=True)):
         report = report_task(data, scored, args.bootstrap, args.seed, groups[number])
         report.leaks = leaks_into(data, args.split, origin)
@@ -119,7 +123,7 @@ def evaluate(
         if against is not None:
             report.comparison = Comparison(facts["model"], other_name, _compare(against, number, scored, args))
         reports.append(report)
-    evaluation = Evaluation(reports, report_text(reports))
+    evaluation = Evaluation(reports, report_text(reports) + (f"\n{outcome}\n" if outcome is not None else ""))
     if args.out is not None:
         out = Path(args.out)
         facts |= {"command": _command(model, wanted, args)}

@@ -139,6 +139,7 @@ def _end_round(trainer: CyclicPretrainer, entry: dict[str, Any], started: float)
         "train": {key: float(np.mean([each[key] for each in losses])) for key in losses[0]} if losses else {},
         "validation": trainer.validate() | {"master": entry.pop("received")},
     }
+    trainer.watch_teacher()
     trainer.save_models()
     trainer.write_metrics()
     trainer.run.save_checkpoint()

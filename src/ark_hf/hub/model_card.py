@@ -15,6 +15,7 @@ from ..evaluation.report.tables import TextTable
 from ..inference.task_labels import UNNAMED_TASK, label_names, modalities_of
 from ..models.ark.configuration_ark import ArkTask
 from ..models.ark.tasks_ark import DEFAULT_MODALITY
+from ..outcome import read_outcome
 from ..pages.formats import format_defined, format_interval, format_number
 from ..plain_yaml import dump_yaml
 from ..provenance import read_provenance, weights_sha256
@@ -311,12 +312,15 @@ def _training(origin: Mapping[str, Any], family: Family) -> str:
     validated = "".join(
         f" Mean validation {name}: {format_number(mean)}." for name, mean in means.items() if mean is not None
     )
+    outcome = read_outcome(origin if "kind" in origin else None)
+    ended = "" if outcome is None else f" {outcome}"
     if origin.get("kind") == "pretraining":
-        return f"Weights of the end of cycle {origin['cycle']}.{validated}"
+        return f"Weights of the end of cycle {origin['cycle']}.{validated}{ended}"
     if origin.get("kind") == "self-supervision":
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in validation.items() if loss is not None)
         told = f" Validation losses: {losses}." if losses else ""
-        return f"Weights of the end of epoch {origin['epoch']} of {METHODS[origin['method']]}, without labels.{told}"
+        method = METHODS[origin["method"]]
+        return f"Weights of the end of epoch {origin['epoch']} of {method}, without labels.{told}{ended}"
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":

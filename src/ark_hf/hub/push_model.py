@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..files import read_json
-from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE
+from ..outcome import read_outcome
+from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE, read_provenance
 from ..training.peac.heads import HEADS_FILE
 from .families import CLASSIFIERS, FAMILIES, Family, family_of
 from .model_card import model_card_files
@@ -66,6 +67,7 @@ def push_model(
     license_id: str | None = None,
     revision: str | None = None,
     pull_request: bool = False,
+    allow_worse: bool = False,
 ) -> Push:
     """
     Pushes a model with its processor, code, card, report and recipe, in one commit.
@@ -81,12 +83,13 @@ def push_model(
         license_id: Of the weights, by its name on the Hub, such as "cc-by-nc-4.0".
         revision: Branch to push to; it is made if there is none.
         pull_request: Whether to propose the change to the repository's owner instead.
+        allow_worse: Whether the last teacher of a run may go though its best is clearly better.
 
     Raises:
         ValueError: The folder may not be pushed; the report is of other weights; the repository is public where it
             should be private or the reverse, or holds something else; or the Hub refuses or cannot be reached.
     """
-    files = model_files(folder, repo_id, report, license_id)  # before anything is asked of the Hub
+    files = model_files(folder, repo_id, report, license_id, allow_worse)  # before anything is asked of the Hub
     api = HfApi()
     with explained(f"Cannot push {folder} to {repo_id}: "):
         there = open_repository(api, repo_id, "model", public, revision, pull_request)
@@ -103,9 +106,17 @@ def push_model(
         return pushed._replace(renewed=tuple(files.renewed), stays=files.stays)
 
 
-def model_files(folder: Path, repo_id: str, report: Path | None = None, license_id: str | None = None) -> ModelFiles:
+def model_files(
+    folder: Path,
+    repo_id: str,
+    report: Path | None = None,
+    license_id: str | None = None,
+    allow_worse: bool = False,
+) -> ModelFiles:
     """All that would go to the Hub; arguments and errors as of [`push_model`]."""
     files = check_model_folder(folder)
+    if not allow_worse:
+        _check_outcome(folder)
     card = model_card_files(folder, repo_id, report, license_id)
     for name, content in card.items():
         if not name.endswith(".png"):
@@ -164,6 +175,17 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     renewed |= _renewed_auto_maps(folder, family)
     _check_weights(folder, weights, family)
     return {name: path for name, path in files.items() if name != CARD_FILE} | renewed
+
+
+def _check_outcome(folder: Path) -> None:
+    """Raises `ValueError` if it is the last teacher of a run, and clearly worse than the best."""
+    origin = read_provenance(folder)
+    outcome = read_outcome(origin)
+    if origin is None or outcome is None or not outcome.is_clearly_worse or origin[outcome.turn] != outcome.last[0]:
+        return
+    best = folder.parent / "best"
+    remedy = f"push {best}" if best.is_dir() else "push the best, the folder `best` of its run"
+    raise ValueError(f"{folder}: {outcome} So {remedy}, or say --allow_worse.")
 
 
 @cache

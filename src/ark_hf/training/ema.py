@@ -1,4 +1,7 @@
-"""The teacher's exponential moving average (Ark paper, section 2)."""
+"""The teacher's exponential moving average (Ark paper, section 2), and what batch norm asks for beside it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -38,13 +41,32 @@ class MovingAverage:
             ours.copy_(theirs)
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model that normalise by a batch, or by running averages of batches."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def batch_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """
+    Inside, these batch norms of a model in eval mode normalise by the batch as one that trains does, and leave their
+    running averages as they are.
+    """
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training, norm.track_running_stats = False, True
+
+
 @torch.no_grad()
 def share_statistics(student: nn.Module, accelerator: Accelerator) -> None:
     """Gives all processes the mean of their batch norm statistics: each has seen others, all keep one teacher."""
     if accelerator.num_processes == 1:
         return
-    for module in student.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for statistic in (module.running_mean, module.running_var):
-                if statistic is not None:
-                    statistic.copy_(accelerator.reduce(statistic, "mean"))
+    for norm in batch_norms(student):
+        for statistic in (norm.running_mean, norm.running_var):
+            if statistic is not None:
+                statistic.copy_(accelerator.reduce(statistic, "mean"))

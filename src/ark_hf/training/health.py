@@ -1,4 +1,4 @@
-"""Signs of sick training: numbers that are not finite, gradients that explode, heads that answer all alike."""
+"""Signs of sick training: numbers not finite, gradients or losses that explode, heads that answer all alike."""
 
 import json
 import math
@@ -19,6 +19,8 @@ MOST_LINES = 1000  # of a kind in the file
 SHOWN_ROWS = 8
 # A gradient explodes if it is so many times the median of the last ones
 EXPLODED, LEAST_NORMS, MOST_NORMS = 100.0, 20, 50
+# A loss does if it is above all before it, and so many times their median; of a few steps' the first can be far apart
+LOSS_EXPLODED, LOSS_EXPLODED_EARLY = 3.0, 10.0
 MOST_SKIPPED = 20  # steps in a row: float16's scale is then a millionth of what it was
 SAME = 1e-6  # outputs that differ by less, relative to their size, are the same
 
@@ -61,6 +63,24 @@ def explodes(norm: float, usual: list[float]) -> bool:
     usual.append(norm)
     del usual[:-MOST_NORMS]
     return exploded
+
+
+def has_just_exploded(losses: Sequence[float], early: int = 0) -> bool:
+    """
+    Whether the last of finite losses is far above all before it, and the one before was not yet.
+
+    Args:
+        losses: Means over cycles, or over a few steps.
+        early: Of how many the next must be further above.
+    """
+    return _has_exploded(losses, early) and not _has_exploded(losses[:-1], early)
+
+
+def _has_exploded(losses: Sequence[float], early: int) -> bool:
+    *earlier, last = losses or [0.0]
+    if not earlier or last <= max(earlier):
+        return False
+    return last > (LOSS_EXPLODED_EARLY if len(earlier) <= early else LOSS_EXPLODED) * median(earlier)
 
 
 def is_constant(outputs: np.ndarray) -> bool:

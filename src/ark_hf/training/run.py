@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,8 +18,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import replace_folder, write_json, write_text
+from ..outcome import has_just_fallen, read_outcome
 from ..plain_yaml import dump_yaml
-from ..provenance import compute_facts
+from ..provenance import PROVENANCE_FILE, compute_facts, read_provenance
 from .checkpoint import (
     START_FOLDER,
     damaged_checkpoints,
@@ -28,7 +29,7 @@ from .checkpoint import (
     save_checkpoint,
     saved_settings,
 )
-from .health import MOST_SKIPPED, TROUBLES_FILE, Rows, Step, explodes, note_trouble, told_rows
+from .health import MOST_SKIPPED, TROUBLES_FILE, Rows, Step, explodes, has_just_exploded, note_trouble, told_rows
 from .interruption import StopRequest, explained_faults, lock_run
 
 CHECKPOINTS, METRICS_FILE, RECIPE_FILE = "checkpoints", "metrics.json", "recipe.yaml"
@@ -53,6 +54,7 @@ class RunState:
     best: dict[str, Any] | None = None
     seconds: float = 0.0
     norms: dict[str, list[float]] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
     skipped: int = 0
     troubles: dict[str, int] = field(default_factory=dict)
 
@@ -92,6 +94,7 @@ class Run:
         self.folder, self.accelerator, self.settings, self.defaults = folder, accelerator, settings, defaults
         self.save_total_limit, self.write_start = save_total_limit, write_start
         self.state = RunState()
+        self.turn = "cycle" if settings["method"] == "ark" else "epoch"  # as users know what `state.cycle` counts
         self.resumed_from: Path | None = None
         self.progress = tqdm(disable=True)
         self._unread: list[Step] = []
@@ -277,16 +280,83 @@ class Run:
         if explodes(norm, usual) and self.settings.get("max_grad_norm") is None:
             self.report("gradient exploded", step.what, step.number, norm, step.rows())
 
-    def report(self, kind: str, what: str, step: int, value: float | None = None, rows: Rows | None = None) -> None:
-        """Tells of a trouble with which the run goes on: prints it, lists it in `troubles.jsonl` and counts it."""
-        self._list_trouble(kind, what, step, value, rows or {})
-        told = [f"{kind}: {what}, step {step}"]
+    def watch_losses(self, losses: Mapping[str, float], remedy: str) -> None:
+        """
+        Reports what of a cycle's mean losses, each the whole of what is minimised, has exploded since the cycles
+        before; once, until it has come down again.
+
+        Args:
+            losses: By what is trained.
+            remedy: A sentence.
+        """
+        for what, loss in losses.items():
+            known = self.state.losses.setdefault(what, [])
+            known.append(loss)
+            if has_just_exploded(known):
+                self.report("loss exploded", what, self.state.step, loss, remedy=remedy)
+
+    def watch_teacher(self, validations: Sequence[Mapping[str, Any]], key: str, cycle: int, remedy: str) -> None:
+        """
+        Reports it where the teacher has become clearly worse than its best; once, until it is well again.
+
+        Args:
+            validations: Of the teacher, one a cycle, until `cycle`.
+            key: By which the best is found in them; see [`has_just_fallen`].
+            remedy: A sentence.
+        """
+        if has_just_fallen(validations, key):
+            value = validations[-1][key]
+            self.report("teacher clearly below its best", key, self.state.step, value, remedy=remedy, cycle=cycle)
+
+    def tell_outcome(self, origin: Mapping[str, Any]) -> None:
+        """
+        Tells at the end how the last teacher compares with the best, on the screen and in the notes of `best`.
+
+        Args:
+            origin: The last teacher's provenance.
+        """
+        outcome, best = read_outcome(origin), self.folder / "best"
+        if outcome is None or not self.accelerator.is_main_process:
+            return
+        self.print(f"{outcome}{f' Take {best}.' if outcome.is_clearly_worse else ''}")
+        notes = read_provenance(best)
+        if notes is not None:
+            last = dict(zip((outcome.turn, outcome.key), outcome.last, strict=True))
+            write_json(best / PROVENANCE_FILE, {**notes, "last": last})
+
+    def report(
+        self,
+        kind: str,
+        what: str,
+        step: int,
+        value: float | None = None,
+        rows: Rows | None = None,
+        remedy: str = "",
+        cycle: int | None = None,
+    ) -> None:
+        """
+        Tells of a trouble with which the run goes on: prints it, lists it in `troubles.jsonl` and counts it.
+
+        Args:
+            cycle: The present one unless given.
+        """
+        cycle = cycle or self.state.cycle + 1
+        self._list_trouble(kind, what, step, value, rows or {}, cycle)
+        told = [f"{kind}: {what}, {self.turn} {cycle}, step {step}"]
         told += [f"{value:.3g}"] if value is not None else []
         told += [told_rows(rows)] if rows else []
-        self.print(f"Warning: {', '.join(told)}; {TROUBLES_FILE} lists it.")
+        self.print(f"Warning: {', '.join(told)}; {TROUBLES_FILE} lists it.{f' {remedy}' if remedy else ''}")
 
-    def _list_trouble(self, kind: str, what: str, step: int, value: float | None, rows: Rows) -> None:
-        told = {"what": what, "step": step, "value": value, "rows": {name: list(each) for name, each in rows.items()}}
+    def _list_trouble(
+        self, kind: str, what: str, step: int, value: float | None, rows: Rows, cycle: int | None = None
+    ) -> None:
+        told = {
+            "what": what,
+            "cycle": cycle or self.state.cycle + 1,
+            "step": step,
+            "value": value,
+            "rows": {name: list(each) for name, each in rows.items()},
+        }
         note_trouble(self.folder if self.accelerator.is_main_process else None, self.state.troubles, kind, told)
 
     def what_is_kept(self) -> str:

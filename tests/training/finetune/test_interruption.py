@@ -1,5 +1,6 @@
 """A run of fine-tuning that is stopped, or whose checkpoints are damaged, ends the same."""
 
+import json
 import math
 import os
 import shutil
@@ -98,6 +99,23 @@ def test_another_number_of_processes_is_refused(tmp_path):
     check_same_run(tmp_path, settings)
     with pytest.raises(ValueError, match="num_processes was 1, now 2"):
         check_same_run(tmp_path, settings | {"num_processes": 2})
+
+
+def test_a_divergence_is_told_in_its_epoch(hill, tmp_path, monkeypatch, capsys):  # noqa: F811
+    usual = Progress.on_epoch_end
+
+    def spoil(self, args, state, control, model=None, **kwargs):
+        usual(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 100)
+
+    monkeypatch.setattr(Progress, "on_epoch_end", spoil)
+    finetune("none", "hill", arguments(tmp_path / "run", test=False, learning_rate=1e-9), hill)
+    (line,) = [json.loads(each) for each in (tmp_path / "run/seed-0/troubles.jsonl").read_text().splitlines()]
+    assert line["kind"] == "loss exploded" and 1 < line["epoch"] <= 2 and line["value"] > 3
+    assert "Warning: loss exploded: task 'phantom_hill', epoch 2.00, step 6" in "".join(capsys.readouterr())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(hill, tmp_path, monkeypatch):  # noqa: F811

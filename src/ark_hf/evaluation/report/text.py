@@ -42,7 +42,7 @@ def full_text(
 
 
 def how_it_was_made(facts: Mapping[str, Any]) -> list[str]:
-    """The day, the version, the command, where and how the model computed, and the resamples, as far as known."""
+    """Day, version, command, where and how the model computed, how its training ended, resamples: as far as known."""
     lines = []
     if "date" in facts:
         lines.append(f"Made on {facts['date']} by ark-hf {facts['ark_hf']}.")
@@ -50,6 +50,8 @@ def how_it_was_made(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"Command: {facts['command']}")
     if "computed" in facts:
         lines.append(f"Computed on {facts['computed']}.")
+    if "training" in facts:
+        lines.append(facts["training"])
     if facts.get("bootstrap") == 0:
         lines.append("Nothing was resampled: there are no intervals.")
     elif "bootstrap" in facts:

@@ -27,7 +27,7 @@ from ...models.compile_blocks import compile_blocks
 from ...provenance import compute_facts, write_provenance
 from ..checkpoint import CONTENTS
 from ..curves import Curve, write_curves
-from ..ema import MovingAverage, share_statistics
+from ..ema import MovingAverage, batch_norms, batch_statistics, share_statistics
 from ..health import clip_gradient
 from ..initial_weights import ARCHITECTURE, DEFAULT_DROP_PATH_RATE, processor_of
 from ..optimizer import create_optimizer
@@ -138,6 +138,8 @@ class CyclicPretrainer:
             shard_as(self.student, self.teacher)
             begin_states(self.optimizer.optimizer)
         self.average = MovingAverage(self.teacher, self.accelerator.unwrap_model(self.student))
+        # By its averages the teacher's embeddings would be larger than the student's, who would chase them for ever
+        self.norms_by_batch = batch_norms(self.teacher) if args.teacher_batch_norm == "batch" else []
         self.loader = Loader(self._samples, self.num_workers, device)
         if args.torch_compile:
             compile_blocks(student)
@@ -148,7 +150,7 @@ class CyclicPretrainer:
             self.output_dir,
             self.accelerator,
             self._settings(),
-            default_values(PretrainingArguments) | {"sharded": False},
+            default_values(PretrainingArguments) | {"sharded": False, "teacher_batch_norm": "running"},
             args.save_total_limit,
             self._write_start,
         )
@@ -205,6 +207,7 @@ class CyclicPretrainer:
                 self._finish_cycle(started)
         if self.earlier and self.state.history[0]["cycle"] == 0:
             self.accelerator.print(growth_table(self.state.history, self.earlier))
+        self.run.tell_outcome({"kind": "pretraining", **self._provenance("teacher")})
         self.accelerator.end_training()
         return self.teacher
 
@@ -318,7 +321,7 @@ class CyclicPretrainer:
             with nullcontext() if last else self.accelerator.no_sync(self.student):
                 with self.accelerator.autocast():  # which accelerate leaves out where it shards
                     outputs = self.student(batch["pixel_values"], task=objective.head)
-                with torch.no_grad(), self.accelerator.autocast():
+                with torch.no_grad(), self.accelerator.autocast(), batch_statistics(self.norms_by_batch):
                     # Sharded weights are gathered for a call of the whole model alone
                     target = self.teacher(batch["teacher_pixel_values"], task=objective.head).embeddings
                 task_loss = objective.loss(outputs.logits, batch["labels"], counts)
@@ -364,6 +367,7 @@ class CyclicPretrainer:
     def _finish_cycle(self, started: float) -> None:
         self.teacher.eval()  # until here, teacher_train_until_test may have had it in train mode
         self.state.history.append(self._measure(self.state.cycle + 1, started))
+        self.watch_teacher()
         self._begin_next_cycle()
         validation = self.state.history[-1]["validation"]
         mean = validation["teacher"]["mean_auroc"]
@@ -396,10 +400,34 @@ class CyclicPretrainer:
     def _begin_next_cycle(self) -> dict[str, float]:
         """Sets `state` to the start of the next cycle; the mean losses of the one that is over."""
         losses = {key: float(np.mean(values)) for key, values in self.state.pass_losses.items()}
+        self._watch_losses(losses)
         self.state.cycle += 1
         self.state.pass_losses = {}
         self.state.task_index = 0
         return losses
+
+    def _watch_losses(self, means: Mapping[str, float]) -> None:
+        """Reports what of the tasks' losses, task and consistency together, has exploded in the cycle."""
+        share = self.schedules.consistency_coefficient(self.state)
+        names = [key.removesuffix("/task_loss") for key in means if key.endswith("/task_loss")]
+        whole = {
+            f"task {name!r}": (1 - share) * means[f"{name}/task_loss"] + share * means[f"{name}/consistency_loss"]
+            for name in names
+        }
+        self.run.watch_losses(whole, self._remedy())
+
+    def watch_teacher(self) -> None:
+        """Reports a teacher whose last validation is clearly worse than an earlier one."""
+        found = [each["validation"]["teacher"] for each in self.state.history if each["cycle"]]
+        self.run.watch_teacher(found, "mean_auroc", self.state.history[-1]["cycle"], self._remedy())
+
+    def _remedy(self) -> str:
+        """Against losses that explode, and teachers that become worse."""
+        remedy = "Lower learning_rate or consistency, in another output_dir."
+        if self.args.teacher_batch_norm == "running" and batch_norms(self.teacher):
+            remedy = "Set teacher_batch_norm to batch, in another output_dir; see docs/divergence.md."
+        best = self.state.best
+        return f"{remedy} {self.output_dir / 'best'} has the teacher of cycle {best['cycle']}." if best else remedy
 
     def _measure(self, cycle: int, started: float) -> dict[str, Any]:
         """The entry of the history for a cycle that is over; 0 for the model before any step."""
@@ -457,8 +485,10 @@ class CyclicPretrainer:
         own = (*ARCHITECTURE, "image_size", "drop_path_rate")  # of the model, whatever the recipe leaves to it
         settings |= {name: getattr(self.teacher.config, name) for name in own}
         last = self.state.history[-1]
+        best = {"best": self.state.best} if role == "teacher" and self.state.best else {}
         return {
             **self.start.facts,
+            **best,
             "settings": settings,
             "data": [{"task": data.task.name, **data.facts, "uncertain": data.uncertain} for data in self.tasks],
             "compute": compute_facts(
@@ -490,6 +520,8 @@ class CyclicPretrainer:
         settings[CONTENTS] = {data.task.name: data.digest() for data in self.tasks}
         settings["num_processes"] = self.accelerator.num_processes
         settings["sharded"] = self.is_sharded
+        if not batch_norms(self.teacher):  # the two are one, and runs of earlier versions go on
+            del settings["teacher_batch_norm"]
         return settings
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ...models.ark.configuration_ark import ArkTask
 from ...models.ark.modeling_ark import ArkForImageClassification
+from ..ema import batch_norms
 from ..initial_weights import StartArguments, build_student
 
 
@@ -42,9 +43,8 @@ def teacher_train_until_test(teacher: nn.Module, cycle: int) -> None:
     That is so with their published commands. Batch norm, which the originals have none of, keeps to its averages.
     """
     teacher.train(cycle == 0)
-    for module in teacher.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for norm in batch_norms(teacher):
+        norm.eval()
 
 
 def bce_everywhere(labels: torch.Tensor, task: ArkTask) -> tuple[torch.Tensor, str]:

@@ -155,6 +155,14 @@ class PretrainingArguments:
     teacher_view: Literal["resize", "student"] = field(
         default="resize", metadata=_help("resize: the whole image (Ark+); student: the student's crop (MICCAI 2023).")
     )
+    teacher_batch_norm: Literal["batch", "running"] = field(
+        default="batch",
+        metadata=_help(
+            "By what the teacher's batch norm normalises while the student trains: batch, as the student's does, or "
+            "running, its averages, as earlier versions had it, whose runs can go on so; long runs diverge with it, "
+            "see docs/divergence.md. No matter for encoders without batch norm."
+        ),
+    )
     min_crop_scale: float = field(default=0.08, metadata=_help("Smallest area of the student's crop, (0, 1]."))
     mixed_precision: Literal["no", "fp16", "bf16"] = field(default="no", metadata=_help("no, fp16 or bf16."))
     attn_implementation: Literal["sdpa", "eager"] | None = field(

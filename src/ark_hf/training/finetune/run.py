@@ -51,6 +51,7 @@ from .seed_folder import ARK_FOLDER, GENESIS_FOLDER, is_tested, is_trained, read
 from .segmentation import validation_scores
 from .trainer import TRAINER_STATE, Finite, Sealed, Stopping, create_trainer, validation_metric
 from .volume_start import initial_genesis
+from .watching import Watching
 
 GOES_ON = " What is trained is kept: the same command goes on from there."
 SETTINGS_VERSION = 2  # in 1, batch_size counted the images of a micro-batch
@@ -189,7 +190,7 @@ def train_seed(model: str, data: TaskDataset, args: FinetuningArguments, seed: i
     start, processor = (initial_genesis if data.has_volumes else initial_model)(model, data.task, args, seed)
     trainer = create_trainer(start, processor, data, args, seed, folder / "checkpoints")
     stop = StopRequest(PartialState().num_processes)
-    for callback in (Sealed(), Stopping(stop), Finite(data.task.name)):
+    for callback in (Sealed(), Stopping(stop), Finite(data.task.name), Watching(data.task.name, folder)):
         trainer.add_callback(callback)
     PartialState().print(describe(trainer, data, args), file=sys.stderr)  # stdout is for the results
     checkpoint = _newest_checkpoint(folder / "checkpoints")

@@ -133,6 +133,12 @@ class GenesisPretrainer:
                     self._step(batches)
                     self.run.end_step(self.state.step % self.args.save_steps == 0 and self._steps_left() > 0)
                 self._finish_epoch(started)
+        if self.state.best is not None:
+            last, best = self.state.history[-1], self.state.best
+            self.accelerator.print(
+                f"Validation loss of the last epoch, {last['epoch']}: {last['validation']['loss']:.4f}; of the best, "
+                f"{best['epoch']}, whose network is kept: {best['loss']:.4f}."
+            )
         self.accelerator.end_training()
         return GenesisForPreTraining.from_pretrained(self.output_dir / MODEL).to(self.accelerator.device)
 
@@ -239,6 +245,8 @@ class GenesisPretrainer:
             "validation": {"loss": loss},
         }
         self.state.history.append(entry)
+        losses = {"restoration": train} | ({} if math.isnan(loss) else {"restoration in validation": loss})
+        self.run.watch_losses(losses, self._remedy())
         self.state.cycle, self.state.step_in_pass, self.state.pass_losses = self.state.cycle + 1, 0, {}
         if not math.isnan(loss) and (self.state.best is None or loss < self.state.best["loss"]):
             self.state.best = {"epoch": self.state.cycle, "loss": loss}
@@ -249,6 +257,12 @@ class GenesisPretrainer:
         self.write_metrics()
         self._draw()
         self.run.end_step(True)
+
+    def _remedy(self) -> str:
+        """Against losses that explode."""
+        best = self.state.best
+        kept = f" {self.output_dir / MODEL} has the network of epoch {best['epoch']}." if best else ""
+        return f"Lower learning_rate, in another output_dir.{kept}"
 
     @torch.no_grad()
     def validate(self) -> float:

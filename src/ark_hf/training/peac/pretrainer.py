@@ -131,6 +131,7 @@ class PeacPretrainer:
                     self._step(batches)
                     self.run.end_step(self.state.step % self.args.save_steps == 0 and self._steps_left() > 0)
                 self._finish_epoch(started)
+        self.run.tell_outcome({"kind": "self-supervision", **self._provenance()})
         self.accelerator.end_training()
         return self.teacher
 
@@ -284,6 +285,7 @@ class PeacPretrainer:
             "validation": self.validate(),
         }
         self.state.history.append(entry)
+        self._watch()
         self.state.cycle, self.state.step_in_pass, self.state.pass_losses = self.state.cycle + 1, 0, {}
         total = entry["validation"]["total"]
         improved = not math.isnan(total) and (self.state.best is None or total < self.state.best["total"])
@@ -299,6 +301,15 @@ class PeacPretrainer:
         self.write_metrics()
         self._draw()
         self.run.end_step(True)
+
+    def _watch(self) -> None:
+        """Reports losses that explode, and a teacher that becomes worse, by the newest entry of the history."""
+        remedy, best = "Lower learning_rate, in another output_dir.", self.state.best
+        if best is not None:
+            remedy += f" {self.output_dir / 'best'} has the teacher of epoch {best['epoch']}."
+        entry = self.state.history[-1]
+        self.run.watch_losses({"PEAC": entry["train"]["total"]}, remedy)
+        self.run.watch_teacher([each["validation"] for each in self.state.history], "total", entry["epoch"], remedy)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -363,6 +374,7 @@ class PeacPretrainer:
         last = self.state.history[-1]
         return {
             **self.start.facts,
+            **({"best": self.state.best} if self.state.best else {}),
             "method": "peac",
             "settings": settings,
             "data": [{"task": data.task.name, **data.facts} for data in self.data],
