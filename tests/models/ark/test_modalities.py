@@ -115,7 +115,7 @@ def test_a_head_that_is_named_and_the_loss_are_as_ever():
     labels = torch.tensor([[1.0, 0, np.nan, np.nan, 0, 1, 0]])
     told = model(pixels, labels=labels, modality="CR")
     assert torch.isfinite(told.loss) and told.loss == model(pixels, labels=labels).loss
-    with pytest.raises(ValueError, match=r"no head for images of modality 'MG'; its are of \['CR', 'OP'\]"):
+    with pytest.raises(ValueError, match=r"no head for images of modality 'MG'; it has some of \['CR', 'OP'\]"):
         model(pixels, modality="MG")
 
 
