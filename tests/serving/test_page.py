@@ -26,7 +26,7 @@ from ark_hf.data.build.build import encode_png
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
 from ark_hf.inference.load import load_ark
-from ark_hf.inference.overlays import overlay
+from ark_hf.inference.overlays import OPACITY, TINT, enlarged_heat, heat_colours
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
 from ark_hf.inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
@@ -105,6 +105,7 @@ def png(image: Image.Image) -> bytes:
 
 
 CHEST = png(Image.fromarray((np.random.default_rng(0).random((80, 100)) * 255).astype(np.uint8)))
+CHEST_INPUT = {"bytes": CHEST, "path": "chest.png"}
 PHOTO = png(Image.new("RGB", (300, 40), "red"))
 
 
@@ -155,6 +156,8 @@ class Answer(HTMLParser):
         self.scores: list[str] = []
         self.images: list[dict] = []
         self.choices: list[dict] = []
+        self.sliders: list[dict] = []
+        self.facts: dict = {}
         self.styles: dict[str, list[str]] = {"i": [], "u": []}
         self.feed(html)
         self.close()
@@ -164,13 +167,17 @@ class Answer(HTMLParser):
         attributes = dict(attributes)
         for name, value in attributes.items():
             assert not name.startswith("on") and name not in ("href", "action", "srcset")
-            assert name not in ("src", "data-picture") or value.startswith("data:image/jpeg;base64,")
+            assert name != "src" or value.startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
+            assert name != "data-layer" or value.startswith("data:image/png;base64,")
         if tag == "img":
             self.images.append(attributes)
         elif tag == "input":
-            self.choices.append(attributes)
+            inputs = self.choices if attributes["type"] in ("radio", "checkbox") else self.sliders
+            inputs.append(attributes)
         else:
             self.open.append(attributes.get("class", tag))
+        if "data-facts" in attributes:
+            self.facts = json.loads(attributes["data-facts"])
         if attributes.get("class") == "ark-name":
             self.names.append("")
             self.scores.append("")
@@ -230,7 +237,7 @@ def test_only_a_model_of_several_modalities_asks_for_one(page, page_of_both):
 def test_the_answer_is_the_pipelines(page, pipe):
     html = send(page, "chest.png", CHEST)
     answer = Answer(html)
-    labels = all_labels(pipe({"bytes": CHEST, "path": "chest.png"}))
+    labels = all_labels(pipe(CHEST_INPUT))
     assert answer.names == [label["label"] for label in labels] and set(answer.names) >= {"Mass <b>", "normal"}
     for label, shown in zip(labels, answer.scores, strict=True):
         verdict = ""
@@ -244,23 +251,48 @@ def test_the_answer_is_the_pipelines(page, pipe):
     summary = html[html.index("Above the operating point") : html.index("ark-key")]
     assert "<li>Edema (north) " in summary and "Mass" not in summary
     assert "chest.png, 100\xa0x\xa080 pixels" in html and "Reasons for doubt" not in html
+    tasks = [task for task, each in pipe(CHEST_INPUT)["tasks"].items() for _ in each]
+    assert answer.facts["rows"] == [
+        {
+            "task": task,
+            "label": label["label"],
+            "probability": label["score"],
+            "threshold": label["threshold"],
+            "positive": label["positive"],
+        }
+        for task, label in zip(tasks, labels, strict=True)
+    ]
+    assert answer.facts["brief"] == "1 above" and answer.facts["warnings"] == []
 
 
 def test_every_label_has_its_heat_map(page, pipe):
-    answer = Answer(send(page, "chest.png", CHEST))
+    answer = Answer(html := send(page, "chest.png", CHEST))
     (checked,) = [choice for choice in answer.choices if "checked" in choice]
-    assert checked["data-caption"] == "Heat map: what speaks for Edema (north)"  # alone above its operating point
-    first, second = answer.images
-    assert (second["src"], second["alt"]) == (checked["data-picture"], checked["data-caption"]) and first["alt"]
+    assert checked["data-caption"] == "Heat map: what speaks for Edema (north)."  # alone above its operating point
+    radiograph, bar = answer.images
+    assert f"{checked['data-caption']}</span>" in html and radiograph["alt"] and bar["alt"]
     pixels = read_input(CHEST).pixels
-    assert np.abs(picture_of(first["src"])[..., 0] - pixels[0]).mean() < 6  # JPEG
-    shown = []
-    for label, choice in zip(all_labels(pipe(pixels, heatmaps=True)), answer.choices, strict=True):
-        expected = np.asarray(overlay(pixels, label["heatmap"]), float)
-        shown.append(picture_of(choice["data-picture"]))
-        assert np.abs(shown[-1] - expected).mean() < 12
+    assert np.abs(picture_of(radiograph["src"]) - pixels[0]).mean() < 6  # JPEG, sent once
+    colours = picture_of(bar["src"])[0]
+    assert colours.shape == (256, 3) and (colours == np.rint(255 * heat_colours(np.linspace(0, 1, 256)))).all()
+    labels, shown = all_labels(pipe(pixels, heatmaps=True)), []
+    for label, choice in zip(labels, answer.choices, strict=True):
+        shown.append(picture_of(choice["data-layer"]))
+        assert shown[-1].shape == (51, 64)  # of 80 by 100 pixels
+        heat = Image.fromarray(shown[-1].astype(np.float32)).resize((100, 80), Image.Resampling.BILINEAR)
+        assert np.abs(np.asarray(heat) - 255 * enlarged_heat(label["heatmap"], (100, 80))).mean() < 2
         assert label["label"] in choice["data-caption"]
     assert np.abs(shown[0] - shown[1]).mean() > 3
+    (slider,) = [each for each in answer.sliders if each["name"] == "opacity"]
+    assert float(slider["value"]) == 100 * OPACITY
+
+
+def test_an_answer_is_small(page):
+    """Twenty-five labels more are 25 times a few kilobytes; the picture is sent once."""
+    answer = Answer(html := send(page, "chest.png", CHEST))
+    layers = [len(each["data-layer"]) for each in answer.choices]
+    assert len(layers) == 5 and max(layers) < 8_000
+    assert html.count(answer.images[0]["src"]) == 1
 
 
 def test_reasons_for_doubt_come_first(page):
@@ -289,7 +321,7 @@ def test_every_file_gets_what_the_pipeline_says(page, pipe, wrong_inputs):  # no
 
 def test_names_are_text(page):
     name = """"><img src=x onerror='alert(1)'>.png"""
-    assert len(Answer(send(page, name, CHEST)).images) == 2
+    assert len(Answer(send(page, name, CHEST)).images) == 2  # the radiograph and the legend's colours
     assert not Answer(send(page, name, b"x")).images
 
 
@@ -327,10 +359,16 @@ def test_the_answer_of_a_segmenter_shows_each_mask_and_area(serve, organs, tmp_p
         ratio = found["cardiothoracic_ratio"]
         assert ("No cardiothoracic ratio" if ratio is None else f"Cardiothoracic ratio {ratio:.2f}") in html
         assert ("does not say how large its pixels are" in html) == (name == "chest.png")
-        assert [each["alt"] for each in answer.images] == ["The radiograph", "All masks"]
-        there = sum(each["pixels"] > 0 for each in masks)
-        assert "checked" in answer.choices[0] and there >= 1
-        assert len({each["data-picture"] for each in answer.choices}) == len(answer.choices) == 1 + there
+        assert [each["alt"] for each in answer.images] == ["The radiograph"]
+        there = {number: each["mask"] for number, each in enumerate(masks) if each["pixels"]}
+        assert there and all("checked" in each for each in answer.choices)
+        assert [int(each["value"]) for each in answer.choices[1:]] == list(there)
+        for choice, mask in zip(answer.choices[1:], there.values(), strict=True):
+            layer = picture_of(choice["data-layer"])
+            assert ((layer > 0) == mask).all() and set(np.unique(layer)) <= {0, round(255 * TINT), 255}
+        assert [(each["label"], each["pixels"], each["mm2"]) for each in answer.facts["rows"]] == [
+            (label, each["pixels"], each["mm2"]) for label, each in found["masks"].items()
+        ]
     assert "This file cannot be read" in read_directly(page, b"no picture")
     assert "Reasons for doubt" in read_directly(page, PHOTO)
 
@@ -347,7 +385,7 @@ def test_the_answer_of_a_segmenter_that_finds_nothing(serve, organs):
     page = serve.build_page(Nothing(model=organs.model, image_processor=organs.image_processor), "organs")
     html = read_directly(page, CHEST)
     assert html.count("<b>not found</b>") == 2 and "No cardiothoracic ratio" in html and "2 labels, 0 found" in html
-    assert len(Answer(html).choices) == 1
+    assert not Answer(html).choices
 
 
 class Watch:

@@ -1,5 +1,7 @@
 """What the page answers of volumes: slices with sliders, millilitres, probabilities; nothing but the file is read."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -26,21 +28,33 @@ def test_a_segmenter_shows_slices_and_millilitres(monkeypatch):
     html = reader.answer(NAME, packed(volume))
     answer = Answer(html)
     measured = measure_volume(segment_volume(*vars(reader).values(), volume), volume.affine, ORGANS)
-    assert [each.strip() for each in answer.names] == ORGANS.labels
-    assert [" ".join(each.split()) for each in answer.scores] == [
+    assert [each.strip() for each in answer.names] == ["All masks", *ORGANS.labels]
+    assert [" ".join(each.split()) for each in answer.scores[1:]] == [
         f"{ml:,.2f} ml {voxels:,} voxels" if voxels else "not found"
         for voxels, ml in zip(measured.voxels, measured.ml, strict=True)
     ]
     assert "ct &lt;b&gt;&quot;x&quot;.nii.gz: 13 x 9 x 5 voxels of 0.7 x 0.8 x 2.5 mm" in html
     assert [each["alt"] for each in answer.images] == ["Axial slice", "Coronal slice", "Sagittal slice"]
+    there = {number for number, voxels in enumerate(measured.voxels) if voxels}
+    assert {int(each["value"]) for each in answer.choices[1:]} == there and len(there) >= 1
+    sliders = [each for each in answer.sliders if "data-slices" in each]
     for plane, image, slider, count in zip(
-        ("Axial", "Coronal", "Sagittal"), answer.images, answer.choices, (5, 9, 13), strict=True
+        ("Axial", "Coronal", "Sagittal"), answer.images, sliders, (5, 9, 13), strict=True
     ):
-        pictures, captions = slider["data-pictures"].split(" "), slider["data-captions"].split("|")
-        assert slider["type"] == "range" and int(slider["max"]) == len(pictures) - 1 == len(captions) - 1 <= 5
-        assert image["src"] == pictures[int(slider["value"])] and len(set(pictures)) == len(pictures)
-        assert all(each.startswith("data:image/jpeg;base64,") for each in pictures)
-        assert all(each.startswith(f"{plane}, slice ") and each.endswith(f" of {count}") for each in captions)
+        slices = json.loads(slider["data-slices"])
+        assert slider["type"] == "range" and int(slider["max"]) == len(slices) - 1 <= 5
+        assert image["src"] == slices[int(slider["value"])]["picture"]
+        assert len({each["picture"] for each in slices}) == len(slices)
+        for each in slices:
+            assert each["picture"].startswith("data:image/jpeg;base64,")
+            assert each["about"].startswith(f"{plane}, slice ") and each["about"].endswith(f" of {count}")
+            assert {int(number) for number in each["layers"]} <= there
+            size = picture_of(each["picture"]).shape
+            assert all(picture_of(layer).shape == size for layer in each["layers"].values())
+    assert answer.facts["rows"] == [
+        {"task": ORGANS.name, "label": label, "voxels": voxels, "ml": pytest.approx(ml)}  # float32 in the file
+        for label, voxels, ml in zip(ORGANS.labels, measured.voxels, measured.ml, strict=True)
+    ]
     sides = np.array([[13 * 0.7, 9 * 0.8], [13 * 0.7, 5 * 2.5], [13 * 0.7, 5 * 2.5]]) * 320 / 12.5
     sizes = [picture_of(each["src"]).shape[1::-1] for each in answer.images]
     assert np.abs(np.array(sizes) - sides).max() <= 1  # the sagittal ones, which are narrower, have black beside them
@@ -52,7 +66,9 @@ def test_a_classifier_shows_slices_and_probabilities():
     answer, probabilities = Answer(html), classify_volume(*vars(reader).values(), volume)
     assert answer.names == ["nodule", "emphysema"]
     assert [each.strip() for each in answer.scores] == [f"{100 * each:.1f}\xa0%" for each in probabilities]
-    assert "The model sees the middle of the volume, 4 x 6 x 8 voxels." in html and len(answer.choices) == 3
+    assert "The model sees the middle of the volume, 4 x 6 x 8 voxels." in html and not answer.choices
+    assert len([each for each in answer.sliders if "data-slices" in each]) == 3
+    assert [each["probability"] for each in answer.facts["rows"]] == [float(each) for each in probabilities]
 
 
 def test_what_cannot_be_read_is_refused_in_a_line(tmp_path, monkeypatch):

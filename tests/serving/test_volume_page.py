@@ -15,6 +15,10 @@ from tests.serving.test_page import free_port, serve  # noqa: F401
 pytestmark = pytest.mark.slow_ci  # gradio takes seconds to import
 
 VOLUME = smooth_ct((13, 9, 7))
+# Pixels of each view that something is laid over
+OPAQUE = """() => [...document.querySelectorAll(".ark-stage canvas:last-child")].map(canvas =>
+  canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+    .filter((value, at) => at % 4 === 3 && value > 0).length)"""
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +38,26 @@ def test_sliders_change_the_slices(visit):  # noqa: F811
         f"{plane}, slice {middle + 1} of {count}"
         for plane, middle, count in zip(("Axial", "Coronal", "Sagittal"), middles(), (7, 9, 13), strict=True)
     ]
-    image, slider = tab.locator("figure img").first, tab.locator("input[type=range]").first
+    image, slider = tab.locator("figure img").first, tab.locator("input[data-slices]").first
     before = image.get_attribute("src")
     slider.fill("0")
     assert tab.locator("figcaption").first.inner_text() == "Axial, slice 1 of 7"
-    assert image.get_attribute("src") != before
+    tab.wait_for_function("before => document.querySelector('figure img').src !== before", arg=before)
     slider.focus()
     tab.keyboard.press("End")
     assert tab.locator("figcaption").first.inner_text() == "Axial, slice 7 of 7"
     assert image.evaluate("each => each.naturalWidth") > 100
+    pictures = tab.locator(".ark-view").all()
+    large, small = (each.bounding_box()["width"] for each in pictures[:2])
+    assert large > 1280 / 2 > small
+    slider.fill("3")
+    tab.locator("figcaption", has_text="slice 4 of 7").wait_for()
+    tab.wait_for_function(f"() => Math.max(...({OPAQUE})()) > 0")
+    tab.locator(".ark-all").click()
+    tab.wait_for_function(f"() => Math.max(...({OPAQUE})()) === 0")
+    tab.locator(".ark-row:has(input)").last.click()
+    tab.wait_for_function(f"() => Math.max(...({OPAQUE})()) > 0")
+    assert tab.locator(".ark-all input").evaluate("each => each.indeterminate || each.checked")
 
 
 def middles() -> list[int]:

@@ -39,17 +39,26 @@ def overlay(pixels: np.ndarray, heat_map: np.ndarray) -> Image.Image:
     Raises:
         ValueError: The picture or the map is none of these.
     """
-    from matplotlib import colormaps
-
     if heat_map.ndim != 2 or not (heat_map.min() >= 0 and heat_map.max() <= 1):
         raise ValueError(f"A heat map is an array (rows, columns) in [0, 1], not of shape {heat_map.shape}.")
     shown = shown_values(pixels)
     size = shown.shape[1], shown.shape[0]
-    heat = np.asarray(Image.fromarray(heat_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    heat = np.clip(heat, 0, 1)  # bicubic overshoots
-    colours = colormaps["inferno"](np.interp(heat, (0, 1), COLOURS))[..., :3]
+    heat = enlarged_heat(heat_map, size)
     opacity = OPACITY * heat[..., None]
-    return Image.fromarray(np.rint(255 * ((1 - opacity) * shown + opacity * colours)).astype(np.uint8))
+    return Image.fromarray(np.rint(255 * ((1 - opacity) * shown + opacity * heat_colours(heat))).astype(np.uint8))
+
+
+def enlarged_heat(heat_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 (height, width) in [0, 1] of a heat map, for a `size` of (width, height)."""
+    heat = np.asarray(Image.fromarray(heat_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    return np.clip(heat, 0, 1)  # bicubic overshoots
+
+
+def heat_colours(heat: np.ndarray) -> np.ndarray:
+    """The colours (..., 3) in [0, 1] of heat (...) in [0, 1]."""
+    from matplotlib import colormaps
+
+    return colormaps["inferno"](np.interp(heat, (0, 1), COLOURS))[..., :3]
 
 
 def shown_values(pixels: np.ndarray) -> np.ndarray:
@@ -97,7 +106,7 @@ def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Seq
         small = shrunken_mask(mask, (width, height))
         colour = np.array(label_colour(number), np.float32) / 255
         shown += np.float32(TINT) * small[..., None] * (colour - shown)
-        borders.append((small & ~_inner(small, max(1, round(BORDER * max(height, width)))), colour))
+        borders.append((mask_border(small), colour))
     for border, colour in borders:  # over all tints
         shown[border] = colour
     picture = Image.fromarray(np.rint(255 * shown).astype(np.uint8))
@@ -107,6 +116,11 @@ def mask_overlay(pixels: np.ndarray, masks: Mapping[int, np.ndarray], names: Seq
 def shrunken_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """bool (height, width) for a `size` of (width, height): a pixel is in that is covered by more than half."""
     return np.asarray(Image.fromarray(mask).convert("L").resize(size, Image.Resampling.BOX)) > 127
+
+
+def mask_border(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask (height, width) that are drawn as its border, bool."""
+    return mask & ~_inner(mask, max(1, round(BORDER * max(mask.shape))))
 
 
 def _inner(mask: np.ndarray, distance: int) -> np.ndarray:

@@ -2,18 +2,26 @@
 
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from ..data.inputs import RadiographInput
 from ..inference.measurements import heart_and_lungs
-from ..inference.overlays import label_colour, mask_overlay, overlay, shrunken_mask
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..models.ark.configuration_ark import SegmentationTask
 from ..pages.html import escape
-from .probabilities_answer import SMALL_SIDE, box, data_uri, doubts_box, percent, radiograph_figure
+from .picture_view import (
+    all_masks,
+    answered,
+    box,
+    controls,
+    mask_choice,
+    mask_layer,
+    mask_legend,
+    plain_picture,
+    size_of,
+    swatch,
+    view,
+)
+from .probabilities_answer import percent
 
-ALL = "All masks"
 OF_THE_RATIO = (
     "The greatest width of the heart over that of the thorax, estimated from the masks. It means something on frontal "
     "radiographs of people upright, taken from behind (PA)."
@@ -23,30 +31,36 @@ OF_THE_RATIO = (
 def masks_answer(pipe: ChestXraySegmentationPipeline, image: RadiographInput) -> str:
     """HTML of what a segmenter finds in a radiograph."""
     result, task = pipe(image), pipe.model.config.segmentation
-    plain = overlay(image.pixels, np.zeros((1, 1)))  # eight bits, in the grey that the model sees
-    masks = {number: found["mask"] for number, found in enumerate(result["masks"].values()) if found["pixels"]}
-    everything = data_uri(mask_overlay(image.pixels, masks))
-    small = plain.convert("L")
-    small.thumbnail((SMALL_SIDE, SMALL_SIDE))
-    rows = [
-        _row(label, found, number, _alone(small, number, found["mask"]) if found["pixels"] else None)
-        for number, (label, found) in enumerate(result["masks"].items())
-    ]
-    sized = any(found["mm2"] is not None for found in result["masks"].values())
+    picture = plain_picture(image.pixels)
+    found = list(enumerate(result["masks"].items()))
+    rows = [_row(number, label, each, picture.size) for number, (label, each) in found]
+    legend = {number: label for number, (label, each) in found if each["pixels"]}
+    sized = any(each["mm2"] is not None for _, (_, each) in found)
     where = "" if sized else " The file does not say how large its pixels are, so areas are in pixels."
-    return f"""{doubts_box(image.warnings)}
-<div class="ark-columns">
-<div class="ark-pictures">{radiograph_figure(image, plain)}
-<figure><img src="{everything}" alt="{ALL}"><figcaption>{ALL}</figcaption></figure></div>
+    about = f"{image.name}, {size_of(image.pixels)}"
+    return answered(
+        f"""<div class="ark-pictures">
+{view(picture, about, "The radiograph", legend=mask_legend(legend))}</div>
 <div class="ark-tasks">
 {_ratio(task, result["cardiothoracic_ratio"])}
-<p class="ark-key">Choose a label to see its mask alone. A bar is the part of the picture in the mask.{where}</p>
-<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {len(masks)} found</span></summary>
-<label class="ark-row"><input type="radio" name="ark-label" data-picture="{everything}" data-caption="{ALL}" checked>
-<span class="ark-name">{ALL}</span><span class="ark-score"></span></label>
-{"".join(rows)}</details>
-</div>
-</div>"""
+{controls("Masks")}
+<p class="ark-key">Choose which masks are shown. A bar is the part of the picture in the mask.{where}</p>
+<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {len(legend)} found</span></summary>
+{all_masks() if legend else ""}{"".join(rows)}</details>
+</div>""",
+        [
+            {
+                "task": task.name,
+                "label": label,
+                "pixels": each["pixels"],
+                "mm2": each["mm2"],
+                "mean_probability": each["score"],
+            }
+            for _, (label, each) in found
+        ],
+        f"{len(legend)} found",
+        image.warnings,
+    )
 
 
 def _ratio(task: SegmentationTask, ratio: float | None) -> str:
@@ -57,20 +71,14 @@ def _ratio(task: SegmentationTask, ratio: float | None) -> str:
     return box("plain", f"Cardiothoracic ratio {ratio:.2f}", [OF_THE_RATIO])
 
 
-def _alone(small: Image.Image, number: int, mask: np.ndarray) -> str:
-    shown = mask_overlay(np.asarray(small), {number: shrunken_mask(mask, small.size)})
-    return data_uri(shown)
-
-
-def _row(label: str, found: dict[str, Any], number: int, picture: str | None) -> str:
+def _row(number: int, label: str, found: dict[str, Any], size: tuple[int, int]) -> str:
     choice, area, score = "", "not found", ""
-    if picture is not None:
-        choice = f'<input type="radio" name="ark-label" data-picture="{picture}" data-caption="{escape(label)}">'
+    if found["pixels"]:
+        choice = mask_choice(number, mask_layer(found["mask"], size))
         area = f"{found['pixels']:,} pixels" if found["mm2"] is None else f"{found['mm2'] / 100:,.1f} cm²"
         score = f"mean probability {percent(found['score'])}"
-    red, green, blue = label_colour(number)
     return f"""<label class="ark-row">{choice}
-<span class="ark-name"><b class="ark-colour" style="background: rgb({red}, {green}, {blue})"></b>{escape(label)}</span>
+<span class="ark-name">{swatch(number)}{escape(label)}</span>
 <span class="ark-score"><b>{area}</b> <small>{score}</small></span>
 <span class="ark-bar" aria-hidden="true"><i style="width: {100 * found["mask"].mean():.2f}%"></i></span></label>
 """

@@ -12,7 +12,8 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from ..data.images.image_files import UnreadableImageError
+from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, UnreadableImageError
+from ..data.volumes.reading import VOLUME_SUFFIXES
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.read_files import read_for
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
@@ -21,17 +22,23 @@ from ..models.ark.tasks_ark import DEFAULT_MODALITY
 from ..pages.html import escape
 from .guard import MAX_MEGABYTES
 from .masks_answer import masks_answer
-from .probabilities_answer import box, probabilities_answer, why_no_heat_maps
+from .picture_view import box
+from .probabilities_answer import probabilities_answer, why_no_heat_maps
 from .server import PageServer
 from .volume_answer import MAX_VOXELS, VolumeReader
 
 NOTICE = "Research use only. Not a medical device."
+SCRIPTS = "viewer.js", "downloads.js", "page.js"  # run as one
+# Of a folder: files of other names are read if they are DICOM inside
+PICTURE_SUFFIXES = " ".join(IMAGE_SUFFIXES + UNREAD_SUFFIXES)
 
 RADIOGRAPHS = {
     "title": "Chest radiograph",
     "many": "chest radiographs",
-    "one": "a radiograph",
-    "files": f"PNG, JPEG, TIFF, BMP, WebP or DICOM, up to {MAX_MEGABYTES} MB.",
+    "choose": "Choose radiographs",
+    "files": f"PNG, JPEG, TIFF, BMP, WebP or DICOM, up to {MAX_MEGABYTES} MB each.",
+    "most": "200",
+    "suffixes": PICTURE_SUFFIXES,
     "wait": "This takes some seconds on a computer without a graphics card.",
     "smaller": "Export the picture alone.",
 }
@@ -49,9 +56,12 @@ MODALITY_NAMES = {
 VOLUMES = {
     "title": "Volume",
     "many": "volumes",
-    "one": "a volume",
-    "files": f"NIfTI (.nii, .nii.gz) or MetaImage (.mha), up to {MAX_MEGABYTES} MB and {MAX_VOXELS // 10**6} million "
-    "voxels. Convert a DICOM series to NIfTI first, or give its folder to ark-hf predict.",
+    "choose": "Choose volumes",
+    "files": f"NIfTI (.nii, .nii.gz) or MetaImage (.mha), each up to {MAX_MEGABYTES} MB and "
+    f"{MAX_VOXELS // 10**6} million voxels. Convert a DICOM series to NIfTI first, or give its folder to ark-hf "
+    "predict.",
+    "most": "20",  # an answer has megabytes
+    "suffixes": " ".join(VOLUME_SUFFIXES),
     "wait": "This takes minutes on a computer without a graphics card.",
     "smaller": "Save it packed (.nii.gz), crop it, or give it to ark-hf predict.",
 }
@@ -63,8 +73,9 @@ def build_page(
     """
     The page for one model; [`start_page`] serves it.
 
-    A file that is dropped on it comes to the server inside a message, not as an upload to gradio's folder. The answer
-    is HTML with all pictures in it, so that choosing another label for the heat map or mask asks the server nothing.
+    A file that is dropped on it comes to the server inside a message, not as an upload to gradio's folder; of several
+    one after the other. The answer is HTML with all pictures in it, so that choosing another label for the heat map,
+    zooming and saving ask the server nothing.
 
     Args:
         pipe: All its labels are shown: of a classifier with heat maps, if its model and image processor allow them, of
@@ -93,7 +104,7 @@ def build_page(
             return box("error", "This file cannot be evaluated", [reason])
 
     with gr.Blocks(title=f"{name}: {words['many']}", analytics_enabled=False, fill_width=True) as page:
-        script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+        script = "\n".join((Path(__file__).parent / each).read_text(encoding="utf-8") for each in SCRIPTS)
         gr.HTML(
             _empty_page(name, pipe.model.config, words),
             js_on_load=script,
@@ -106,7 +117,7 @@ def build_page(
 def _words(modalities: list[str]) -> dict[str, str]:
     if modalities in ([], [DEFAULT_MODALITY]):
         return RADIOGRAPHS
-    return RADIOGRAPHS | {"title": "Medical image", "many": "medical images", "one": "an image"}
+    return RADIOGRAPHS | {"title": "Medical image", "many": "medical images", "choose": "Choose images"}
 
 
 def _answer_of_pictures(
@@ -171,15 +182,25 @@ def _empty_page(name: str, config: Any, words: dict[str, str]) -> str:
 <div class="ark-body">
 <div class="ark-top">
 <div><h1>{words["title"]}</h1><p class="ark-model">{escape(name)}: {count}</p></div>
-<label class="ark-drop" data-megabytes="{MAX_MEGABYTES}" data-wait="{words["wait"]}"
-data-smaller="{words["smaller"]}">
-<input type="file"><strong>Choose {words["one"]}</strong>
-<span>or drop it anywhere on the page</span>
+<div class="ark-drop" data-megabytes="{MAX_MEGABYTES}" data-most="{words["most"]}" data-wait="{words["wait"]}"
+data-suffixes="{words["suffixes"]}" data-smaller="{words["smaller"]}">
+<div class="ark-ways"><label class="ark-choose"><input type="file" multiple><strong>{words["choose"]}</strong></label>
+<label class="ark-folder"><input type="file" webkitdirectory><strong>Choose a folder</strong></label></div>
+<span>or drop them anywhere on the page</span>
 <small>{words["files"]}
-It is read by this server alone, and not kept.</small>
-</label>{_modality_choice(modalities_of(config))}
+They are read by this server alone, one after the other, and not kept.</small>
+</div>{_modality_choice(modalities_of(config))}
 </div>
-<div class="ark-result" aria-live="polite"></div>
+<div class="ark-files" role="group" aria-label="Files" hidden>
+<p class="ark-status" role="status"></p>
+<div class="ark-buttons">
+<button type="button" data-do="previous" aria-label="Previous file">‹<span> Previous</span></button>
+<button type="button" data-do="next" aria-label="Next file"><span>Next </span>›</button>
+<button type="button" data-do="csv">Save CSV</button>
+<button type="button" data-do="clear">Forget all</button></div>
+<ol></ol>
+</div>
+<div class="ark-result"></div>
 </div>
 </div>"""
 

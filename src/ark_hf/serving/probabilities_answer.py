@@ -1,19 +1,16 @@
 """What the page of `ark-hf serve` answers of a classifier, as HTML: probabilities, reasons for doubt, heat maps."""
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..data.inputs import RadiographInput
-from ..inference.overlays import overlay
+from ..inference.overlays import OPACITY
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..pages.html import escape
+from .picture_view import answered, box, controls, heat_layer, heat_legend, plain_picture, size_of, view
 
 SUMMARISED = 6  # labels that the summary names at most
-SMALL_SIDE = 512  # pixels of the longer side of a picture for one label: there are many
 
 Label = dict[str, Any]  # as the pipeline describes one
 
@@ -37,41 +34,38 @@ def probabilities_answer(
     """
     read = pipe(image, heatmaps=no_heat_maps is None)
     tasks, not_asked = read["tasks"], read.get("not_asked", [])
-    plain = overlay(image.pixels, np.zeros((1, 1)))  # eight bits, in the grey that the model sees
-    return _result(radiograph_figure(image, plain), plain, image, tasks, no_heat_maps, not_asked)
+    return _result(image, tasks, no_heat_maps, not_asked)
 
 
 def _result(
-    radiograph: str,
-    plain: Image.Image,
-    image: RadiographInput,
-    tasks: dict[str, list[Label]],
-    no_heat_maps: str | None,
-    not_asked: list[str],
+    image: RadiographInput, tasks: dict[str, list[Label]], no_heat_maps: str | None, not_asked: list[str]
 ) -> str:
     labels = with_full_names(tasks)
     # The first to be shown: of those that are called positive, if any are
     first = max(labels, key=lambda label: (label["positive"] is True, label["score"]))
-    small = plain.copy() if len(image.pixels) > 1 else plain.convert("L")
-    small.thumbnail((SMALL_SIDE, SMALL_SIDE))
-    pixels = np.asarray(small) if small.mode == "L" else np.moveaxis(np.asarray(small), -1, 0)
-    sections = "".join(section(task, each, pixels, first) for task, each in tasks.items())
+    picture = plain_picture(image.pixels)
+    sections = "".join(section(task, each, picture.size, first) for task, each in tasks.items())
     if not_asked:
         heads = f"The picture was read as {image.modality}. For other images: {', '.join(not_asked)}."
         sections += box("plain", "Not asked", [heads])
     key = "A bar is a probability, the mark on it the saved operating point."
+    caption, legend, sliders = "", "", controls()
     if no_heat_maps is None:
-        heat_map = figure(overlay(pixels, first["heatmap"]), _caption(first), _caption(first))
         key = f"Choose a label to see its heat map. {key}"
-    return f"""{doubts_box(image.warnings)}
-<div class="ark-columns">
-<div class="ark-pictures">{radiograph}{heat_map if no_heat_maps is None else ""}</div>
+        caption, legend, sliders = _caption(first), heat_legend(), controls("Heat map", OPACITY)
+    about = f"{image.name}, {size_of(image.pixels)}"
+    return answered(
+        f"""<div class="ark-pictures">{view(picture, about, "The radiograph", caption, legend)}</div>
 <div class="ark-tasks">
 {summary(labels)}
 {box("plain", "No heat maps", [no_heat_maps]) if no_heat_maps is not None else ""}
+{sliders}
 <p class="ark-key">{key}</p>
-{sections}</div>
-</div>"""
+{sections}</div>""",
+        table(tasks),
+        brief(labels),
+        image.warnings,
+    )
 
 
 def with_full_names(tasks: dict[str, list[Label]]) -> list[Label]:
@@ -97,21 +91,50 @@ def summary(labels: list[Label]) -> str:
     return box("above", "Above the operating point", lines + more)
 
 
-def section(task: str, labels: list[Label], pixels: np.ndarray | None = None, first: Label | None = None) -> str:
+def table(tasks: dict[str, list[Label]]) -> list[dict[str, Any]]:
+    """The rows of the table to download."""
+    return [
+        {
+            "task": task,
+            "label": label["label"],
+            "probability": label["score"],
+            "threshold": label["threshold"],
+            "positive": label["positive"],
+        }
+        for task, labels in tasks.items()
+        for label in labels
+    ]
+
+
+def brief(labels: list[Label]) -> str:
+    """Of an answer what a list of files has room for."""
+    if all(label["threshold"] is None for label in labels):
+        return "read"
+    return f"{sum(label['positive'] is True for label in labels)} above"
+
+
+def section(task: str, labels: list[Label], size: tuple[int, int] | None = None, first: Label | None = None) -> str:
+    """
+    The labels of a task.
+
+    Args:
+        size: Width and height of the picture that their heat maps are laid over, if they have any.
+        first: The label whose heat map is shown at first.
+    """
     above = sum(label["positive"] is True for label in labels)
     count = f"{len(labels)} labels" if len(labels) > 1 else "1 label"
-    rows = "".join(_row(label, pixels, label is first) for label in labels)
+    rows = "".join(_row(task, label, size, label is first) for label in labels)
     return f"""<details open><summary><h2>{escape(task)}</h2> <span>{count}{f", {above} above" if above else ""}</span>
 </summary>{rows}</details>
 """
 
 
-def _row(label: Label, pixels: np.ndarray | None, chosen: bool) -> str:
+def _row(task: str, label: Label, size: tuple[int, int] | None, chosen: bool) -> str:
     score, threshold = label["score"], label["threshold"]
     choice = verdict = mark = ""
-    if pixels is not None and "heatmap" in label:
-        picture = data_uri(overlay(pixels, label["heatmap"]))
-        choice = f"""<input type="radio" name="ark-label" data-picture="{picture}"
+    if size is not None and "heatmap" in label:
+        choice = f"""<input type="radio" name="ark-label" value="{escape(f"{task}/{label['label']}")}"
+data-layer="{heat_layer(label["heatmap"], size)}"
 data-caption="{escape(_caption(label))}"{" checked" if chosen else ""}>"""
     if threshold is not None:
         verdict = f"<small>{'above' if label['positive'] else 'below'} {percent(threshold)}</small>"
@@ -125,36 +148,9 @@ data-caption="{escape(_caption(label))}"{" checked" if chosen else ""}>"""
 
 def _caption(label: Label) -> str:
     if label["heatmap"].max() > 0:
-        return f"Heat map: what speaks for {label['full_name']}"
-    return f"Nothing in the picture speaks for {label['full_name']}"
+        return f"Heat map: what speaks for {label['full_name']}."
+    return f"Nothing in the picture speaks for {label['full_name']}."
 
 
 def percent(probability: float) -> str:
     return f"{100 * probability:.1f}\N{NO-BREAK SPACE}%"
-
-
-def doubts_box(warnings: list[str]) -> str:
-    doubts = [f"{each[0].upper()}{each[1:]}." for each in warnings]
-    return box("doubt", "Reasons for doubt", doubts) if doubts else ""
-
-
-def box(kind: str, title: str, sentences: list[str]) -> str:
-    items = "".join(f"<li>{escape(each)}</li>" for each in sentences)
-    role = ' role="alert"' if kind in ("doubt", "error") else ""
-    return f'<div class="ark-box ark-{kind}"{role}><h2>{escape(title)}</h2><ul>{items}</ul></div>'
-
-
-def radiograph_figure(image: RadiographInput, shown: Image.Image) -> str:
-    size = f"{image.pixels.shape[-1]}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{image.pixels.shape[-2]}"
-    return figure(shown, f"{image.name}, {size} pixels", "The radiograph")
-
-
-def figure(picture: Image.Image, caption: str, description: str) -> str:
-    return f"""<figure><img src="{data_uri(picture)}" alt="{escape(description)}">
-<figcaption>{escape(caption)}</figcaption></figure>"""
-
-
-def data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

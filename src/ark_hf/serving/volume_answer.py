@@ -1,25 +1,37 @@
 """What the page of `ark-hf serve` answers of a volume, as HTML: slices with sliders, masks or probabilities."""
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..data.images.image_files import UnreadableImageError, collecting_doubts, naming_the_image
 from ..data.volumes.reading import RESCUE, read_open_volume
 from ..data.volumes.volume import Volume
 from ..files import printable
 from ..inference.measurements import measure_volume
-from ..inference.overlays import label_colour, mask_overlay
 from ..inference.sliding_window import classify_volume, segment_volume
 from ..inference.task_labels import labels_by_task
 from ..inference.volume_slices import ACROSS, VolumeSlices
 from ..models.genesis.image_processing_genesis import GenesisImageProcessor
 from ..models.genesis.modeling_genesis import GenesisForSemanticSegmentation
 from ..pages.html import escape
-from .probabilities_answer import data_uri, doubts_box, section, summary, with_full_names
+from .picture_view import (
+    all_masks,
+    answered,
+    controls,
+    data_uri,
+    mask_choice,
+    mask_layer,
+    mask_legend,
+    swatch,
+    view,
+)
+from .probabilities_answer import brief, section, summary, table, with_full_names
 
 MAX_VOXELS = 2**27  # 512 x 512 x 512
 SLICES, SIDE = 48, 320  # of each plane, and pixels of the longest side: together a few megabytes
@@ -60,14 +72,22 @@ class VolumeReader:
         measured = measure_volume(found, volume.affine, task)
         sizes = zip(task.labels, measured.voxels, measured.ml, strict=True)
         rows = [_row(number, label, voxels, ml) for number, (label, voxels, ml) in enumerate(sizes)]
-        count = sum(voxels > 0 for voxels in measured.voxels)
-        slices = VolumeSlices(volume, self.image_processor, task, found)
-        return _columns(
-            slices,
+        legend = {number: label for number, label in enumerate(task.labels) if measured.voxels[number]}
+        return answered(
+            _columns(
+                VolumeSlices(volume, self.image_processor, task, found),
+                mask_legend(legend),
+                f"""{controls("Masks")}
+<p class="ark-key">{_about(name, volume)} Choose which masks are shown.</p>
+<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {len(legend)} found</span></summary>
+{all_masks() if legend else ""}{"".join(rows)}</details>""",
+            ),
+            [
+                {"task": task.name, "label": label, "voxels": int(voxels), "ml": float(ml)}
+                for label, voxels, ml in zip(task.labels, measured.voxels, measured.ml, strict=True)
+            ],
+            f"{len(legend)} found",
             doubts,
-            f"""<p class="ark-key">{_about(name, volume)}</p>
-<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {count} found</span></summary>
-{"".join(rows)}</details>""",
         )
 
     def _classified(self, name: str, volume: Volume, doubts: list[str]) -> str:
@@ -79,12 +99,18 @@ class VolumeReader:
         seen = (
             f" The model sees the middle of the volume, {size} voxels." if self.image_processor.do_center_crop else ""
         )
-        return _columns(
-            VolumeSlices(volume, self.image_processor),
-            doubts,
-            f"""{summary(labels)}
+        return answered(
+            _columns(
+                VolumeSlices(volume, self.image_processor),
+                "",
+                f"""{summary(labels)}
+{controls()}
 <p class="ark-key">{_about(name, volume)}{seen} A bar is a probability, the mark on it the saved operating point.</p>
 {sections}""",
+            ),
+            table(tasks),
+            brief(labels),
+            doubts,
         )
 
 
@@ -107,41 +133,38 @@ def _described(config: Any, probabilities: np.ndarray) -> dict[str, list[dict[st
     }
 
 
-def _columns(slices: VolumeSlices, doubts: list[str], beside: str) -> str:
+def _columns(slices: VolumeSlices, legend: str, beside: str) -> str:
     sides = [side * spacing for side, spacing in zip(slices.voxels.shape, slices.spacing, strict=True)]
     middle = slices.middle()
     millimetres = max(sides) / SIDE
     width = round(max(sides[:2]) / millimetres)
     planes = [_plane(slices, plane, middle[axis], millimetres, width) for plane, axis in ACROSS.items()]
-    return f"""{doubts_box(doubts)}
-<div class="ark-columns">
-<div class="ark-pictures">{"".join(planes)}</div>
+    return f"""<div class="ark-pictures ark-planes">{"".join(planes)}{legend}</div>
 <div class="ark-tasks">
-{beside}</div>
-</div>"""
+{beside}</div>"""
 
 
 def _plane(slices: VolumeSlices, plane: str, middle: int, millimetres: float, width: int) -> str:
     """
-    A slice with a slider, which holds the pictures of others, evenly spaced; that in the middle is shown first. All
-    are of one width, so that they keep one scale wherever they are shown.
+    A slice with a slider, which holds the pictures of others, evenly spaced, and their masks; that in the middle is
+    shown first. All are of one width, so that they keep one scale wherever they are shown.
     """
     count = slices.voxels.shape[ACROSS[plane]]
     step = -(-count // SLICES)
     numbers = range(middle % step, count, step)
-    pictures = []
+    pictures, shown = [], []
     for number in numbers:
-        grey = np.asarray(slices.grey(plane, number, millimetres))
+        picture = Image.fromarray(_as_wide(np.asarray(slices.grey(plane, number, millimetres)), width))
         masks = slices.masks(plane, number, millimetres)
-        shown = mask_overlay(_as_wide(grey, width), {label: _as_wide(mask, width) for label, mask in masks.items()})
-        pictures.append(data_uri(shown))
-    captions = [f"{plane.capitalize()}, slice {number + 1} of {count}" for number in numbers]
+        layers = {label: mask_layer(_as_wide(mask, width), picture.size) for label, mask in masks.items()}
+        about = f"{plane.capitalize()}, slice {number + 1} of {count}"
+        pictures.append(picture)
+        shown.append({"picture": data_uri(picture), "about": about, "layers": layers})
     first = numbers.index(middle)
-    return f"""<figure><img src="{pictures[first]}" alt="{plane.capitalize()} slice">
-<input type="range" min="0" max="{len(numbers) - 1}" value="{first}" aria-label="{plane.capitalize()} slices"
-data-pictures="{" ".join(pictures)}" data-captions="{"|".join(captions)}">
-<figcaption>{captions[first]}</figcaption></figure>
+    slider = f"""<input type="range" min="0" max="{len(numbers) - 1}" value="{first}"
+aria-label="{plane.capitalize()} slices" data-slices="{escape(json.dumps(shown))}">
 """
+    return view(pictures[first], str(shown[first]["about"]), f"{plane.capitalize()} slice", slider=slider)
 
 
 def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
@@ -151,11 +174,10 @@ def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 def _row(number: int, label: str, voxels: int, ml: float) -> str:
-    red, green, blue = label_colour(number)
     size, count = (f"{ml:,.2f} ml", f"{voxels:,} voxels") if voxels else ("not found", "")
-    return f"""<div class="ark-row">
-<span class="ark-name"><b class="ark-colour" style="background: rgb({red}, {green}, {blue})"></b>{escape(label)}</span>
-<span class="ark-score"><b>{size}</b> <small>{count}</small></span></div>
+    return f"""<label class="ark-row">{mask_choice(number) if voxels else ""}
+<span class="ark-name">{swatch(number)}{escape(label)}</span>
+<span class="ark-score"><b>{size}</b> <small>{count}</small></span></label>
 """
 
 
