@@ -1,5 +1,6 @@
 """The page of `ark-hf serve` in a browser, Chromium without a screen, as people use it at a desk and on a phone."""
 
+import base64
 import csv
 import io
 import os
@@ -40,6 +41,11 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 SILENT = ["background-networking", "component-update", "sync", "gpu"]
 PHANTOM = draw_phantom_image(next(iter(SITES.values())), "test", 0, size=200)["image"]
 
+PIXELS = """each => {
+  const { data } = each.getContext("2d").getImageData(0, 0, each.width, each.height), parts = [];
+  for (let at = 0; at < data.length; at += 2 ** 14) parts.push(String.fromCharCode(...data.subarray(at, at + 2 ** 14)));
+  return [btoa(parts.join("")), each.width];
+}"""
 NAME_OF_FOCUS = "(({ dataset, name, className }) => dataset.do || name || className)(document.activeElement)"
 # The WCAG contrast of every text on the page with what it stands on
 CONTRASTS = """() => {
@@ -132,10 +138,8 @@ def wait(tab: Page) -> None:
 def pixels(tab: Page, canvas: str) -> np.ndarray:
     """(height, width, 4) of a view's `base` or `over`."""
     found = tab.locator(".ark-stage canvas").nth(["base", "over"].index(canvas))
-    values, width = found.evaluate(
-        "each => [[...each.getContext('2d').getImageData(0, 0, each.width, each.height).data], each.width]"
-    )
-    return np.array(values, np.uint8).reshape(-1, width, 4)
+    values, width = found.evaluate(PIXELS)
+    return np.frombuffer(base64.b64decode(values), np.uint8).reshape(-1, width, 4)
 
 
 def drawn_anew(tab: Page) -> None:

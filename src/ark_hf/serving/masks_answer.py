@@ -12,6 +12,7 @@ from .picture_view import (
     answered,
     box,
     controls,
+    count_of,
     mask_choice,
     mask_layer,
     mask_legend,
@@ -45,7 +46,7 @@ def masks_answer(pipe: ChestXraySegmentationPipeline, image: RadiographInput) ->
 {_ratio(task, result["cardiothoracic_ratio"])}
 {controls("Masks")}
 <p class="ark-key">Choose which masks are shown. A bar is the part of the picture in the mask.{where}</p>
-<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {len(legend)} found</span></summary>
+<details open><summary><h2>{escape(task.name)}</h2> <span>{count_of(rows)}, {len(legend)} found</span></summary>
 {all_masks() if legend else ""}{"".join(rows)}</details>
 </div>""",
         [

@@ -114,9 +114,9 @@ def heat_legend() -> str:
 """
 
 
-def heat_layer(heat_map: np.ndarray, shape: tuple[int, int]) -> str:
-    """How opaque a heat map (rows, columns) in [0, 1] is over a picture of this (height, width)."""
-    height, width = (max(1, round(HEAT_SIDE * side / max(shape))) for side in shape)
+def heat_layer(heat_map: np.ndarray, size: tuple[int, int]) -> str:
+    """How opaque a heat map (rows, columns) in [0, 1] is over a picture of this (width, height)."""
+    width, height = (max(1, round(HEAT_SIDE * side / max(size))) for side in size)
     heat = enlarged_heat(heat_map, (width, height))
     return data_uri(Image.fromarray(np.rint(255 * heat).astype(np.uint8)), "PNG")
 
@@ -155,6 +155,10 @@ def swatch(number: int) -> str:
 def css_colour(number: int) -> str:
     red, green, blue = label_colour(number)
     return f"rgb({red}, {green}, {blue})"
+
+
+def count_of(labels: Sequence[Any]) -> str:
+    return f"{len(labels)} labels" if len(labels) > 1 else "1 label"
 
 
 def size_of(pixels: np.ndarray) -> str:

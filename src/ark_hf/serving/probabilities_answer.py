@@ -8,7 +8,7 @@ from ..data.inputs import RadiographInput
 from ..inference.overlays import OPACITY
 from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..pages.html import escape
-from .picture_view import answered, box, controls, heat_layer, heat_legend, plain_picture, size_of, view
+from .picture_view import answered, box, controls, count_of, heat_layer, heat_legend, plain_picture, size_of, view
 
 SUMMARISED = 6  # labels that the summary names at most
 
@@ -122,9 +122,9 @@ def section(task: str, labels: list[Label], size: tuple[int, int] | None = None,
         first: The label whose heat map is shown at first.
     """
     above = sum(label["positive"] is True for label in labels)
-    count = f"{len(labels)} labels" if len(labels) > 1 else "1 label"
     rows = "".join(_row(task, label, size, label is first) for label in labels)
-    return f"""<details open><summary><h2>{escape(task)}</h2> <span>{count}{f", {above} above" if above else ""}</span>
+    count = count_of(labels) + (f", {above} above" if above else "")
+    return f"""<details open><summary><h2>{escape(task)}</h2> <span>{count}</span>
 </summary>{rows}</details>
 """
 

@@ -24,6 +24,7 @@ from .picture_view import (
     all_masks,
     answered,
     controls,
+    count_of,
     data_uri,
     mask_choice,
     mask_layer,
@@ -79,7 +80,7 @@ class VolumeReader:
                 mask_legend(legend),
                 f"""{controls("Masks")}
 <p class="ark-key">{_about(name, volume)} Choose which masks are shown.</p>
-<details open><summary><h2>{escape(task.name)}</h2> <span>{len(rows)} labels, {len(legend)} found</span></summary>
+<details open><summary><h2>{escape(task.name)}</h2> <span>{count_of(rows)}, {len(legend)} found</span></summary>
 {all_masks() if legend else ""}{"".join(rows)}</details>""",
             ),
             [
