@@ -42,8 +42,9 @@ SILENT = ["background-networking", "component-update", "sync", "gpu"]
 PHANTOM = draw_phantom_image(next(iter(SITES.values())), "test", 0, size=200)["image"]
 
 PIXELS = """each => {
-  const { data } = each.getContext("2d").getImageData(0, 0, each.width, each.height), parts = [];
-  for (let at = 0; at < data.length; at += 2 ** 14) parts.push(String.fromCharCode(...data.subarray(at, at + 2 ** 14)));
+  const { data } = each.getContext("2d").getImageData(0, 0, each.width, each.height);
+  const parts = [], step = 2 ** 14;
+  for (let at = 0; at < data.length; at += step) parts.push(String.fromCharCode(...data.subarray(at, at + step)));
   return [btoa(parts.join("")), each.width];
 }"""
 NAME_OF_FOCUS = "(({ dataset, name, className }) => dataset.do || name || className)(document.activeElement)"

@@ -288,7 +288,7 @@ document.addEventListener("keydown", event => {
   const { key, target } = event, slides = target.matches("select, input[type=range]");
   if (event.ctrlKey || event.metaKey || event.altKey || key in ARROWS && slides) return;
   const view = views.find(each => each.frame.contains(target)) ?? views[0];
-  const does = target.closest?.(".ark-pictures, .ark-controls") && KEYS[key];
+  const does = target.closest(".ark-pictures, .ark-controls") && KEYS[key];
   if (key in ARROWS && event.shiftKey && view?.frame.contains(target))
     view.move(...ARROWS[key].map(each => each * MOVE_STEP));
   else if (/Arrow(Left|Right)/.test(key) && !event.shiftKey && files.length > 1) step(key.endsWith("Left") ? -1 : 1);
