@@ -495,6 +495,7 @@ def test_without_a_mouse(visit):
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.webkitdirectory")
     give(tab, "phantom.png", png(PHANTOM))
+    assert tab.locator(".ark").get_by_role("status").inner_text().endswith("phantom.png: 1 above")  # is read aloud
     reached = set()
     for _ in range(30):
         tab.keyboard.press("Tab")

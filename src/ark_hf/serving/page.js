@@ -2,6 +2,7 @@
 const page = element.querySelector(".ark"), drop = page.querySelector(".ark-drop");
 const modality = page.querySelector(".ark-modality select"), bar = page.querySelector(".ark-files");
 const list = bar.querySelector("ol"), status = bar.querySelector(".ark-status");
+const told = page.querySelector(".ark-told");  // to who does not see it
 const result = page.querySelector(".ark-result"), notice = page.querySelector(".ark-notice").textContent;
 const { megabytes, most, wait, smaller } = drop.dataset, suffixes = drop.dataset.suffixes.split(" ");
 const NO_IMAGE = /\.(txt|csv|tsv|jsonl?|xml|html|md|ya?ml|pdf|xlsx?|gz|zip|tar|parquet|db|ini)$|^dicomdir$/i;
@@ -185,6 +186,7 @@ function listFiles() {
   bar.classList.toggle("several", files.length > 1);
   const read = done < files.length ? `Read ${done} of ${files.length} files. ` : `${files.length} files. `;
   status.textContent = (files.length > 1 ? read : "") + leftOut;
+  told.textContent = `${status.textContent} ${shown ? `${shown.name}: ${shown.state}` : ""}`;
   list.replaceChildren(...files.map(file => {
     const [item, button, name, state] = ["li", "button", "span", "small"].map(tag => document.createElement(tag));
     button.type = "button";

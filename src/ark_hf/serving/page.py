@@ -192,7 +192,7 @@ They are read by this server alone, one after the other, and not kept.</small>
 </div>{_modality_choice(modalities_of(config))}
 </div>
 <div class="ark-files" role="group" aria-label="Files" hidden>
-<p class="ark-status" role="status"></p>
+<p class="ark-status"></p>
 <div class="ark-buttons">
 <button type="button" data-do="previous" aria-label="Previous file">‹<span> Previous</span></button>
 <button type="button" data-do="next" aria-label="Next file"><span>Next </span>›</button>
@@ -200,6 +200,7 @@ They are read by this server alone, one after the other, and not kept.</small>
 <button type="button" data-do="clear">Forget all</button></div>
 <ol></ol>
 </div>
+<p class="ark-told" role="status"></p>
 <div class="ark-result"></div>
 </div>
 </div>"""

@@ -102,7 +102,8 @@ def controls(overlaid: str | None = None, opacity: float = 1) -> str:
 
 def _slider(name: str, words: str, least: int, most: int, value: int) -> str:
     return f"""<label><span>{words}</span>
-<input type="range" name="{name}" min="{least}" max="{most}" value="{value}"><output>{value} %</output></label>
+<input type="range" name="{name}" min="{least}" max="{most}" value="{value}">
+<output aria-hidden="true">{value} %</output></label>
 """
 
 
