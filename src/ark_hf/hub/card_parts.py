@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -68,16 +68,21 @@ def leaderboard_entries(task: str, dataset: str, value: float, notes: str) -> li
     ]
 
 
+def sizes(report: Any) -> list[str]:
+    """Images and patients of a report's split."""
+    return [f"{report.num_images:,}", "unknown" if report.num_patients is None else f"{report.num_patients:,}"]
+
+
+def with_interval(value: str, interval: str) -> str:
+    """A cell's text."""
+    return f"{value} ({interval})" if interval else value
+
+
 def table_text(table: TextTable) -> str:
     """As Markdown, in which names from labels and datasets stay text."""
     rows = [[escaped(cell) for cell in row] for row in table.rows]
     header = [escaped(cell) for cell in table.header]
     return "\n".join(table_lines(replace(table, header=header, rows=rows, note=escaped(table.note))))
-
-
-def shown_tables(tables: Sequence[TextTable]) -> list[dict[str, str]]:
-    """For the template."""
-    return [{"title": table.title, "text": table_text(table)} for table in tables]
 
 
 def escaped(text: str) -> str:
