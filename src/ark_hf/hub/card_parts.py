@@ -17,6 +17,7 @@ from ..evaluation.report.text import table_lines
 from ..pages.formats import markdown_cell
 
 PROSE = Path(__file__).parent / "templates" / "model_card.yaml"
+INTERVAL = re.compile(r"\(([\d.]+) to ([\d.]+)\)")
 SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
@@ -76,6 +77,11 @@ def sizes(report: Any) -> list[str]:
 def with_interval(value: str, interval: str) -> str:
     """A cell's text."""
     return f"{value} ({interval})" if interval else value
+
+
+def overview_text(table: TextTable) -> str:
+    """As [`table_text`]; narrow cells are broken before an interval, not in it."""
+    return INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", table_text(table))
 
 
 def table_text(table: TextTable) -> str:

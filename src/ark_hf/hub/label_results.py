@@ -11,7 +11,16 @@ from ..evaluation.report.stored import KIND
 from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
 from ..evaluation.report.task_report import TaskReport
 from ..evaluation.report.text import matched_labels
-from .card_parts import cell, defined_results, escaped, leaderboard_entries, sizes, table_text, with_interval
+from .card_parts import (
+    cell,
+    defined_results,
+    escaped,
+    leaderboard_entries,
+    overview_text,
+    sizes,
+    table_text,
+    with_interval,
+)
 
 REPORT_KIND, METRIC, TAG = KIND, "roc_auc", "image-classification"
 FIGURE = "AUROC of each label with its interval, beside the shortcut baseline"
@@ -48,7 +57,7 @@ def section(figure: str, report: TaskReport) -> dict[str, Any]:
     """What the template tells of one report, whose figure has this path."""
     zero_shot = "" if report.matches is None else ", zero-shot"
     return {
-        "title": f"{report.task}{zero_shot}: {cell(report.dataset)}, {report.split}",
+        "title": f"{report.task}{zero_shot} on {cell(report.dataset)}, {report.split}",
         "leaks": [escaped(each) for each in report.leaks],
         "look_at": [escaped(each) for each in things_to_look_at(report)[len(report.leaks) :]],
         "figure": figure,
@@ -59,17 +68,22 @@ def section(figure: str, report: TaskReport) -> dict[str, Any]:
 
 def overview(reports: Sequence[TaskReport]) -> str:
     """One row per report."""
-    header = ["task", "dataset", "split", "images", "patients", "labels", "mean AUROC", "shortcut baseline"]
+    header = ["task", "mean AUROC", "shortcut baseline", "labels", "images", "patients", "dataset"]
     rows = [
         [
             f"`{report.task}`{'' if report.matches is None else ', zero-shot'}",
-            report.dataset,
-            report.split,
-            *sizes(report),
-            f"{report.mean.num_defined} of {report.mean.num_labels}",
             with_interval(*auroc_cells(report.mean)),
             with_interval(*auroc_cells(report.baseline_mean)),
+            _labels(report),
+            *sizes(report),
+            f"{report.dataset}, {report.split}",
         ]
         for report in reports
     ]
-    return table_text(TextTable("", header, rows))
+    return overview_text(TextTable("", header, rows))
+
+
+def _labels(report: TaskReport) -> str:
+    """How many the mean is over."""
+    defined, evaluated = report.mean.num_defined, report.mean.num_labels
+    return f"{defined}" if defined == evaluated else f"{defined} of {evaluated}"

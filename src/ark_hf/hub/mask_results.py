@@ -12,7 +12,16 @@ from ..evaluation.report.stored import MASK_KIND
 from ..evaluation.report.tables import TextTable
 from ..metrics.overlap import OverlapResult
 from ..pages.formats import format_defined, format_interval
-from .card_parts import cell, defined_results, escaped, leaderboard_entries, sizes, table_text, with_interval
+from .card_parts import (
+    cell,
+    defined_results,
+    escaped,
+    leaderboard_entries,
+    overview_text,
+    sizes,
+    table_text,
+    with_interval,
+)
 
 REPORT_KIND, METRIC, TAG = MASK_KIND, "dice", "image-segmentation"
 FIGURE = "Dice of each label with its interval, beside the mean-mask prior"
@@ -48,7 +57,7 @@ def results(report: MaskReport) -> list[EvalResult]:
 def section(figure: str, report: MaskReport) -> dict[str, Any]:
     """What the template tells of one report, whose figure has this path."""
     return {
-        "title": f"{report.task['name']}: {cell(report.dataset)}, {report.split}",
+        "title": f"{report.task['name']} on {cell(report.dataset)}, {report.split}",
         "leaks": [escaped(each) for each in report.leaks],
         "look_at": [escaped(each) for each in things_to_look_at(report)[len(report.leaks) :]],
         "figure": figure,
@@ -60,20 +69,19 @@ def section(figure: str, report: MaskReport) -> dict[str, Any]:
 
 def overview(reports: Sequence[MaskReport]) -> str:
     """One row per report."""
-    header = ["task", "dataset", "split", "images", "patients", "labels", "mean Dice", "mean-mask prior"]
+    header = ["task", "mean Dice", "mean-mask prior", "labels", "images", "patients", "dataset"]
     rows = [
         [
             f"`{report.task['name']}`",
-            report.dataset,
-            report.split,
-            *sizes(report),
-            f"{len(report.labels)}",
             _cell(report.dice[-1]),
             "not computed" if report.prior_dice is None else _cell(report.prior_dice[-1]),
+            f"{len(report.labels)}",
+            *sizes(report),
+            f"{report.dataset}, {report.split}",
         ]
         for report in reports
     ]
-    return table_text(TextTable("", header, rows))
+    return overview_text(TextTable("", header, rows))
 
 
 def _cell(result: OverlapResult) -> str:

@@ -98,6 +98,7 @@ def model_card(
     sees = subject(folder, family, config)
     has_heads, outlines = auto_class not in FEATURES, kind is mask_results
     labels = label_rows(config) if has_heads else []
+    sections = [kind.section(figure, report) for figure, report in reports.items()]
     known: dict[str, Any] = {
         "place": place,
         "auto_class": auto_class,
@@ -133,7 +134,8 @@ def model_card(
         limits=prose[_limits(has_heads, outlines)][sees],
         operating_points=operating_points(config),
         untested=untested(config, list(reports.values())),
-        reports=[kind.section(figure, report) for figure, report in reports.items()],
+        reports=sections,
+        leaks=[f"**{each['title']}**: {leak}" for each in sections for leak in each["leaks"]],
         overview=kind.overview(list(reports.values())),
         how_measured=kind.HOW,
         about_figures=kind.FIGURE,
