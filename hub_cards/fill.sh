@@ -49,8 +49,10 @@ for split, count in counts.items():
         folder.mkdir(parents=True, exist_ok=True)
         tint = "orange" if number % 2 else "tomato"
         ImageOps.colorize(drawn["image"].convert("L"), "black", tint).convert("RGB").save(folder / f"{number}.png")
+eyes = ark_hf.read_generic(ark_hf.GenericSource(Path("raw"), "phantom_eyes", modality="OP"))
+eyes.facts["phantom"] = True  # its card says so
+ark_hf.build_dataset(eyes, Path("eyes", "phantom_eyes"))
 PYTHON
-ark-hf data build generic --raw raw --out eyes/phantom_eyes --name phantom_eyes --modality OP
 ark-hf data build phantom_masks --out masks --train 60 --validation 20 --test 40 --size 96
 ark-hf data build phantom_volumes --out volumes --train 16 --validation 6 --test 10 --size 48
 dataset_card phantom_city sites/phantom_city
