@@ -56,7 +56,7 @@ def test_the_card_says_what_it_outlines_how_well_and_how_to_use_it(written):
         'AutoModelForSemanticSegmentation.from_pretrained("me/organs", trust_remote_code=True)',
         'pip install "ark-hf[segmentation]"',
         "| `organs` | masks that exclude each other | Lung \\| &lt;b&gt;, heart |",
-        "A pixel belongs to the most probable of them and the background.",
+        "A pixel belongs to the most probable of the labels and the background.",
         "| 2 | 12 | 6 | me/lungs, test |",
         "<summary>Per label: organs on me/lungs, test</summary>",
         "It outlines 2 structures: Lung \\| &lt;b&gt;, heart.",
