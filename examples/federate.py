@@ -1,9 +1,9 @@
 """
 Federated pretraining through the public API: what `ark-hf federate` does, here on the built-in phantom sites.
 
-Each site trains on its own images, through heads of its own; encoder and projector are averaged after each round.
+    python examples/federate.py runs/federation    # a minute or two on two cores
 
-    python examples/federate.py runs/example
+Each site trains on its own images, through heads of its own; encoder and projector are averaged after each round.
 """
 
 import sys
@@ -12,6 +12,8 @@ from pathlib import Path
 from ark_hf import FederatedArguments, SiteSpec, TaskSpec, build_phantom_sites, federate
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/federate.py FOLDER")
     folder = Path(sys.argv[1])
     counts = {"train": 100, "validation": 40, "test": 40}
     datasets = build_phantom_sites(folder / "sites", counts, size=64)

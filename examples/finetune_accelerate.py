@@ -2,6 +2,10 @@
 Fine-tune Ark in a loop of one's own with accelerate: `accelerate launch` runs it on several devices.
 
     python examples/finetune_accelerate.py ark-cxr data/rsna runs/rsna --epochs 10
+
+On two cores, on what `ark-hf demo` left:
+
+    python examples/finetune_accelerate.py ark-cxr runs/demo/phantom/phantom_lake runs/lake --epochs 2
 """
 
 import argparse

@@ -3,6 +3,10 @@ Fine-tune Ark with nothing but transformers' own Trainer. All of Trainer's optio
 
     python examples/finetune_trainer.py --model ark-cxr --dataset data/rsna --output_dir runs/rsna --num_train_epochs 9
 
+On two cores, on what `ark-hf demo` left:
+
+    python examples/finetune_trainer.py --model ark-cxr --dataset runs/demo/phantom/phantom_lake --output_dir runs/lake
+
 `ark-hf finetune` does the same with layer-wise decay, several seeds, intervals and more.
 """
 

@@ -1,7 +1,7 @@
 """
 Growth, as Ark's to COVIDx: a model of three phantom sites goes on to a fourth. What is kept of the three?
 
-    python examples/grow.py runs/growth
+    python examples/grow.py runs/growth    # minutes on two cores; resumes
 
 Phantom data shows that the code runs and learns; it is no evidence about patients.
 """
@@ -33,6 +33,8 @@ def train(run: Path, tasks: list[TaskSpec], init: str, cycles: int) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/grow.py FOLDER")
     folder = Path(sys.argv[1])
     if not (folder / "sites").is_dir():  # run again, it goes on where it was
         ark_hf.build_phantom_sites(folder / "sites", {"train": 160, "validation": 60, "test": 160}, size=72)

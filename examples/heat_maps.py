@@ -3,6 +3,10 @@ What a trained Ark model finds and where: the most probable label of each task, 
 
     python examples/heat_maps.py ark-cxr chest.dcm heat_maps.png
 
+On what `ark-hf demo` left:
+
+    python examples/heat_maps.py ark-cxr runs/demo/pictures/phantom_city_0.png heat_maps.png
+
 `ark-hf predict ark-cxr scans/ --heatmaps folder` writes a file for each picture and label that is called positive.
 """
 

@@ -2,6 +2,10 @@
 Predict with a trained Ark model in ten lines.
 
     python examples/predict.py ark-cxr chest.png
+
+On what `ark-hf demo` left:
+
+    python examples/predict.py ark-cxr runs/demo/pictures/phantom_city_0.png
 """
 
 import sys

@@ -5,6 +5,11 @@ Predict with an exported model; numpy, pillow and onnxruntime are all it needs, 
     python examples/predict_onnx.py ark-cxr-onnx/model.onnx chest.png other.jpg > predictions.csv
     python examples/predict_onnx.py ark-onnx/model.onnx --modality OP eye.jpg > predictions.csv  # of several
 
+On what `ark-hf demo` left:
+
+    ark-hf export ark-cxr --out ark-cxr-onnx
+    python examples/predict_onnx.py ark-cxr-onnx/model.onnx runs/demo/pictures/phantom_city_0.png
+
 Of a segmenter the table has the area of each label, and its mask is written to the folder `masks`. It reads PNG and
 JPEG files of 8 or 16 bits as `ark-hf predict` does; for DICOM use that one.
 """

@@ -1,7 +1,7 @@
 """
 Cyclic pretraining through the public API: what `ark-hf pretrain` does, here on the built-in phantom sites.
 
-    python examples/pretrain.py runs/example
+    python examples/pretrain.py runs/example    # a minute or two on two cores
 """
 
 import sys
@@ -10,6 +10,8 @@ from pathlib import Path
 from ark_hf import PretrainingArguments, TaskSpec, build_phantom_sites, pretrain
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/pretrain.py FOLDER")
     folder = Path(sys.argv[1])
     counts = {"train": 100, "validation": 40, "test": 40}
     sites = build_phantom_sites(folder / "sites", counts, size=64)

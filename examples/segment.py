@@ -1,8 +1,7 @@
 """
-From pictures to outlines: the teacher of `ark-hf demo` is fine-tuned on drawn chests, first to tell lungs and heart
-apart, then to find effusions and nodules that lie over them. Minutes on two cores.
+From pictures to outlines, on drawn chests: first lungs and heart are told apart, then effusions and nodules over them.
 
-    python examples/segment.py ark-cxr runs/segment
+    python examples/segment.py ark-cxr runs/segment    # minutes on two cores; ark-cxr is what `ark-hf demo` left
 
 `ark-hf finetune MODEL DATASET` does the same on your own. Phantom data shows that the code runs and learns; it is no
 evidence about patients.

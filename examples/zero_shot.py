@@ -2,6 +2,10 @@
 Score a finding of a dataset that the model was not trained on: what `ark-hf evaluate --zero_shot` does for each label.
 
     python examples/zero_shot.py ark-cxr data/montgomery Tuberculosis
+
+On what `ark-hf demo` left, though its model knows that site:
+
+    python examples/zero_shot.py ark-cxr runs/demo/phantom/phantom_lake "Pleural Effusion"
 """
 
 import sys
@@ -9,7 +13,9 @@ import sys
 import ark_hf
 
 if __name__ == "__main__":
-    name, dataset, finding = sys.argv[1:4]
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/zero_shot.py MODEL DATASET LABEL")
+    name, dataset, finding = sys.argv[1:]
     model, processor = ark_hf.load_ark(name)
     heads = model.config.tasks
     matches = ark_hf.match_label(finding, heads, ark_hf.read_synonyms())

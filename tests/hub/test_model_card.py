@@ -60,7 +60,7 @@ def test_it_says_which_tasks_were_not_tested_and_have_operating_points(tmp_path)
     folder = save(tmp_path / "two", tasks=[CLINIC, ArkTask("wards", ["x"])])
     report = report_task(*made_scores(CLINIC)[:2], 10, groups={})
     text = text_of(folder, {"a.png": report})
-    assert "**Not tested here**: wards." in text and "Operating points are saved for: clinic." in text
+    assert "**Not tested here**: `wards`." in text and "Operating points are saved for: `clinic`." in text
     plain = text_of(save(tmp_path / "plain", tasks=[ArkTask("wards", ["x"])]))
     assert "Not tested here" not in plain and "No operating points are saved" in plain
 
@@ -72,17 +72,17 @@ def test_results_of_crops_are_called_that(folder):
 
 
 def test_the_view_is_the_processors(folder):
-    assert "The input is the whole radiograph, resized to 32 x 32 pixels." in text_of(folder)
+    assert "It takes the whole radiograph, resized to 32 x 32 pixels." in text_of(folder)
     processor = ArkImageProcessor(
         size={"height": 40, "width": 40}, do_center_crop=True, crop_size={"height": 32, "width": 32}
     )
     processor.save_pretrained(folder)
-    assert "The input is the centre of 32 x 32 pixels of the radiograph, resized to 40 x 40." in text_of(folder)
+    assert "It takes the centre of 32 x 32 pixels of the radiograph, resized to 40 x 40." in text_of(folder)
 
 
 def test_an_ordinary_classifier_and_an_encoder(tmp_path):
     plain = text_of(save(tmp_path / "plain", id2label={1: "sick", 0: "well"}))
-    assert "| `classifier` | one class an image | well, sick |" in plain
+    assert "| `classifier` | one class per image | well, sick |" in plain
     encoder = model_card(save(tmp_path / "encoder", ArkModel), "someone/encoder")
     assert encoder.data.pipeline_tag == "image-feature-extraction" and "## Labels" not in encoder.text
     assert 'AutoModel.from_pretrained("someone/encoder")' in encoder.text
@@ -100,7 +100,7 @@ def test_the_data_of_what_it_started_from_are_told_too(folder):
     write_provenance(folder, "fine-tuning", {**facts, "data": [data("mine")], "start_provenance": first})
     card = model_card(folder, "someone/tuned")
     assert card.data.base_model == "someone/teacher" and card.data.datasets == ["someone/nih"]
-    before, after = card.text.split("### Before that")
+    before, after = card.text.split("<summary>Before that")
     assert "Trained on 10 images for 5 steps, seed 1; weights of step 4" in before and "| mine |" in before
     assert "| NIH | see below | 12 | 7 |" in after and "NIH: Ask \\| them." in after and "@misc{nih}" in after
 
@@ -134,7 +134,7 @@ def test_a_peac_model_says_what_it_learned_without_labels(tmp_path):
 def test_without_validation_no_losses_are_told(tmp_path):
     encoder = save(tmp_path / "encoder", ArkModel)
     write_provenance(encoder, "self-supervision", peac(validation=None))
-    assert "of PEAC, without labels.\n" in text_of(encoder)
+    assert "of PEAC, without labels. Training data:" in text_of(encoder)
 
 
 def test_what_started_from_peac_names_it(folder):
@@ -145,7 +145,7 @@ def test_what_started_from_peac_names_it(folder):
         {**facts, "data": [data("mine")], "start_provenance": {"kind": "self-supervision", **peac()}},
     )
     card = model_card(folder, "someone/tuned")
-    now, before = card.text.split("### Before that")
+    now, before = card.text.split("<summary>Before that")
     assert "PEAC" not in now and "Started from: `someone/peac`." in now and "clinic" in now
     assert "epoch 12 of PEAC" in before and "zhou2023learning" in before and "ma2023foundation" not in before
     assert card.data.pipeline_tag == "image-classification" and "peac" in card.data.tags

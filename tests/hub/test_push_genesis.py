@@ -82,13 +82,19 @@ def test_of_mr_there_is_no_window_and_nothing_of_batches(tmp_path):
             GenesisForSemanticSegmentation,
             {"segmentation": SegmentationTask("organs", ["lungs", "nodule"], modality="CT")},
             "image-segmentation",
-            ["| `organs` | masks that exclude each other | lungs, nodule |", "A voxel belongs to the most probable"],
+            [
+                "| `organs` | masks that exclude each other, modality CT | lungs, nodule |",
+                "A voxel belongs to the most probable",
+            ],
         ),
         (
             GenesisForImageClassification,
             {"tasks": [ArkTask("clinic", ["nodule"], modality="CT")]},
             "image-classification",
-            ["| `clinic` | several labels an image, modality CT | nodule |", "the cube that the image processor cuts"],
+            [
+                "| `clinic` | several labels per image, modality CT | nodule |",
+                "the cube that the image processor cuts",
+            ],
         ),
     ],
 )

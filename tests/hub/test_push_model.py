@@ -525,7 +525,7 @@ def test_a_calibrated_model_of_the_hub_and_one_trained_on_keep_what_is_known(hub
     assert grown["start"] == pushed_model and grown["start_provenance"] == trained
     assert grown["compute"]["seconds"] > 0 and grown["cycle"] == 1
     card = model_card(tmp_path / "grown" / "ark-cxr", "someone/grown")
-    assert card.data.base_model == pushed_model and "### Before that" in card.text
+    assert card.data.base_model == pushed_model and "<summary>Before that" in card.text
 
 
 # The command line ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..evaluation.report.text import table_lines
 from ..pages.formats import markdown_cell
 
 PROSE = Path(__file__).parent / "templates" / "model_card.yaml"
+INTERVAL = re.compile(r"\(([\d.]+) to ([\d.]+)\)")
 SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
@@ -68,16 +69,26 @@ def leaderboard_entries(task: str, dataset: str, value: float, notes: str) -> li
     ]
 
 
+def sizes(report: Any) -> list[str]:
+    """Images and patients of a report's split."""
+    return [f"{report.num_images:,}", "unknown" if report.num_patients is None else f"{report.num_patients:,}"]
+
+
+def with_interval(value: str, interval: str) -> str:
+    """A cell's text."""
+    return f"{value} ({interval})" if interval else value
+
+
+def overview_text(table: TextTable) -> str:
+    """As [`table_text`]; narrow cells are broken before an interval, not in it."""
+    return INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", table_text(table))
+
+
 def table_text(table: TextTable) -> str:
     """As Markdown, in which names from labels and datasets stay text."""
     rows = [[escaped(cell) for cell in row] for row in table.rows]
     header = [escaped(cell) for cell in table.header]
     return "\n".join(table_lines(replace(table, header=header, rows=rows, note=escaped(table.note))))
-
-
-def shown_tables(tables: Sequence[TextTable]) -> list[dict[str, str]]:
-    """For the template."""
-    return [{"title": table.title, "text": table_text(table)} for table in tables]
 
 
 def escaped(text: str) -> str:

@@ -11,12 +11,24 @@ from ..evaluation.report.stored import KIND
 from ..evaluation.report.tables import TextTable, auroc_cells, task_tables
 from ..evaluation.report.task_report import TaskReport
 from ..evaluation.report.text import matched_labels
-from .card_parts import cell, defined_results, escaped, leaderboard_entries, shown_tables, table_text
+from .card_parts import (
+    cell,
+    defined_results,
+    escaped,
+    leaderboard_entries,
+    overview_text,
+    sizes,
+    table_text,
+    with_interval,
+)
 
 REPORT_KIND, METRIC, TAG = KIND, "roc_auc", "image-classification"
 FIGURE = "AUROC of each label with its interval, beside the shortcut baseline"
-HOW = "Mean AUROC with 95 % intervals, resampled by patient where patients are known."
-WHOLE = "with curves and each label's subgroups"
+HOW = (
+    "Mean AUROC with its 95 % interval, resampled by patient where patients are known. Shortcut baseline: logistic "
+    "regression on ten global image statistics (of a volume eleven), fitted on train."
+)
+WHOLE = "with operating points, calibration, curves and subgroups"
 
 
 def figures(reports: Sequence[TaskReport]) -> dict[str, TaskReport]:
@@ -43,35 +55,35 @@ def results(report: TaskReport) -> list[EvalResult]:
 
 def section(figure: str, report: TaskReport) -> dict[str, Any]:
     """What the template tells of one report, whose figure has this path."""
-    patients = "" if report.num_patients is None else f" of {report.num_patients:,} patients"
     zero_shot = "" if report.matches is None else ", zero-shot"
     return {
-        "title": f"{report.task}{zero_shot}: {cell(report.dataset)}, {report.split}, {report.num_images:,} images"
-        f"{patients}",
-        "look_at": [escaped(each) for each in things_to_look_at(report)],
+        "title": f"{report.task}{zero_shot} on {cell(report.dataset)}, {report.split}",
+        "leaks": [escaped(each) for each in report.leaks],
+        "look_at": [escaped(each) for each in things_to_look_at(report)[len(report.leaks) :]],
         "figure": figure,
-        "tables": shown_tables([table for table in task_tables(report) if not table.folded]),
+        "table": table_text(task_tables(report)[0]),
         "matched_labels": escaped("\n".join(matched_labels(report)).strip()),
     }
 
 
 def overview(reports: Sequence[TaskReport]) -> str:
-    """One row a report."""
-    header = ["task", "dataset", "split", "images", "labels", "mean AUROC", "95 % interval", "shortcut baseline",
-              "95 % interval"]  # fmt: skip
+    """One row per report."""
+    header = ["task", "mean AUROC", "shortcut baseline", "labels", "images", "patients", "dataset"]
     rows = [
         [
-            f"`{report.task}`",
-            report.dataset,
-            report.split,
-            f"{report.num_images:,}",
-            f"{report.mean.num_defined} of {report.mean.num_labels}",
-            *auroc_cells(report.mean),
-            *auroc_cells(report.baseline_mean),
+            f"`{report.task}`{'' if report.matches is None else ', zero-shot'}",
+            with_interval(*auroc_cells(report.mean)),
+            with_interval(*auroc_cells(report.baseline_mean)),
+            _labels(report),
+            *sizes(report),
+            f"{report.dataset}, {report.split}",
         ]
         for report in reports
     ]
-    note = (
-        "Shortcut baseline: logistic regression on ten global image statistics (of a volume eleven), fitted on train."
-    )
-    return table_text(TextTable("", header, rows, note))
+    return overview_text(TextTable("", header, rows))
+
+
+def _labels(report: TaskReport) -> str:
+    """How many the mean is over."""
+    defined, evaluated = report.mean.num_defined, report.mean.num_labels
+    return f"{defined}" if defined == evaluated else f"{defined} of {evaluated}"

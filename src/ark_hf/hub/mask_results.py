@@ -12,12 +12,24 @@ from ..evaluation.report.stored import MASK_KIND
 from ..evaluation.report.tables import TextTable
 from ..metrics.overlap import OverlapResult
 from ..pages.formats import format_defined, format_interval
-from .card_parts import cell, defined_results, escaped, leaderboard_entries, shown_tables, table_text
+from .card_parts import (
+    cell,
+    defined_results,
+    escaped,
+    leaderboard_entries,
+    overview_text,
+    sizes,
+    table_text,
+    with_interval,
+)
 
 REPORT_KIND, METRIC, TAG = MASK_KIND, "dice", "image-segmentation"
 FIGURE = "Dice of each label with its interval, beside the mean-mask prior"
-HOW = f"Mean Dice with 95 % intervals, resampled by patient where patients are known. {HOW_SCORED}"
-WHOLE = "with each label's subgroups"
+HOW = (
+    "Mean Dice with its 95 % interval, resampled by patient where patients are known. Mean-mask prior: the Dice of "
+    "the training images' mean mask, whatever the picture shows."
+)
+WHOLE = "with paired comparisons and subgroups"
 
 
 def figures(reports: Sequence[MaskReport]) -> dict[str, MaskReport]:
@@ -44,35 +56,33 @@ def results(report: MaskReport) -> list[EvalResult]:
 
 def section(figure: str, report: MaskReport) -> dict[str, Any]:
     """What the template tells of one report, whose figure has this path."""
-    count = f"{report.num_images:,} images"
-    count += "" if report.num_patients is None else f" of {report.num_patients:,} patients"
     return {
-        "title": f"{report.task['name']}: {cell(report.dataset)}, {report.split}, {count}",
-        "look_at": [escaped(each) for each in things_to_look_at(report)],
+        "title": f"{report.task['name']} on {cell(report.dataset)}, {report.split}",
+        "leaks": [escaped(each) for each in report.leaks],
+        "look_at": [escaped(each) for each in things_to_look_at(report)[len(report.leaks) :]],
         "figure": figure,
-        "tables": shown_tables(tables(report)),
+        "table": table_text(tables(report)[0]),
         "matched_labels": "",
+        "how": HOW_SCORED,
     }
 
 
 def overview(reports: Sequence[MaskReport]) -> str:
-    """One row a report."""
-    header = ["task", "dataset", "split", "images", "labels", "mean Dice", "95 % interval", "mean-mask prior",
-              "95 % interval"]  # fmt: skip
+    """One row per report."""
+    header = ["task", "mean Dice", "mean-mask prior", "labels", "images", "patients", "dataset"]
     rows = [
         [
             f"`{report.task['name']}`",
-            report.dataset,
-            report.split,
-            f"{report.num_images:,}",
+            _cell(report.dice[-1]),
+            "not computed" if report.prior_dice is None else _cell(report.prior_dice[-1]),
             f"{len(report.labels)}",
-            *_cells(report.dice[-1]),
-            *(["not computed", ""] if report.prior_dice is None else _cells(report.prior_dice[-1])),
+            *sizes(report),
+            f"{report.dataset}, {report.split}",
         ]
         for report in reports
     ]
-    return table_text(TextTable("", header, rows))
+    return overview_text(TextTable("", header, rows))
 
 
-def _cells(result: OverlapResult) -> list[str]:
-    return [format_defined(result.mean), format_interval(result.ci_low, result.ci_high)]
+def _cell(result: OverlapResult) -> str:
+    return with_interval(format_defined(result.mean), format_interval(result.ci_low, result.ci_high))

@@ -12,8 +12,7 @@ from ..data.leaks import shared_lines
 from ..evaluation.report.gallery import without_pictures
 from ..evaluation.report.stored import read_report
 from ..evaluation.report.tables import TextTable
-from ..inference.task_labels import UNNAMED_TASK, label_names, modalities_of
-from ..models.ark.configuration_ark import ArkTask
+from ..inference.task_labels import modalities_of
 from ..models.ark.tasks_ark import DEFAULT_MODALITY
 from ..outcome import read_outcome
 from ..pages.formats import format_defined, format_interval, format_number
@@ -21,6 +20,7 @@ from ..plain_yaml import dump_yaml
 from ..provenance import read_provenance, weights_sha256
 from . import label_results, mask_results
 from .card_parts import cell, read_prose, table_text
+from .config_parts import answers, heads_by_modality, label_rows, modalities, operating_points, subject, untested, view
 from .families import AUTO_CLASSES, SEGMENTERS, Family, family_of
 from .push import CARD_FILE
 
@@ -95,33 +95,47 @@ def model_card(
     prose, history, kind = read_prose(), _history(origin), _results(config)
     licence = prose["licences"][origin["kind"] if origin else UNKNOWN]
     auto_class = AUTO_CLASSES.get((config.architectures or [""])[0], "AutoModel")
-    segmentation = config.segmentation if kind is mask_results else None
-    labels = [] if auto_class in FEATURES else _label_rows(config)
+    sees = subject(folder, family, config)
+    has_heads, outlines = auto_class not in FEATURES, kind is mask_results
+    labels = label_rows(config) if has_heads else []
+    sections = [kind.section(figure, report) for figure, report in reports.items()]
     known: dict[str, Any] = {
         "place": place,
         "auto_class": auto_class,
         "config": config,
-        "view": _view(folder, family, config),
+        "view": view(folder, family, config),
         "labels": labels,
-        "segmentation": segmentation,
+        "sees": sees,
+        "segmentation": config.segmentation if outlines else None,
         "modalities": modalities_of(config),
+        "file": "picture.png" if sees == "pictures" else "chest.dcm",
     }
     return ModelCard.from_template(
-        _header(place, family, config, auto_class, history, list(reports.values()), license_id or licence),
+        _header(
+            place,
+            config,
+            auto_class,
+            history,
+            list(reports.values()),
+            license_id or licence,
+            _tags(sees, modalities(folder, family, config), history),
+        ),
         template_path=str(TEMPLATES / "model_card.md"),
         **known,
         name=place.rpartition("/")[2],
         use=_use(family, known),
-        sees=family.sees,
-        images="images" if family.sees == "radiographs" else "volumes",
-        pixel="pixel" if family.sees == "radiographs" else "voxel",
-        intended_use=prose["intended_use"][family.sees],
-        not_for=prose["not_for"][family.sees],
-        origin=_origin(prose, origin, family) if origin else "",
-        limits=prose[_limits(auto_class, segmentation is not None)][family.sees],
-        operating_points=_operating_points(config),
-        untested=_untested(config, list(reports.values())),
-        reports=[kind.section(figure, report) for figure, report in reports.items()],
+        images="volumes" if sees == "volumes" else "images",
+        pixel="voxel" if sees == "volumes" else "pixel",
+        answers=answers(config, outlines) if has_heads else "",
+        heads=heads_by_modality(config) if has_heads else [],
+        intended_use=prose["intended_use"][sees],
+        not_for=prose["not_for"][sees],
+        origin=_origin(prose, origin, sees) if origin else "",
+        limits=prose[_limits(has_heads, outlines)][sees],
+        operating_points=operating_points(config),
+        untested=untested(config, list(reports.values())),
+        reports=sections,
+        leaks=[f"**{each['title']}**: {leak}" for each in sections for leak in each["leaks"]],
         overview=kind.overview(list(reports.values())),
         how_measured=kind.HOW,
         about_figures=kind.FIGURE,
@@ -138,9 +152,9 @@ def _method(origin: Mapping[str, Any]) -> str:
     return origin.get("method", ARK)
 
 
-def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any], family: Family) -> str:
+def _origin(prose: Mapping[str, Any], origin: Mapping[str, Any], sees: str) -> str:
     """How the weights came about, and of a method that is not Ark's what it is."""
-    told = prose["origins"][origin["kind"]].format(sees=family.sees)
+    told = prose["origins"][origin["kind"]].format(sees=sees)
     return " ".join([told, *filter(None, [prose["methods"].get(_method(origin))])])
 
 
@@ -150,8 +164,8 @@ def _use(family: Family, known: Mapping[str, Any]) -> str:
     return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(known).strip()
 
 
-def _limits(auto_class: str, outlines: bool) -> str:
-    if auto_class in FEATURES:
+def _limits(has_heads: bool, outlines: bool) -> str:
+    if not has_heads:
         return "limits_of_features"
     return "limits_of_masks" if outlines else "limits"
 
@@ -159,13 +173,6 @@ def _limits(auto_class: str, outlines: bool) -> str:
 def _results(config: Any) -> Any:
     """The module that knows the results of such a model."""
     return label_results if SEGMENTERS.isdisjoint(config.architectures or []) else mask_results
-
-
-def _operating_points(config: Any) -> list[str]:
-    if config.segmentation is not None:
-        thresholds = config.segmentation.thresholds or {}
-        return [f"{cell(label)} {threshold:g}" for label, threshold in thresholds.items()]
-    return [task.name for task in config.tasks or [] if task.thresholds]
 
 
 def _check_same_weights(folder: Path, facts: Mapping[str, Any], report: Path) -> None:
@@ -185,14 +192,13 @@ def _history(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 def _header(
     place: str,
-    family: Family,
     config: Any,
     auto_class: str,
     history: Sequence[Mapping[str, Any]],
     reports: Sequence[Any],
     licence: str | Mapping[str, str],
+    tags: list[str],
 ) -> ModelCardData:
-    prose, methods = read_prose(), dict.fromkeys(map(_method, history))
     trained_on = [
         data["dataset"].partition("@")[0] for each in history for data in each.get("data", []) if _is_trained_on(data)
     ]
@@ -201,10 +207,7 @@ def _header(
         license=licence if isinstance(licence, str) else licence["license"],
         library_name="transformers",
         pipeline_tag="image-feature-extraction" if auto_class in FEATURES else kind.TAG,
-        tags=[
-            *prose["tags"][family.sees],
-            *(tag for method in methods for tag in prose["tags_of_methods"].get(method, [])),
-        ],
+        tags=tags,
         base_model=start if start.count("/") == 1 else None,
         datasets=[each for each in dict.fromkeys(trained_on) if each.count("/") == 1] or None,
         metrics=[kind.METRIC] if reports else None,
@@ -214,6 +217,14 @@ def _header(
     if not isinstance(licence, str):
         header["license_name"] = licence["license_name"]
     return header
+
+
+def _tags(sees: str, taken: Sequence[str], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of what the model looks at, radiographs among others too, and of the methods that it learned by."""
+    prose, methods = read_prose(), dict.fromkeys(map(_method, history))
+    beside = [] if sees == "volumes" or DEFAULT_MODALITY not in taken else prose["tags"]["radiographs"]
+    of_methods = (tag for method in methods for tag in prose["tags_of_methods"].get(method, []))
+    return list(dict.fromkeys([*beside, *prose["tags"][sees], *of_methods]))
 
 
 def _is_trained_on(data: Mapping[str, Any]) -> bool:
@@ -226,55 +237,6 @@ def _is_of_phantoms(origin: Mapping[str, Any]) -> bool:
     return scratch and bool(origin.get("data")) and all(data.get("phantom") for data in origin["data"])
 
 
-def _view(folder: Path, family: Family, config: Any) -> str:
-    """What the network sees of a picture or volume."""
-    if family.sees == "volumes":
-        sides = " x ".join(map(str, config.cube_size))
-        spacing = "as scanned" if config.spacing is None else f"of {' x '.join(f'{mm:g}' for mm in config.spacing)} mm"
-        window = "" if config.hu_window is None else ": {:g} to {:g} Hounsfield units".format(*config.hu_window)
-        return (
-            f"`pixel_values` (batch, {config.num_channels}, {', '.join(config.axes)}), float in [0, 1]{window}. It "
-            f"was trained on cubes of {sides} voxels {spacing}; sides must be multiples of {config.stride}"
-        )
-    processor = family.processor_class.from_pretrained(folder)
-    picture = "radiograph" if processor.all_modalities == [DEFAULT_MODALITY] else "picture"
-    if processor.do_ten_crop or processor.do_center_crop:
-        what = "ten crops" if processor.do_ten_crop else "the centre"
-        crop, size = (f"{side['height']} x {side['width']}" for side in (processor.crop_size, processor.size))
-        return f"{what} of {crop} pixels of the {picture}, resized to {size}"
-    size = processor.size
-    return f"the whole {picture}, resized to {size['height']} x {size['width']} pixels"
-
-
-def _untested(config: Any, reports: Sequence[Any]) -> list[str]:
-    if config.tasks is None:
-        return []
-    tested = {report.task for report in reports if report.matches is None}
-    return [task.name for task in config.tasks if reports and task.name not in tested]
-
-
-def _label_rows(config: Any) -> list[dict[str, str]]:
-    if config.segmentation is not None:
-        task = config.segmentation
-        kind = "masks that may overlap" if task.overlapping else "masks that exclude each other"
-        return [{"name": task.name, "kind": kind, "labels": cell(", ".join(task.labels))}]
-    if config.tasks is None:
-        names = label_names(config)
-        return [{"name": UNNAMED_TASK, "kind": _kind(config.problem_type), "labels": cell(", ".join(names))}]
-    return [
-        {"name": task.name, "kind": _kind(task.problem_type) + _of(task), "labels": cell(", ".join(task.labels))}
-        for task in config.tasks
-    ]
-
-
-def _of(task: ArkTask) -> str:
-    return "" if task.modality == DEFAULT_MODALITY else f", modality {task.modality}"
-
-
-def _kind(problem_type: str | None) -> str:
-    return "several labels an image" if problem_type == "multi_label_classification" else "one class an image"
-
-
 def _training_section(origin: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the template tells of one training or conversion; empty where nothing is known."""
     settings = {name: value for name, value in origin.get("settings", {}).items() if value not in (None, [], {})}
@@ -283,6 +245,7 @@ def _training_section(origin: Mapping[str, Any], family: Family) -> dict[str, An
     return {
         "start": _start(origin.get("start")),
         "training": _training(origin, family),
+        "trained_on": _trained_on([each for each in data if _is_trained_on(each)], family),
         "data": [_data_row(each) for each in data],
         "looks_at_labels": looks_at_labels,
         "shared": [cell(line) for line in shared_lines(origin)],
@@ -298,6 +261,25 @@ def _training_section(origin: Mapping[str, Any], family: Family) -> dict[str, An
         "versions": ", ".join(f"{name} {number}" for name, number in origin.get("versions", {}).items()),
         "seeds": _seeds(origin.get("seeds")),
     }
+
+
+def _trained_on(data: Sequence[Mapping[str, Any]], family: Family) -> str:
+    """Datasets and their sizes, in a sentence; empty where none is known."""
+    if not data:
+        return ""
+    rows, what = sum(each["splits"]["train"]["rows"] for each in data), _images(family)
+    if len(data) == 1:
+        return f"Training data: {_linked_title(data[0])}, {rows:,} {what}."
+    return f"Training data: {len(data)} datasets, {rows:,} {what} in all."
+
+
+def _images(family: Family) -> str:
+    return "images" if family.sees == "radiographs" else family.sees
+
+
+def _linked_title(data: Mapping[str, Any]) -> str:
+    title, link = cell(data.get("title") or data["dataset"]), data.get("homepage")
+    return f"[{title}]({link})" if link else title
 
 
 def _start(name: str | None) -> str:
@@ -324,7 +306,7 @@ def _training(origin: Mapping[str, Any], family: Family) -> str:
     if origin.get("kind") == "federated":
         return f"Average of the students of {len(origin['sites'])} sites after {origin['rounds']} rounds.{validated}"
     if origin.get("kind") == "fine-tuning":
-        images = "images" if family.sees == "radiographs" else family.sees
+        images = _images(family)
         head = "Its head for this task went on." if origin["head"] == "continued" else "Its head was fresh."
         return (
             f"{head} Trained on {origin['train_images']:,} {images} for {origin['steps']:,} steps, seed "
@@ -335,13 +317,11 @@ def _training(origin: Mapping[str, Any], family: Family) -> str:
 
 def _data_row(data: Mapping[str, Any]) -> dict[str, str]:
     train, validation = (data["splits"].get(split) for split in ("train", "validation"))
-    title = data.get("title") or data["dataset"]
-    link = data.get("homepage")
     patients = train and train["patients"]
     licence = "see below" if data.get("license") == "other" and data.get("access") else data.get("license")
     return {
         "task": data["task"],
-        "title": f"[{cell(title)}]({link})" if link else cell(title),
+        "title": _linked_title(data),
         "license": "drawn phantoms" if data.get("phantom") else cell(licence or "not stated"),
         "access": cell(data.get("access", "")),
         "train": f"{train['rows']:,}" if train else "not trained on",

@@ -1,6 +1,7 @@
 """Dataset cards: what the Hub and `datasets` read of them, what people read, and what must not stand in them."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -136,16 +137,17 @@ def test_terms_of_a_source_become_a_gate(licence):
 def test_counts_of_every_label_and_split():
     card = card_of(report_of(FINDINGS))
     assert table_rows(card, "Edema") == [
+        ["Edema", "1 of 3 (33.3%)", "1 of 1 (100.0%)"],
         ["Edema", "1", "33.3%", "2", "1", "0"],
         ["Edema", "1", "100.0%", "0", "0", "0"],
     ]
-    assert table_rows(card, "Mass \\| nodule")[0][1:] == ["2", "66.7%", "1", "0", "1"]
-    assert "### train: 4 images" in card.text and "### test: 1 images" in card.text
+    assert table_rows(card, "Mass \\| nodule")[1][1:] == ["2", "66.7%", "1", "0", "1"]
+    assert "| label | train: 4 images | test: 1 images |" in card.text and "### train: 4 images" in card.text
 
 
 def test_a_label_that_is_never_known_has_no_prevalence():
     card = card_of(report_of(FINDINGS, {"train": [[math.nan, -1]]}))
-    assert table_rows(card, "Edema") == [["Edema", "0", "–", "0", "0", "1"]]
+    assert table_rows(card, "Edema") == [["Edema", "not known"], ["Edema", "0", "–", "0", "0", "1"]]
 
 
 def test_demographics_of_every_split():
@@ -229,3 +231,18 @@ def test_a_dataset_of_unknown_origin_says_so():
     card = card_of(report_of(FINDINGS, facts={"title": ""}))
     assert card.data.license == "unknown" and "# findings" in card.text
     assert "Ask its owner for the terms of use." in card.data.extra_gated_prompt
+
+
+@pytest.mark.parametrize("labels", [2, 30])
+def test_two_screens_come_before_what_is_folded(labels):
+    task = ArkTask("many", [f"label {number}" for number in range(labels)])
+    problem = {"where": "a.csv, line 3", "reason": "no such image"}
+    report = report_of(task, {split: [[1] * labels] for split in ("train", "validation", "test")}, problems=[problem])
+    text = card_of(report, task).text.rstrip() + "\n\n"
+    visible = re.sub(r"<details>.*?</details>\n?", "", text, flags=re.DOTALL)
+    assert len(visible.strip().splitlines()) <= 60 and "\n\n\n" not in text
+    assert text.count("<details>") == len(re.findall(r"(?<=\n\n)</details>\n\n", text))
+    order = ["# Findings", "**Research use only.", "The licence of the source", "Known problems are counted", "## Use"]
+    assert sorted(map(visible.index, order)) == [visible.index(each) for each in order]
+    row = "| label 1 | 1 of 1 (100.0%) | 1 of 1 (100.0%) | 1 of 1 (100.0%) |"
+    assert (row in visible) == (labels == 2) and row in text

@@ -93,10 +93,10 @@ def test_volumes_and_label_maps_are_stored_on_one_grid(tmp_path, segmented):
         "0 background, 1 low, 2 high",
         "not resampled, stored as NIfTI",
         'rows[0]["volume"], rows[0]["mask"]',
-        "### train: 3 volumes",
+        "| label | train: 3 volumes |",
     ):
         assert text in card
-    assert "radiograph" not in card.split("## Columns")[1] and "ark-hf evaluate" not in card
+    assert "radiograph" not in card.split("<summary>Columns")[1] and "ark-hf evaluate" not in card
 
 
 @pytest.mark.parametrize("task", [ArkTask("sick", ["a"], modality="CT"), Unlabelled("scans", "MR")])

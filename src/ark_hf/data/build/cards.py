@@ -22,6 +22,7 @@ PHANTOM_TAG = "phantom"
 OPEN_LICENSES = ("cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "apache-2.0")
 FEW = 10  # a figure about fewer patients could be one patient's
 MOST_COMMON = 6
+MOST_SHOWN = 20  # labels; a longer table is folded
 COLUMNS = {
     "volume": "the volume as NIfTI (.nii.gz): voxels, type, affine and spacing as they were read, nothing else",
     "image": "the radiograph: one channel of 8 or 16 bits, lossless",
@@ -92,8 +93,10 @@ def dataset_card(task: AnyTask, features: Features, report: Mapping[str, Any]) -
         first_split=next(iter(report["splits"])),
         columns={name: _meaning(name, task, report) for name in features},
         source=_source(facts),
-        terms=_terms(license_id),
+        terms="" if phantom else _terms(license_id),
+        items="volumes" if volumes else "images",
         label_note=facts.get("semantics", ""),
+        overview=_overview(report["splits"]),
         splits=[_split_rows(name, summary, volumes) for name, summary in report["splits"].items()],
         disjointness=_disjointness(report),
         provenance=_provenance(report, isinstance(task, SegmentationTask), volumes),
@@ -151,8 +154,8 @@ def _meaning(column: str, task: AnyTask, report: Mapping[str, Any]) -> str:
     if column == "masks" and isinstance(task, SegmentationTask):
         rule = "a pixel may be in several" if task.overlapping else "a pixel is in one at most"
         return (
-            f"a mask per label, in the order below: 255 in it, 0 outside; {rule}; none where a label is unknown for "
-            "the image"
+            f"a mask per label, in the order of their table: 255 in it, 0 outside; {rule}; none where a label "
+            "is unknown for the image"
         )
     if column == "mask":
         values = ", ".join(f"{value} {label}" for value, label in enumerate(task.labels, start=1))
@@ -160,7 +163,7 @@ def _meaning(column: str, task: AnyTask, report: Mapping[str, Any]) -> str:
     if column == "labels" and isinstance(task, ArkTask) and task.problem_type == "single_label_classification":
         return "a class index: " + ", ".join(f"{i} {label}" for i, label in enumerate(task.labels)) + "; −1 unknown"
     if column == "labels":
-        return "a number per label, in the order below: 1 positive, 0 negative, −1 uncertain, NaN unknown"
+        return "a number per label, in the order of their table: 1 positive, 0 negative, −1 uncertain, NaN unknown"
     size = f", longer side at most {report['size']} pixels" if column == "image" and "size" in report else ""
     meaning = COLUMNS[column]
     if task.modality != DEFAULT_MODALITY:
@@ -181,6 +184,20 @@ def _terms(license_id: str) -> str:
         "**This copy is bound to the terms of its source.** Whoever uses it must have accepted them there, and may "
         "pass it on only as they allow. ark-hf grants no rights to it."
     )
+
+
+def _overview(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """A row per label: in each split how many of those where it is known have it."""
+    names = list(next(iter(splits.values()))["labels"])
+    rows = [
+        [markdown_cell(name), *(_positives(summary["labels"][name]) for summary in splits.values())] for name in names
+    ]
+    return {"rows": rows, "folded": len(rows) > MOST_SHOWN}
+
+
+def _positives(counts: Mapping[str, int]) -> str:
+    known = counts["positive"] + counts["negative"]
+    return f"{counts['positive']:,} of {known:,} ({counts['positive'] / known:.1%})" if known else "not known"
 
 
 def _split_rows(name: str, summary: Mapping[str, Any], volumes: bool) -> dict[str, Any]:
