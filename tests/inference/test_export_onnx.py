@@ -402,6 +402,14 @@ def both(tmp_path_factory) -> Path:
     return folder / "onnx"
 
 
+@pytest.mark.parametrize("arguments", [[], ["model.onnx"]])
+def test_the_example_says_how_it_is_used(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["predict_onnx.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert stop.value.code == 2 and "usage: " in capsys.readouterr().err
+
+
 def test_the_example_explains_wrong_input_in_one_line(vit, pictures, tmp_path, monkeypatch):
     model, other = str(vit.folder / "model.onnx"), ir.load(vit.folder / "model.onnx")
     other.metadata_props.clear()
@@ -409,8 +417,6 @@ def test_the_example_explains_wrong_input_in_one_line(vit, pictures, tmp_path, m
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:200])
     for arguments, message in [
-        ([], "usage: "),
-        ([model], "usage: "),
         ([model, tmp_path / "none.png"], "none.png: cannot be read as PNG or JPEG (FileNotFoundError)."),
         ([model, tmp_path / "text.png"], "text.png: cannot be read as PNG or JPEG (UnidentifiedImageError)."),
         ([model, tmp_path / "cut.png"], "cut.png: cannot be read as PNG or JPEG"),

@@ -19,7 +19,7 @@ from ark_hf.inference.embeddings import embed, embed_files, open_store
 from ark_hf.inference.load import load_ark
 from ark_hf.inference.predict import predict_files
 from ark_hf.inference.predictions import predict
-from ark_hf.inference.read_files import model_input, read_for
+from ark_hf.inference.model_input import model_input, read_for
 from ark_hf.inference.zeroshot import match_dataset, match_label
 from ark_hf.labels import read_synonyms
 from ark_hf.models.ark.configuration_ark import ArkTask

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkPreTrainedModel
 from .overlays import check_whole_picture
-from .read_files import model_input, read_for
+from .model_input import model_input, read_for
 
 FLAT = 1e-6  # of the largest variance: below lies the rounding of float32
 

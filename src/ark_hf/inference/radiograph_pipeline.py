@@ -12,7 +12,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UnreadableImageError, image_files_in
 from ..data.inputs import RadiographInput, input_name
-from .read_files import model_input, read_for
+from .model_input import model_input, read_for
 from .task_labels import check_has_modality, heads_not_asked, modalities_of
 
 

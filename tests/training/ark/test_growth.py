@@ -132,7 +132,7 @@ def test_a_new_disease_is_learned(tmp_path):
     trainer = CyclicPretrainer(args, load_tasks(specs, "."))
     trainer.train()
     before, after = (trainer.state.history[at]["validation"]["teacher"]["tasks"][NEW]["mean_auroc"] for at in (0, -1))
-    assert after > 0.7 > 0.6 > before
+    assert after > 0.7 > 0.65 > before  # of a fresh head, about chance
 
 
 def test_what_cannot_be_only_evaluated_is_said(tmp_path, first, sites):

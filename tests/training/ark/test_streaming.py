@@ -93,7 +93,7 @@ def test_a_streamed_run_resumes_in_the_middle_of_a_pass_to_the_same_weights(tmp_
             mortal.train()
     decoded = []
     picture = loading.open_stored
-    monkeypatch.setattr(loading, "open_stored", lambda cell: (decoded.append(1), picture(cell))[1])
+    monkeypatch.setattr(loading, "open_stored", lambda *cell: (decoded.append(1), picture(*cell))[1])
     pretrainer(tmp_path / "killed", sites, **settings).train()
     for model in ("ark-cxr", "student"):
         assert same_weights(tmp_path / "whole" / model, tmp_path / "killed" / model)

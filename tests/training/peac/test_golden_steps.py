@@ -40,6 +40,9 @@ class RecordedPretrainer(PeacPretrainer):
     def _finish_epoch(self, started):
         self.state.cycle = self.args.epochs
 
+    def _provenance(self):  # of no epoch that was measured
+        return {}
+
 
 def batch(arrays, number):
     pictures = normalise(torch.from_numpy(arrays[f"image_u8_{number}"]))
