@@ -17,9 +17,9 @@ from ark_hf.evaluation.scoring import load_evaluation_data
 from ark_hf.inference.agreement import compare_heads, labels_by_finding
 from ark_hf.inference.embeddings import embed, embed_files, open_store
 from ark_hf.inference.load import load_ark
+from ark_hf.inference.model_input import model_input, read_for
 from ark_hf.inference.predict import predict_files
 from ark_hf.inference.predictions import predict
-from ark_hf.inference.model_input import model_input, read_for
 from ark_hf.inference.zeroshot import match_dataset, match_label
 from ark_hf.labels import read_synonyms
 from ark_hf.models.ark.configuration_ark import ArkTask

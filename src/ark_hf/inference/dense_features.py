@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkPreTrainedModel
-from .overlays import check_whole_picture
 from .model_input import model_input, read_for
+from .overlays import check_whole_picture
 
 FLAT = 1e-6  # of the largest variance: below lies the rounding of float32
 

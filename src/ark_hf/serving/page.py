@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, UnreadableImageError
 from ..data.volumes.reading import VOLUME_SUFFIXES
-from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.model_input import read_for
+from ..inference.pipeline import ChestXrayClassificationPipeline
 from ..inference.segmentation_pipeline import ChestXraySegmentationPipeline
 from ..inference.task_labels import modalities_of
 from ..models.ark.tasks_ark import DEFAULT_MODALITY
