@@ -14,11 +14,12 @@ from PIL import Image as PILImage
 
 from ark_hf.data.build.build import build_dataset, write_task_dataset
 from ark_hf.data.build.pictures import encode_png
-from ark_hf.data.image_statistics import dataset_statistics
+from ark_hf.data.image_statistics import _Images, dataset_statistics
 from ark_hf.data.images.dicom import read_modality
 from ark_hf.data.images.image_files import UnreadableImageError
 from ark_hf.data.inputs import read_input
 from ark_hf.data.loading import InferenceSamples, TrainingSamples, ViewSettings, stack_pictures
+from ark_hf.data.masks import _picture_size
 from ark_hf.data.open_dataset import open_dataset
 from ark_hf.data.radiograph import read_radiograph
 from ark_hf.data.rows import Release, Row
@@ -214,6 +215,15 @@ def test_a_build_tells_of_files_whose_header_says_another_modality(tmp_path):
         report = build_dataset(given, tmp_path / modality, num_workers=1)
         doubts = [doubt["reason"] for doubt in report["doubts"]]
         assert [each for each in doubts if "header" in each] == told
+
+
+def test_stored_dicom_in_colour_has_statistics_and_a_size(tmp_path):
+    picture = fundus(height=96, width=80)
+    cell = {"bytes": save(colour_dicom(picture), tmp_path / "eye.dcm").read_bytes(), "path": "eye.dcm"}
+    rows = Dataset.from_dict({"image": [cell]}, features=Features({"image": Image(decode=False)}))
+    found = _Images(rows)[0]
+    np.testing.assert_allclose(found, image_statistics(PILImage.fromarray(np.moveaxis(picture, 0, -1))))
+    assert _picture_size(cell) == (80, 96)
 
 
 # Views ---------------------------------------------------------------------------------------------------------------

@@ -98,3 +98,14 @@ def test_what_is_no_segmenter_or_has_no_names_is_refused(tmp_path):
         pipeline("chest-xray-segmentation", model=crops)
     with pytest.raises(ValueError, match="segment"):
         pipeline("chest-xray-classification", model=save_segmenter(tmp_path / "organs", ORGANS))
+
+
+def test_a_header_that_says_another_modality_can_be_gainsaid(tmp_path):
+    pipe = pipe_of(ORGANS)
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8)
+    file = str(save(make_dicom(pixels, 8, Modality="XA"), tmp_path / "x.dcm"))
+    with pytest.raises(UnreadableImageError, match="says that it is of modality XA, and this model takes CR"):
+        pipe(file)
+    assert any("header says" in each for each in pipe(file, modality="CR")["warnings"])
+    with pytest.raises(ValueError, match="modality XA: the model's heads are for images of CR"):
+        pipe(file, modality="XA")

@@ -103,7 +103,7 @@ class _Images:
             if self.column == "volume":
                 volume = reorient(stored_volume(cell), AXES["xyz"])
                 return volume_statistics(volume.voxels, volume.spacing)
-            opened = open_stored(cell)
+            opened = open_stored(cell, in_colour=True)  # which `grey_values` makes grey
             return image_statistics(grey_values(opened) if isinstance(opened, np.ndarray) else opened)
         except Exception as error:  # Pillow and its codecs raise anything on a damaged file
             raise ValueError(

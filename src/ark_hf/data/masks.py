@@ -103,7 +103,7 @@ def _picture_size(cell: dict[str, Any]) -> tuple[int, int]:
             return opened.size[::-1] if turned else opened.size
     except Exception:  # DICOM, or a head that Pillow does not understand
         with naming_the_image("its picture", "build the dataset anew"):
-            picture = open_stored(cell)
+            picture = open_stored(cell, in_colour=True)  # whose sides are those in grey
         return (picture.shape[-1], picture.shape[-2]) if isinstance(picture, np.ndarray) else picture.size
 
 

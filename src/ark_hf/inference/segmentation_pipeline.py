@@ -39,6 +39,8 @@ class ChestXraySegmentationPipeline(RadiographPipeline, ImageSegmentationPipelin
         """
         Args:
             inputs: One radiograph or several, as in [`ChestXrayClassificationPipeline`].
+            modality (`str`, *optional*):
+                As there: it is needed where a DICOM header says another one than the model's.
             batch_size (`int`, *optional*, defaults to 1):
                 Pictures a forward pass. They may differ in size, and do not influence each other.
 
@@ -61,8 +63,8 @@ class ChestXraySegmentationPipeline(RadiographPipeline, ImageSegmentationPipelin
         """
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
-        return {}, {}, {}
+    def _sanitize_parameters(self, modality: str | None = None) -> tuple[dict, dict, dict]:
+        return self.modality_options(modality), {}, {}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         return {**model_inputs, "logits": self.model(model_inputs["pixel_values"]).logits}

@@ -52,13 +52,14 @@ def batch_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
     Inside, these batch norms of a model in eval mode normalise by the batch as one that trains does, and leave their
     running averages as they are.
     """
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
         yield
     finally:
-        for norm in norms:
-            norm.training, norm.track_running_stats = False, True
+        for norm, was in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = was
 
 
 @torch.no_grad()

@@ -200,13 +200,7 @@ def read_stored(file: BinaryIO, tags: Sequence[str] = ()) -> tuple[Any, np.ndarr
     Raises:
         UnreadableImageError: It holds no such picture, or none that can be read; other errors are pydicom's.
     """
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    dataset = read_tags(file, [*STORED_TAGS, *tags], with_pixels=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit = dataset.original_encoding[0]
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-
+    dataset = _read_pixels(file, tags)
     bits = int(dataset.get("BitsStored") or 0)
     if "PixelData" not in dataset:
         raise UnreadableImageError("it holds no pixel data: no DICOM image, or one cut short")
@@ -224,6 +218,17 @@ def read_stored(file: BinaryIO, tags: Sequence[str] = ()) -> tuple[Any, np.ndarr
     if stored.ndim != 2 or stored.itemsize > 2:
         raise UnreadableImageError("it does not hold one sample of up to 16 bits a pixel; export it as PNG")
     return dataset, stored
+
+
+def _read_pixels(file: BinaryIO, tags: Sequence[str]) -> Any:
+    """The data set of these tags and of stored pixels, which are not decoded, with the syntax that they are in."""
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    dataset = read_tags(file, [*STORED_TAGS, *tags], with_pixels=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
 
 
 def is_burned_in(dataset: Any) -> bool:
@@ -260,14 +265,9 @@ def read_dicom(file: BinaryIO) -> np.ndarray:
 
 def read_dicom_colours(file: BinaryIO) -> np.ndarray | None:
     """(3, H, W) uint8, red, green and blue, of an open DICOM file; None if it is in grey. Errors as above."""
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    dataset = read_tags(file, [*STORED_TAGS, BURNED_IN_TAG], with_pixels=True)
+    dataset = _read_pixels(file, [BURNED_IN_TAG])
     if dataset.get("PhotometricInterpretation") not in _COLOURS or "PixelData" not in dataset:
         return None
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit = dataset.original_encoding[0]
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnreadableImageError("it holds several frames; export the one that is meant")
     if (int(dataset.get("BitsStored") or 0), int(dataset.get("BitsAllocated") or 0)) != (8, 8):
