@@ -59,7 +59,7 @@ def section(figure: str, report: TaskReport) -> dict[str, Any]:
     return {
         "title": f"{report.task}{zero_shot} on {cell(report.dataset)}, {report.split}",
         "leaks": [escaped(each) for each in report.leaks],
-        "look_at": [escaped(each) for each in things_to_look_at(report)[len(report.leaks) :]],
+        "look_at": [escaped(each) for each in things_to_look_at(report) if each not in report.leaks],
         "figure": figure,
         "table": table_text(task_tables(report)[0]),
         "matched_labels": escaped("\n".join(matched_labels(report)).strip()),
