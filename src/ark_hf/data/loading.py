@@ -252,7 +252,7 @@ class DrawnSamples(RowSamples):
         return sample_generator(self.seed, self.cycle, self.task.name, sample)
 
     def normalise(self, batch: dict[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
-        """A collated batch on `device`, its views float32 (batch, 3, H, W) as the image processor normalises them."""
+        """A collated batch on `device`, its views float32 (batch, C, H, W) as the image processor normalises them."""
         return {
             key: value if key in ("weight", "labels") else _normalise(value, self.processor)
             for key, value in to_device(batch, device).items()
@@ -326,10 +326,15 @@ class InferenceSamples(RowSamples):
 
 def _normalise(pictures: torch.Tensor, processor: ArkImageProcessor) -> torch.Tensor:
     """
-    (batch, 1, H, W) grey or (batch, 3, H, W) colours to (batch, 3, H, W): what the processor's `rescale_and_normalize`
-    gives, in one pass.
+    (batch, 1, H, W) grey or (batch, 3, H, W) colours to (batch, C, H, W), C as many as the processor's `num_channels`:
+    what its `rescale_and_normalize` gives, in one pass.
     """
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    channels = processor.num_channels
+    mean, std = processor.image_mean, processor.image_std
+    if not processor.do_normalize:
+        mean, std = [0.0] * channels, [1.0] * channels
+    if pictures.shape[1] not in (1, channels):
+        raise ValueError(f"pictures in colour need a network of 3 channels, and this one sees {channels}")
     normalised = torch.empty(len(pictures), len(mean), *pictures.shape[2:], device=pictures.device)
     piece = PIECE if pictures.device.type == "cpu" else max(len(pictures), 1)
     for some, part in zip(pictures.split(piece), normalised.split(piece), strict=True):

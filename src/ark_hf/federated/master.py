@@ -18,7 +18,7 @@ from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel
 from ..provenance import write_provenance
 from ..training import run
 from ..training.checkpoint import check_settings, is_whole, seal
-from ..training.initial_weights import ARCHITECTURE, StartArguments, build_student, processor_of, start_facts
+from ..training.initial_weights import BROUGHT, StartArguments, build_student, processor_of, start_facts
 from ..training.run import default_values
 from .messages import Answer
 from .recipe import SERVER_FIELDS, FederatedArguments
@@ -62,10 +62,9 @@ def begin(args: FederatedArguments) -> Master:
     if args.keep_batch_norm and not has_batch_statistics(student.ark):
         raise ValueError(f"keep_batch_norm has no effect: {student.config.backbone} has no batch norm. Leave it out.")
     config = student.config
-    names = (*ARCHITECTURE, "image_size", "num_channels", "drop_path_rate")
     processor = processor_of(student, saved).to_dict()
     return Master(
-        {name: getattr(config, name) for name in names},
+        {name: getattr(config, name) for name in BROUGHT},
         processor,
         start_facts(args.init),
         pack(shared_tensors(student.ark, args.keep_batch_norm)),

@@ -22,6 +22,7 @@ DEFAULT_IMAGE_SIZE = 224
 DEFAULT_DROP_PATH_RATE = 0.1
 # Settings that an ark-cxr brings with it
 ARCHITECTURE = ("backbone", "backbone_kwargs", "projector_dim", "projector_type")
+BROUGHT = (*ARCHITECTURE, "image_size", "num_channels", "drop_path_rate")  # by a model that training goes on with
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def build_encoder(args: StartArguments, image_size: int) -> tuple[ArkModel, ArkI
         _load_encoder(model, args.init)
         return model, None
     base, processor = load_ark(args.init, ArkModel)
-    values = {name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")}
+    values = {name: getattr(base.config, name) for name in BROUGHT}
     values |= {"projector_dim": None, "projector_type": "linear"}
     if args.drop_path_rate is not None:
         values["drop_path_rate"] = args.drop_path_rate
@@ -116,7 +117,7 @@ def build_segmenter(
                 {"decoder_type": decoder_type, "decoder_channels": decoder_channels}, base.config, args.init
             )
             decoder_type, decoder_channels = base.config.decoder_type, base.config.decoder_channels
-        values = {name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")}
+        values = {name: getattr(base.config, name) for name in BROUGHT}
         values |= {"decoder_type": decoder_type, "decoder_channels": decoder_channels}
         if args.drop_path_rate is not None:
             values["drop_path_rate"] = args.drop_path_rate
@@ -232,7 +233,7 @@ def _continue_from(
     base, processor = load_ark(name_or_path, ArkModel)
     if base.config.tasks is None:  # a converted encoder, or a fine-tuned classifier, whose head is of no use here
         config = ArkConfig(
-            **{name: getattr(base.config, name) for name in (*ARCHITECTURE, "image_size", "drop_path_rate")},
+            **{name: getattr(base.config, name) for name in BROUGHT},
             tasks=tasks,
         )
         if base.projector is None:  # of an encoder alone

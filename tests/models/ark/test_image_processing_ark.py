@@ -312,6 +312,30 @@ def test_images_of_another_modality_are_refused_and_the_pixels_do_not_depend_on_
             refuse()
 
 
+@both_backends
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_network_of_other_channels_sees_grey_alone(tmp_path, processor_class, channels):
+    processor = processor_class(size=24, image_mean=[0.5] * channels, image_std=[0.25] * channels)
+    plain = processor_class(size=24, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    assert (processor.num_channels, plain.num_channels, processor_class(image_mean=0.5).num_channels) == (
+        channels,
+        3,
+        3,
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    deep = picture.astype(np.uint16) * 257
+    for grey in (picture, picture[None], deep, picture / 255, Image.fromarray(picture), Image.fromarray(deep)):
+        found = pixels(processor, grey)
+        assert found.shape == (1, channels, 24, 24)
+        np.testing.assert_array_equal(found, np.repeat(pixels(plain, grey)[:, :1], channels, axis=1))
+    colours = Image.fromarray(np.stack([picture, picture // 2, 255 - picture], axis=-1))
+    np.testing.assert_array_equal(pixels(processor, colours), pixels(processor, colours.convert("L")))
+    with pytest.raises(ValueError, match=f"must be grey for a network of {channels} channels, got 3"):
+        processor(np.asarray(colours))
+    with pytest.raises(ValueError, match=f"images of modality OP have colours, and the network sees {channels}"):
+        processor_class(size=24, modality="OP", image_mean=[0.5] * channels, image_std=[0.25] * channels)(picture)
+
+
 @pytest.mark.parametrize("saved", BACKENDS)
 @pytest.mark.parametrize("loaded", BACKENDS)
 def test_round_trip(tmp_path, saved, loaded):

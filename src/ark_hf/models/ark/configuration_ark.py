@@ -25,7 +25,7 @@ class ArkConfig(TaskLabelsMixin, PreTrainedConfig):
         backbone: Name of the encoder in timm. Swin, ConvNeXt, ViT and EfficientNet are tested.
         backbone_kwargs: Further arguments of `timm.create_model`, such as `{"window_size": 12}`.
         image_size: Side of the square input in pixels.
-        num_channels: Input channels.
+        num_channels: Input channels. Its image processor's `image_mean` and `image_std` must have as many.
         projector_dim: Width of the embeddings, 1376 in the papers; `None` leaves the projector out.
         projector_type: "linear", or "mlp" (Linear, ReLU, Linear).
         drop_path_rate: Largest stochastic depth rate, rising linearly over the blocks from 0.

@@ -22,7 +22,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .masks_ark import label_maps
-from .tasks_ark import DEFAULT_MODALITY, MODALITIES, check_modality
+from .tasks_ark import DEFAULT_MODALITY, MODALITIES, check_modality, is_in_colour
 
 BIT_DEPTHS = (8, 10, 12, 14, 15, 16)
 CHANNEL_COUNTS = (1, 3, 4)
@@ -73,6 +73,11 @@ class ArkImageProcessingBase(BaseImageProcessor):
         super().__init__(**kwargs)
         if self.modality in (self.modalities or {}):
             raise ValueError(f"modalities: {self.modality} is the default one already; leave it out")
+
+    @property
+    def num_channels(self) -> int:
+        """How many channels the images get, as many as `image_mean` has; 3 if it is one number for all."""
+        return len(self.image_mean) if isinstance(self.image_mean, (list, tuple)) else 3
 
     @property
     def all_modalities(self) -> list[str]:
@@ -144,6 +149,10 @@ class ArkImageProcessingBase(BaseImageProcessor):
         if modality not in self.all_modalities:
             known = " and ".join(self.all_modalities)
             raise ValueError(f"this image processor is for images of modality {known}, not {modality}")
+        if is_in_colour(modality) and self.num_channels != 3:
+            raise ValueError(
+                f"images of modality {modality} have colours, and the network sees {self.num_channels} channels"
+            )
         super()._validate_preprocess_kwargs(do_center_crop=do_center_crop or do_ten_crop, **kwargs)
 
     def _preprocess(
@@ -204,7 +213,8 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
 
     Other values, NaN included, raise a `ValueError`.
 
-    Output: `pixel_values`, float32, of shape (B, 3, H, W), or (B, 10, 3, H, W) with `do_ten_crop`.
+    Output: `pixel_values`, float32, of shape (B, C, H, W), or (B, 10, C, H, W) with `do_ten_crop`. C is 3, or for a
+    network of other `num_channels` as many as `image_mean` and `image_std` have; it then sees grey alone.
 
     The views of Ark, for R the size of the stored image and C that of the model:
 
@@ -230,9 +240,9 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
         crop_size (`int` or `dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`):
             Size of the crops.
         image_mean (`list[float]`, *optional*, defaults to ImageNet's):
-            Mean to subtract, on the scale [0, 1].
+            Mean to subtract, on the scale [0, 1], of each channel.
         image_std (`list[float]`, *optional*, defaults to ImageNet's):
-            Standard deviation to divide by, on the scale [0, 1].
+            Standard deviation to divide by, on the scale [0, 1], of each channel.
         modality (`str`, *optional*, defaults to `"CR"`):
             DICOM's code of what the images are taken with, unless the call tells it. It changes nothing of what is
             done to them, and images of another one are refused, but for those in `modalities`.
@@ -257,7 +267,7 @@ class ArkImageProcessor(ArkImageProcessingBase, TorchvisionBackend):
         device: "torch.device | str | None" = None,
         **kwargs,
     ) -> torch.Tensor:
-        return _to_channels_first(image, do_convert_rgb, input_data_format, device)
+        return _to_channels_first(image, do_convert_rgb, input_data_format, device, self.num_channels)
 
     def resize(self, image: torch.Tensor, size: SizeDict, resample=None, **kwargs) -> torch.Tensor:
         if tuple(image.shape[-2:]) == (size.height, size.width):
@@ -291,7 +301,7 @@ class ArkImageProcessorPil(ArkImageProcessingBase, PilBackend):
         input_data_format: str | ChannelDimension | None = None,
         **kwargs,
     ) -> np.ndarray:
-        return _to_channels_first(image, do_convert_rgb, input_data_format, "cpu").numpy()
+        return _to_channels_first(image, do_convert_rgb, input_data_format, "cpu", self.num_channels).numpy()
 
     def resize(self, image: np.ndarray, size: SizeDict, resample=None, **kwargs) -> np.ndarray:
         planes = image[:1] if image.strides[0] == 0 else image
@@ -329,18 +339,19 @@ def _add_missing_channel_axis(images):
     return images[None] if getattr(images, "ndim", None) == 2 else images
 
 
-def _to_channels_first(image, do_convert_rgb, input_data_format, device) -> torch.Tensor:
+def _to_channels_first(image, do_convert_rgb, input_data_format, device, num_channels) -> torch.Tensor:
     """
     An image of any accepted kind as (C, H, W), uint8 or float32 in [0, 1].
 
-    With `do_convert_rgb` C is 3. A grey image then is one plane seen three times (a channel stride of 0), which lets
-    `resize` do a third of the work.
+    With `do_convert_rgb` C is `num_channels`. A grey image then is one plane seen several times (a channel stride of
+    0), which lets `resize` do a part of the work. Colours go into three channels alone; PIL images are made grey for
+    others.
     """
     if isinstance(image, PIL.Image.Image):
         _check_that_no_bits_are_lost(image)
         if do_convert_rgb and image.mode not in DEEP_PIL_MODES:
             # The original code drops transparency, too; transformers would lay the image on white.
-            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            image = image.convert("RGB" if num_channels == 3 and image.mode not in ("1", "L", "LA") else "L")
         image = np.array(image)
         input_data_format = ChannelDimension.LAST
     if isinstance(image, np.ndarray):
@@ -361,7 +372,11 @@ def _to_channels_first(image, do_convert_rgb, input_data_format, device) -> torc
         raise ValueError(f"an image must have 1, 3 or 4 channels, first or last, got shape {shape}")
 
     image = _to_unit_range(image[:3].to(device) if do_convert_rgb else image.to(device))
-    return image.expand(3, -1, -1) if do_convert_rgb else image
+    if not do_convert_rgb:
+        return image
+    if len(image) not in (1, num_channels):
+        raise ValueError(f"an image must be grey for a network of {num_channels} channels, got {len(image)}")
+    return image.expand(num_channels, -1, -1)
 
 
 def _check_that_no_bits_are_lost(image: PIL.Image.Image) -> None:
