@@ -228,6 +228,17 @@ def test_a_picture_is_answered_by_the_heads_of_its_modality(page_of_both, tmp_pa
     assert "This file cannot be read" in refused and "nothing for images of modality MG" in refused
 
 
+def test_a_header_that_is_wrong_can_be_gainsaid_where_there_is_one_modality(serve, page, tmp_path):
+    file = save(make_dicom(CHEST_OF_BOTH[0], 8, Modality="MG"), tmp_path / "scanned.dcm").read_bytes()
+    refused = send_to(page.server_port, "scanned.dcm", file)
+    assert "its header says that it is of modality MG" in refused and "say so: modality CR" in refused
+    told = send_to(page.server_port, "scanned.dcm", file, modality="CR")
+    assert Answer(told).names and "its header says that it is of modality MG, and it is read as CR" in told
+    choice = serve._modality_choice(["CR"])
+    assert re.findall('value="(.*?)"', choice) == ["", "CR"] and "As the file says<" in choice
+    assert serve._modality_choice([]) == ""
+
+
 def test_only_a_model_of_several_modalities_asks_for_one(page, page_of_both):
     pages = [json.dumps(ask(each.server_port, "GET", "/config")[1]) for each in (page, page_of_both)]
     assert ["Taken with" in each for each in pages] == [False, True]

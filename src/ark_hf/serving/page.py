@@ -207,13 +207,13 @@ They are read by this server alone, one after the other, and not kept.</small>
 
 
 def _modality_choice(modalities: list[str]) -> str:
-    """Of a model of several modalities what says which one a picture is of, where its file does not."""
-    if len(modalities) < 2:
+    """What says of which modality a picture is, where its file says none, or another than it is."""
+    if not modalities:
         return ""
     options = "".join(
         f'<option value="{each}">{each} ({MODALITY_NAMES.get(each, each)})</option>' for each in modalities
     )
-    first = "As the file says, or else " + modalities[0]
+    first = "As the file says" + (", or else " + modalities[0] if len(modalities) > 1 else "")
     return f"""
 <label class="ark-modality">Taken with
 <select><option value="">{first}</option>{options}</select></label>"""
