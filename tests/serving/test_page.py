@@ -239,9 +239,9 @@ def test_a_header_that_is_wrong_can_be_gainsaid_where_there_is_one_modality(serv
     assert serve._modality_choice([]) == ""
 
 
-def test_only_a_model_of_several_modalities_asks_for_one(page, page_of_both):
+def test_modalities_are_to_choose_from_and_photographs_named_where_there_are_any(page, page_of_both):
     pages = [json.dumps(ask(each.server_port, "GET", "/config")[1]) for each in (page, page_of_both)]
-    assert ["Taken with" in each for each in pages] == [False, True]
+    assert all("Taken with" in each for each in pages) and ["or else CR" in each for each in pages] == [False, True]
     assert "photograph of the eye" in pages[1] and "Chest radiograph" not in pages[1]
 
 
