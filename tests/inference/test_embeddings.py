@@ -11,8 +11,9 @@ from datasets import Dataset, Features, Image, List, Value
 
 import ark_hf.inference.embeddings as module
 from ark_hf.data.build.build import encode_png
-from ark_hf.inference.embeddings import EmbeddingStore, embed_rows, hash_model, open_store, picture_keys
+from ark_hf.inference.embeddings import EmbeddingStore, embed_rows, open_store, picture_keys
 from ark_hf.inference.load import load_ark
+from ark_hf.inference.model_hash import hash_model
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel

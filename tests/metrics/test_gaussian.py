@@ -18,7 +18,9 @@ def cloud(seed: int, images: int = 60, width: int = WIDTH) -> np.ndarray:
     """Points of as many scales as directions, off the origin."""
     generator = np.random.default_rng(seed)
     turned = np.linalg.qr(generator.normal(size=(width, width)))[0]
-    return generator.normal(size=(images, width)) * np.geomspace(10, 0.1, width) @ turned + generator.normal(size=width)
+    return generator.normal(size=(images, width)) * np.geomspace(10, 0.1, width) @ turned + generator.normal(
+        size=width
+    )
 
 
 def turn(seed: int) -> np.ndarray:
