@@ -1,7 +1,7 @@
 """
 Which pictures are doubted because they are unlike a model's training images, and which should be.
 
-    python benchmarks/unlike.py MODEL --datasets kermany nih_multilabel --pictures hannover photographs ... --volumes ct
+    python benchmarks/unlike.py MODEL --datasets kermany nih --pictures hannover photographs --volumes ct
 
 Statistics of the datasets' train splits are made in several ways, each with the threshold above which 5 % of the
 validation splits lie; then the shares that are doubted are counted: of the datasets' test splits, which should be few,
@@ -28,6 +28,7 @@ from ark_hf.data.volumes.reading import read_volume
 from ark_hf.inference.training_statistics import FALSE_ALARMS, RANK
 from ark_hf.metrics.gaussian import fit_gaussian
 
+SPLITS = ("train", "validation")
 LAYERS = ("embeddings", "pooler_output")
 RANKS = (8, 16, 32, 64, 128, 256)
 APART, AIR, BONE = 5, -1000, 1000  # mm between slices; Hounsfield units
@@ -76,9 +77,6 @@ def main() -> None:
     images = {"train": sum(map(len, train)), "held_out": sum(map(len, held_out))}
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps({"images": images, "rows": rows}, indent=1) + "\n")
-
-
-SPLITS = ("train", "validation")
 
 
 def embed(args: argparse.Namespace, layer: str, source: str, split: str | None = None) -> np.ndarray:
