@@ -1,4 +1,10 @@
-"""Whether a picture is unlike a model's training images: statistics of their embeddings, kept beside the weights."""
+"""
+Whether a picture is unlike a model's training images: statistics of their embeddings, kept beside the weights.
+
+It is the Mahalanobis distance from a Gaussian of embeddings that were scaled to the length 1, which Mueller and Hein
+(Mahalanobis++: Improving OOD Detection via Feature Normalization, ICML 2025) propose: networks give pictures that they
+do not know small features, which lie close to the mean of all. docs/prediction.md has what that changed here.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +41,7 @@ class ModalityStatistics:
     What training images of one modality are like, for a model's embeddings of them.
 
     Args:
-        gaussian: Of the embeddings.
+        gaussian: Of the embeddings, scaled to the length 1.
         threshold: The distance that `FALSE_ALARMS` of the held-out images lie above.
         images, held_out: How many the two come from.
         datasets: Whose images these are, by name.
@@ -46,6 +52,10 @@ class ModalityStatistics:
     images: int
     held_out: int
     datasets: tuple[str, ...]
+
+    def distances(self, embeddings: np.ndarray) -> np.ndarray:
+        """float64 (images,) of embeddings (images, width) of any length."""
+        return self.gaussian.distances(_of_length_1(embeddings))
 
     @property
     def named(self) -> str:
@@ -90,7 +100,7 @@ class TrainingStatistics:
         for modality in set(modalities) & set(self.modalities):
             known = self.modalities[modality]
             rows = [row for row, each in enumerate(modalities) if each == modality]
-            for row, distance in zip(rows, known.gaussian.distances(values[rows]), strict=True):
+            for row, distance in zip(rows, known.distances(values[rows]), strict=True):
                 if distance > known.threshold:
                     found[row].append(
                         f"it is unlike the training images of {known.named}: its distance from them is "
@@ -118,9 +128,14 @@ def modality_statistics(
             f"they take {LEAST_IMAGES} images of train splits and {LEAST_HELD_OUT} of validation splits, and there "
             f"are {len(train):,} and {len(held_out):,}"
         )
-    gaussian = fit_gaussian(train, rank)
-    threshold = np.quantile(gaussian.distances(held_out), 1 - FALSE_ALARMS, method="higher")
+    gaussian = fit_gaussian(_of_length_1(train), rank)
+    threshold = np.quantile(gaussian.distances(_of_length_1(held_out)), 1 - FALSE_ALARMS, method="higher")
     return ModalityStatistics(gaussian, float(threshold), len(train), len(held_out), tuple(datasets))
+
+
+def _of_length_1(embeddings: np.ndarray) -> np.ndarray:
+    values = np.asarray(embeddings, dtype=np.float64)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 def model_hashes(model: ArkForImageClassification, processor: ArkImageProcessor) -> dict[str, str]:
