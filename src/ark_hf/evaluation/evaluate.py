@@ -14,7 +14,7 @@ from ..data.open_dataset import TaskDataset
 from ..inference.arguments import Dtype
 from ..inference.load import how_computed, load_model, usual_batch_size
 from ..inference.predict import with_crops
-from ..inference.training_statistics import read_training_statistics
+from ..inference.training_statistics import TrainingStatistics, read_training_statistics
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
 from ..metrics.operating_point import Rule
@@ -215,7 +215,9 @@ def _calibrate(
         calibrate_task(*network, data.splits["validation"], data.task, rule, args.sensitivity, batch_size)
         for data in datasets
     ]
-    saved, statistics, told = network, None, []
+    saved = network
+    told: list[str] = []
+    statistics: TrainingStatistics | None = None
     if network[0].dtype != torch.float32:
         saved = load_model(model)
         for result in results:

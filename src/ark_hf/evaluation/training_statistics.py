@@ -37,7 +37,7 @@ def measure_training_statistics(
     Returns:
         The statistics by modality. Why there are none of one is warned of.
     """
-    measured = {}
+    measured: dict[str, ModalityStatistics] = {}
     for modality in dict.fromkeys(data.task.modality for data in datasets):
         some = [data for data in datasets if data.task.modality == modality]
         train, held_out = (_embeddings(model, processor, some, split, batch_size) for split in ("train", "validation"))
@@ -66,9 +66,13 @@ def training_statistics(
 
 
 def _embeddings(
-    model: Any, processor: ArkImageProcessor, datasets: Sequence[TaskDataset], split: str, batch_size: int
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    datasets: Sequence[TaskDataset],
+    split: str,
+    batch_size: int,
 ) -> np.ndarray:
-    parts = [np.empty((0, model.base_model.embedding_dim), np.float32)]
+    parts = [np.empty((0, model.ark.embedding_dim), np.float32)]
     for data in datasets:
         if split not in data.splits:
             continue
@@ -76,5 +80,5 @@ def _embeddings(
         drawn = np.random.default_rng(0).permutation(len(rows))[: MOST_IMAGES // len(datasets)]
         description = f"embedding {data.task.name}, {split}"
         chosen = rows.select(np.sort(drawn))
-        parts.append(embed_pictures(model.base_model, processor, chosen, data.task, batch_size, description))
+        parts.append(embed_pictures(model.ark, processor, chosen, data.task, batch_size, description))
     return np.concatenate(parts)

@@ -264,7 +264,7 @@ def _check_statistics(path: Path, model: Any, processor: Any) -> None:
     """Raises `ValueError` if it holds something else than statistics of training images for this very model."""
     if not isinstance(model, ArkForImageClassification):
         raise ValueError(f"{path} is for classifiers of pictures, and this is none: take it out.")
-    statistics = open_training_statistics(path, model.base_model.embedding_dim)
+    statistics = open_training_statistics(path, model.ark.embedding_dim)
     with safe_open(path, "numpy") as file:
         check_text(path, "\n".join(file.metadata().values()))
     if not statistics.fit(model, processor):

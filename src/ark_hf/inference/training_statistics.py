@@ -86,7 +86,7 @@ class TrainingStatistics:
 
     def fit(self, model: ArkForImageClassification, processor: ArkImageProcessor) -> bool:
         """Whether they were measured on the weights that the model has, and in the processor's view."""
-        return hash_model(model.base_model, processor) == self.model_hashes.get(_name(model.dtype))
+        return hash_model(model.ark, processor) == self.model_hashes.get(_name(model.dtype))
 
     def doubts(self, embeddings: torch.Tensor, modalities: Sequence[str]) -> list[list[str]]:
         """
@@ -96,7 +96,8 @@ class TrainingStatistics:
             embeddings: (pictures, width), of a forward pass.
             modalities: Of each picture; those of a modality without statistics are not doubted.
         """
-        values, found = embeddings.float().cpu().numpy(), [[] for _ in modalities]  # type: list[list[str]]
+        values = embeddings.float().cpu().numpy()
+        found: list[list[str]] = [[] for _ in modalities]
         for modality in set(modalities) & set(self.modalities):
             known = self.modalities[modality]
             rows = [row for row, each in enumerate(modalities) if each == modality]
@@ -140,7 +141,7 @@ def _of_length_1(embeddings: np.ndarray) -> np.ndarray:
 
 def model_hashes(model: ArkForImageClassification, processor: ArkImageProcessor) -> dict[str, str]:
     """What `TrainingStatistics` knows a model by, whatever it is cast to; of its weights in float32."""
-    return {_name(dtype): hash_model(model.base_model, processor, dtype) for dtype in DTYPES}
+    return {_name(dtype): hash_model(model.ark, processor, dtype) for dtype in DTYPES}
 
 
 def write_training_statistics(folder: Path, statistics: TrainingStatistics) -> None:
@@ -177,7 +178,7 @@ def read_training_statistics(
     path = file_beside(model.name_or_path, STATISTICS_FILE, getattr(model.config, "_commit_hash", None))
     if path is None:
         return None
-    statistics = open_training_statistics(path, model.base_model.embedding_dim)
+    statistics = open_training_statistics(path, model.ark.embedding_dim)
     if not statistics.fit(model, processor):
         logger.warning(
             f"{path} was measured on other weights, or on another view of the pictures: no picture is compared with "
