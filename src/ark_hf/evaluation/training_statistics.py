@@ -31,7 +31,7 @@ def measure_training_statistics(
     as many of one as of another, drawn by a fixed seed.
 
     Args:
-        model: As it computes; its mode, weights and random numbers are left as they are.
+        model: As it computes, in eval mode.
         datasets: Of pictures.
 
     Returns:
