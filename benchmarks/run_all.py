@@ -5,8 +5,8 @@ Runs the benchmarks one after another and writes RESULTS.md beside this script, 
 
 With names (`cpu`, `input_pipeline`, ...) only those run, and only their parts of RESULTS.md change. Each script also
 writes its figures as JSON into results/. `gpu` runs where torch finds a CUDA device. All of them take an hour and a
-half on two cores; run them on a machine that does nothing else. `federated` and `precision`, which need a folder of
-runs or models, are run on their own.
+half on two cores; run them on a machine that does nothing else. `federated`, `precision` and `unlike`, which need
+runs, models or pictures, are run on their own.
 """
 
 import datetime
@@ -21,7 +21,7 @@ from cpu import cpu_features
 
 FOLDER = Path(__file__).resolve().parent
 # In this folder: no benchmarks, and those that must be told what to measure
-OTHERS = ("run_all", "steps", "federated", "precision")
+OTHERS = ("run_all", "steps", "federated", "precision", "unlike")
 RESULTS = FOLDER / "RESULTS.md"
 TITLE = "# What the benchmarks printed\n\n`make bench` writes this file; each part says when and on what it ran.\n"
 

@@ -17,7 +17,15 @@ PACKAGE = REPOSITORY / "src" / "ark_hf"
 # What these benchmarks take apart is nobody's interface
 INSIDE = {
     f"benchmarks/{name}.py"
-    for name in ("input_pipeline", "peac_views", "genesis_deformation", "precision", "steps", "training_loop")
+    for name in (
+        "input_pipeline",
+        "peac_views",
+        "genesis_deformation",
+        "precision",
+        "steps",
+        "training_loop",
+        "unlike",
+    )
 }
 SCRIPTS = [
     path

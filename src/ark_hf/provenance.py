@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 PROVENANCE_FILE, CALIBRATION_FILE, WEIGHTS_FILE = "provenance.json", "calibration.json", "model.safetensors"
+STATISTICS_FILE = "training_statistics.safetensors"
 # How weights come about, and what a card has to know of it
 KINDS = {
     "pretraining": ("cycle",),
@@ -65,7 +66,7 @@ def read_provenance(name_or_path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: It is damaged.
     """
-    path = _file_beside(name_or_path, PROVENANCE_FILE)
+    path = file_beside(name_or_path, PROVENANCE_FILE)
     if path is None:
         return None
     try:
@@ -85,7 +86,7 @@ def read_calibrations(name_or_path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The record is damaged.
     """
-    path = _file_beside(name_or_path, CALIBRATION_FILE)
+    path = file_beside(name_or_path, CALIBRATION_FILE)
     if path is None:
         return []
     try:
@@ -100,7 +101,7 @@ def read_calibrations(name_or_path: str | Path) -> list[dict[str, Any]]:
 def copy_notes(name_or_path: str | Path, folder: Path) -> None:
     """Copies what a model's folder, or its repository, says of its weights: the card and where they come from."""
     for name in ("README.md", PROVENANCE_FILE):
-        path = _file_beside(name_or_path, name)
+        path = file_beside(name_or_path, name)
         if path is not None:
             shutil.copyfile(path, folder / name)
 
@@ -137,7 +138,7 @@ def weights_sha256(name_or_path: str | Path) -> str | None:
     Args:
         name_or_path: Folder or Hub id of the model.
     """
-    index = _file_beside(name_or_path, f"{WEIGHTS_FILE}.index.json")
+    index = file_beside(name_or_path, f"{WEIGHTS_FILE}.index.json")
     names = [WEIGHTS_FILE]
     if index is not None:
         try:
@@ -148,7 +149,7 @@ def weights_sha256(name_or_path: str | Path) -> str | None:
             raise ValueError(f"{index} is no list of the files of weights beside it: save the model again.")
     digest = hashlib.sha256()
     for name in names:
-        path = _file_beside(name_or_path, name)
+        path = file_beside(name_or_path, name)
         if path is None:
             return None
         with open(path, "rb") as file:
@@ -157,8 +158,8 @@ def weights_sha256(name_or_path: str | Path) -> str | None:
     return digest.hexdigest()
 
 
-def _file_beside(name_or_path: str | Path, name: str) -> str | None:
-    """Path of a model's file, of one on the Hub as it lies in the cache; None if it has none."""
+def file_beside(name_or_path: str | Path, name: str, revision: str | None = None) -> str | None:
+    """Path of a model's file, of one on the Hub, in a revision, as it lies in the cache; None if it has none."""
     from transformers.utils import cached_file
 
     if not name_or_path or not Path(name_or_path).is_dir() and not may_be_on_hub(name_or_path):  # gone, or never saved
@@ -166,6 +167,7 @@ def _file_beside(name_or_path: str | Path, name: str) -> str | None:
     return cached_file(
         str(name_or_path),
         name,
+        revision=revision,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +30,13 @@ from ark_hf.hub.model_card import model_card
 from ark_hf.hub.push_dataset import push_dataset
 from ark_hf.hub.push_model import check_model_folder, model_files, push_model
 from ark_hf.inference.load import load_ark
-from ark_hf.provenance import read_provenance
+from ark_hf.inference.training_statistics import (
+    TrainingStatistics,
+    modality_statistics,
+    model_hashes,
+    write_training_statistics,
+)
+from ark_hf.provenance import STATISTICS_FILE, read_provenance
 from ark_hf.training.peac.heads import HEADS_FILE
 from tests.conftest import COUNTS
 from tests.hub.conftest import sent_objects
@@ -102,6 +109,34 @@ def test_heads_of_peac_stay_there_and_the_push_says_so(ark_cxr, hub, capsys):
     assert HEADS_FILE not in listed and f"go on with the training: {HEADS_FILE}." in told
     assert push_model(ark_cxr, "someone/peac").stays == (HEADS_FILE,)
     assert "model.safetensors" in hub.model("someone/peac").files and HEADS_FILE not in hub.model("someone/peac").files
+
+
+def test_statistics_of_training_images_go_if_they_are_of_these_weights(ark_cxr):
+    model, processor = load_ark(str(ark_cxr))
+    points = np.random.default_rng(0).normal(size=(600, model.base_model.embedding_dim))
+    known = {"CR": modality_statistics(points, points, ["north"], 2)}
+    write_training_statistics(ark_cxr, TrainingStatistics(model_hashes(model, processor), known))
+    assert set(check_model_folder(ark_cxr)) == MODEL_FILES | {STATISTICS_FILE}
+    known = {"CR": modality_statistics(points, points, ["/home/me/north"], 2)}
+    write_training_statistics(ark_cxr, TrainingStatistics(model_hashes(model, processor), known))
+    with pytest.raises(ValueError, match=f"{STATISTICS_FILE}.*path"):
+        check_model_folder(ark_cxr)
+    write_training_statistics(ark_cxr, TrainingStatistics({"float32": "0" * 64}, {}))
+    with pytest.raises(ValueError, match=f"{STATISTICS_FILE} was measured on other weights"):
+        check_model_folder(ark_cxr)
+    (ark_cxr / STATISTICS_FILE).write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"{STATISTICS_FILE} is damaged"):
+        check_model_folder(ark_cxr)
+
+
+def test_a_pushed_model_doubts_by_its_statistics(ark_cxr, hub):
+    model, processor = load_ark(str(ark_cxr))
+    points = np.random.default_rng(0).normal(size=(600, model.base_model.embedding_dim))
+    known = {"CR": replace(modality_statistics(points, points, ["north"], 2), threshold=0.0)}
+    write_training_statistics(ark_cxr, TrainingStatistics(model_hashes(model, processor), known))
+    push_model(ark_cxr, "someone/doubts")
+    pipe = pipeline("chest-xray-classification", model="someone/doubts")
+    assert any("unlike the training images of north" in each for each in pipe(np.eye(64))["warnings"])
 
 
 def write(name, content):

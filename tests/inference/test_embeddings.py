@@ -11,8 +11,10 @@ from datasets import Dataset, Features, Image, List, Value
 
 import ark_hf.inference.embeddings as module
 from ark_hf.data.build.build import encode_png
-from ark_hf.inference.embeddings import EmbeddingStore, embed_rows, hash_model, open_store, picture_keys
+from ark_hf.inference import model_hash
+from ark_hf.inference.embeddings import EmbeddingStore, embed_rows, open_store, picture_keys
 from ark_hf.inference.load import load_ark
+from ark_hf.inference.model_hash import hash_model
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification, ArkModel
@@ -165,8 +167,8 @@ def test_the_hash_is_of_what_makes_an_embedding(model, processor, tmp_path):
 
 def test_another_precision_is_another_model_and_float32_keeps_its_name(model, processor, rows, tmp_path):
     exact = hash_model(model, processor)
-    settings = {name: getattr(model.config, name) for name in module._MODEL_SETTINGS}
-    settings |= {name: processor.to_dict().get(name) for name in module._VIEW_SETTINGS}
+    settings = {name: getattr(model.config, name) for name in model_hash._MODEL_SETTINGS}
+    settings |= {name: processor.to_dict().get(name) for name in model_hash._VIEW_SETTINGS}
     whole = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
     for name, tensor in sorted(model.state_dict().items()):  # as stores that are there already were named
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())

@@ -7,9 +7,11 @@ import json
 import os
 import re
 import runpy
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +31,17 @@ from ark_hf.inference.load import load_ark
 from ark_hf.inference.overlays import OPACITY, TINT, enlarged_heat, heat_colours
 from ark_hf.inference.pipeline import ChestXrayClassificationPipeline
 from ark_hf.inference.segmentation_pipeline import ChestXraySegmentationPipeline
+from ark_hf.inference.training_statistics import (
+    TrainingStatistics,
+    modality_statistics,
+    model_hashes,
+    write_training_statistics,
+)
 from ark_hf.models.ark.configuration_ark import ArkConfig, ArkTask
 from ark_hf.models.ark.image_processing_ark import ArkImageProcessor
 from ark_hf.models.ark.modeling_ark import ArkForImageClassification
 from ark_hf.pages.html import escape
+from ark_hf.serving.probabilities_answer import probabilities_answer, why_no_heat_maps
 from tests.conftest import REPOSITORY
 from tests.data.images.test_dicom import make_dicom, save
 from tests.data.test_colours import colour_dicom
@@ -311,6 +320,19 @@ def test_reasons_for_doubt_come_first(page):
     warnings = read_input(PHOTO).warnings
     assert len(warnings) >= 2
     assert all(html.index(escape(each[1:])) < html.index("ark-columns") for each in warnings)
+
+
+def test_a_picture_unlike_the_training_images_is_doubted(model, tmp_path):
+    shutil.copytree(model, tmp_path / "known")
+    network, processor = load_ark(model)
+    points = np.random.default_rng(0).normal(size=(600, network.base_model.embedding_dim))
+    known = {"CR": replace(modality_statistics(points, points, ["north <b>"], 2), threshold=0.0)}
+    write_training_statistics(tmp_path / "known", TrainingStatistics(model_hashes(network, processor), known))
+    pipe = load_pipeline(str(tmp_path / "known"))
+    html = probabilities_answer(pipe, read_input(CHEST), why_no_heat_maps(pipe))
+    (doubt,) = pipe(CHEST_INPUT)["warnings"]
+    assert doubt.startswith("it is unlike the training images of north <b>: its distance from them is ")
+    assert escape(doubt[1:]) in html and html.index("Reasons for doubt") < html.index("ark-columns")
 
 
 def test_every_file_gets_what_the_pipeline_says(page, pipe, wrong_inputs):  # noqa: F811

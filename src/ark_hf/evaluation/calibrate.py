@@ -17,6 +17,7 @@ from scipy.special import expit, logit
 from ..data.volume_samples import inference_samples
 from ..files import replace_folder, write_json
 from ..inference.predict import mean_probabilities, predict_logits
+from ..inference.training_statistics import TrainingStatistics, write_training_statistics
 from ..metrics.calibration import (
     TEMPERATURE_RANGE,
     brier_score,
@@ -215,10 +216,15 @@ def calibrated_scores(scored: ScoredTask, task: ArkTask, temperature: float) -> 
 
 
 def save_calibrated(
-    model: ArkForImageClassification, processor: ArkImageProcessor, results: list[CalibrationResult], folder: Path
+    model: ArkForImageClassification,
+    processor: ArkImageProcessor,
+    results: list[CalibrationResult],
+    folder: Path,
+    statistics: TrainingStatistics | None = None,
 ) -> None:
     """
-    Writes the model, its processor and `calibration.json`, the results, into the folder: whole or not at all.
+    Writes the model, its processor, `calibration.json`, the results, and if there are some the statistics of training
+    images into the folder: whole or not at all.
 
     What the folder or repository that the model was loaded from says of the weights goes along. If these were
     calibrated before, that record comes first in `calibration.json`: of two entries of a head the last one holds, and
@@ -231,6 +237,8 @@ def save_calibrated(
         processor.save_pretrained(new)
         copy_notes(model.name_or_path, new)
         write_json(new / CALIBRATION_FILE, [*earlier, *map(asdict, results)])
+        if statistics is not None:
+            write_training_statistics(new, statistics)
 
     replace_folder(folder, write)
 

@@ -14,10 +14,12 @@ from ..data.open_dataset import TaskDataset
 from ..inference.arguments import Dtype
 from ..inference.load import how_computed, load_model, usual_batch_size
 from ..inference.predict import with_crops
+from ..inference.training_statistics import TrainingStatistics, read_training_statistics
 from ..inference.zeroshot import PUBLISHED_TRANSFERS
 from ..labels import read_synonyms
 from ..metrics.operating_point import Rule
 from ..metrics.significance import PairedResult
+from ..models.ark.modeling_ark import ArkForImageClassification
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
 from ..models.genesis.modeling_genesis import GenesisForImageClassification, GenesisForSemanticSegmentation
 from ..outcome import read_outcome
@@ -48,6 +50,7 @@ from .scoring import (
     read_groups,
     score_task,
 )
+from .training_statistics import measure_training_statistics, training_statistics
 
 Network: TypeAlias = tuple[Any, Any]  # a classifier, an Ark or of volumes a Genesis, and its image processor
 Opened: TypeAlias = tuple[TaskDataset, ZeroShot | None]
@@ -103,9 +106,10 @@ def evaluate(
     scores = [_score(network, each, args) for each in opened]
     before: list[list[LabelCalibration] | None] = [None] * len(wanted)
     fitted: list[CalibrationResult | None] = [None] * len(wanted)
+    told: list[str] = []
     if args.calibrate is not None:
         before = [describe_calibration(scored, data.task) for scored, (data, _) in zip(scores, opened, strict=True)]
-        results = _calibrate(model, network, [data for data, _ in opened], args)
+        results, told = _calibrate(model, network, [data for data, _ in opened], args)
         fitted = [*results]
         tasks = {task.name: task for task in network[0].config.tasks or []}
         opened = [(replace(data, task=tasks[data.task.name]), None) for data, _ in opened]
@@ -123,7 +127,8 @@ def evaluate(
         if against is not None:
             report.comparison = Comparison(facts["model"], other_name, _compare(against, number, scored, args))
         reports.append(report)
-    evaluation = Evaluation(reports, report_text(reports) + (f"\n{outcome}\n" if outcome is not None else ""))
+    remarks = [*told, *([str(outcome)] if outcome is not None else [])]
+    evaluation = Evaluation(reports, report_text(reports) + "".join(f"\n{each}\n" for each in remarks))
     if args.out is not None:
         out = Path(args.out)
         facts |= {"command": _command(model, wanted, args)}
@@ -162,7 +167,9 @@ def calibrate(
     """
     Calibrates a model on the validation splits of task datasets and saves it as a new one.
 
-    A temperature is fitted for each head and folded into its weights, and operating points are chosen.
+    A temperature is fitted for each head and folded into its weights, and operating points are chosen. Beside the
+    weights statistics of training images are kept, by which our pipeline, `predict` and the page doubt pictures that
+    are unlike them; see [`measure_training_statistics`]. Name all datasets that the model was trained on.
 
     Args:
         model: Folder or Hub id of an ark-cxr.
@@ -181,7 +188,7 @@ def calibrate(
     network = _load(model, args)
     opened = [_open(args, network[0], *_head_and_dataset(dataset))[0] for dataset in datasets]
     _check_calibration(opened)
-    return _calibrate(model, network, opened, args)
+    return _calibrate(model, network, opened, args)[0]
 
 
 def _check_calibration(datasets: Sequence[TaskDataset]) -> None:
@@ -197,8 +204,11 @@ def _check_calibration(datasets: Sequence[TaskDataset]) -> None:
 
 def _calibrate(
     model: str, network: Network, datasets: Sequence[TaskDataset], args: EvaluationArguments
-) -> list[CalibrationResult]:
-    """Calibrates, in place, the head of each dataset on its validation split, and writes the model in float32."""
+) -> tuple[list[CalibrationResult], list[str]]:
+    """
+    Calibrates, in place, the head of each dataset on its validation split, and writes the model in float32, with
+    statistics of training images beside it, of which sentences tell.
+    """
     rule: Rule = "youden" if args.sensitivity is None else "sensitivity"
     batch_size = args.batch_size or usual_batch_size(network[0], 32)
     results = [
@@ -206,12 +216,18 @@ def _calibrate(
         for data in datasets
     ]
     saved = network
+    told: list[str] = []
+    statistics: TrainingStatistics | None = None
     if network[0].dtype != torch.float32:
         saved = load_model(model)
         for result in results:
             apply_calibration(saved[0], result)
-    save_calibrated(*saved, results, Path(str(args.calibrate)))
-    return results
+    if isinstance(network[0], ArkForImageClassification):
+        measured = measure_training_statistics(*network, datasets, batch_size)
+        told = [each.told(modality) for modality, each in measured.items()]
+        statistics = training_statistics(*saved, measured, read_training_statistics(*network))
+    save_calibrated(*saved, results, Path(str(args.calibrate)), statistics)
+    return results, told
 
 
 def _head_and_dataset(text: str) -> tuple[str | None, str]:

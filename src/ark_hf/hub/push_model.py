@@ -14,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..files import read_json
+from ..inference.training_statistics import open_training_statistics
+from ..models.ark.modeling_ark import ArkForImageClassification
 from ..outcome import read_outcome
-from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE, read_provenance
+from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE, STATISTICS_FILE, read_provenance
 from ..training.peac.heads import HEADS_FILE
 from .families import CLASSIFIERS, FAMILIES, Family, family_of
 from .model_card import model_card_files
@@ -25,7 +27,7 @@ CONFIGS = ("config.json", "preprocessor_config.json")
 EARLIER_VERSIONS = Path(__file__).with_name("earlier_versions.yaml")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-ALLOWED = {*CONFIGS, PROVENANCE_FILE, CALIBRATION_FILE, CARD_FILE, WEIGHTS_INDEX}
+ALLOWED = {*CONFIGS, PROVENANCE_FILE, CALIBRATION_FILE, STATISTICS_FILE, CARD_FILE, WEIGHTS_INDEX}
 CODE_NAMES = {name for family in FAMILIES.values() for name in family.code}
 GENERATED = re.compile(r"figures/(auroc|dice)-[^/]+\.png|report/report\.(json|md|html)|\.eval_results/ark-hf\.yaml")
 # By the ending of the name, why a file may not go; an image of a patient must not travel with a model by accident
@@ -254,6 +256,19 @@ def _check_weights(folder: Path, names: set[str], family: Family) -> None:
             f"{folder}: nothing shows that the operating points of {name_files(stale)} were found on these weights. "
             "Load the model and save it again, which drops them, or calibrate it anew."
         )
+    if (folder / STATISTICS_FILE).is_file():
+        _check_statistics(folder / STATISTICS_FILE, model, family.processor_class.from_pretrained(folder))
+
+
+def _check_statistics(path: Path, model: Any, processor: Any) -> None:
+    """Raises `ValueError` if it holds something else than statistics of training images for this very model."""
+    if not isinstance(model, ArkForImageClassification):
+        raise ValueError(f"{path} is for classifiers of pictures, and this is none: take it out.")
+    statistics = open_training_statistics(path, model.ark.embedding_dim)
+    with safe_open(path, "numpy") as file:
+        check_text(path, "\n".join(file.metadata().values()))
+    if not statistics.fit(model, processor):
+        raise ValueError(f"{path} was measured on other weights: delete it, or calibrate the model anew.")
 
 
 def _check_text_file(name: Path | str, text: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
@@ -26,39 +27,14 @@ from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkModel
 from ..models.ark.tasks_ark import DEFAULT_MODALITY, check_modality
 from ..provenance import shown_name
-from .load import load_ark, usual_batch_size
+from .load import load_ark, process_state, usual_batch_size
+from .model_hash import hash_model
 from .read_files import default_readers, read_files
-
-# What decides how a picture becomes an embedding, beside the weights
-_MODEL_SETTINGS = (
-    "backbone", "backbone_kwargs", "image_size", "num_channels", "projector_dim", "projector_type"
-)  # fmt: skip
-_VIEW_SETTINGS = (
-    "do_convert_rgb", "do_resize", "intermediate_size", "size", "resample", "do_center_crop", "do_ten_crop",
-    "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
-)  # fmt: skip
 
 TABLE_SUFFIXES = (".parquet", ".npz")
 PART_ROWS = 512  # embeddings a file, and the most that a killed run loses
 READ_ROWS = 64  # stored pictures in memory at once while their keys are computed
 _SET_NAME = r"[0-9a-f]{16}-[a-z_]+"
-
-
-def hash_model(model: ArkModel, processor: ArkImageProcessor) -> str:
-    """
-    SHA-256, 64 hexadecimal digits, of what makes an embedding: architecture, every weight of encoder and projector in
-    the type that it computes in, and the processor's view. Heads, names and folders do not count, nor do libraries,
-    devices and compiling, whose embeddings agree but for rounding.
-    """
-    view = processor.to_dict()
-    settings = {name: getattr(model.config, name) for name in _MODEL_SETTINGS}
-    settings |= {name: view.get(name) for name in _VIEW_SETTINGS}
-    settings |= {name: view[name] for name in ("modalities",) if name in view}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # NumPy has no bfloat16
-    return digest.hexdigest()
 
 
 def picture_keys(rows: Dataset, description: str | None = None, modality: str = DEFAULT_MODALITY) -> list[bytes]:
@@ -450,6 +426,33 @@ def embed_rows(
         finally:
             _flush(store, waiting)
     return keys, len(missing)
+
+
+@torch.no_grad()
+def embed_pictures(
+    model: ArkModel,
+    processor: ArkImageProcessor,
+    rows: Dataset,
+    task: AnyTask,
+    batch_size: int,
+    description: str,
+) -> np.ndarray:
+    """
+    Embeddings of all pictures of a dataset, float32 (rows, width), which are kept nowhere; every process gets all.
+
+    Args, Raises: as of [`embed_rows`].
+    """
+    state = process_state()
+    mine = np.arange(len(rows))[state.process_index :: state.num_processes]
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    found: list[tuple[int, np.ndarray]] = []
+    loaded = _pictures(rows, task, processor, batches, 0)
+    shown = tqdm(loaded, desc=description, total=len(batches), disable=not state.is_main_process, leave=False)
+    for batch, pixel_values in zip(batches, shown, strict=True):
+        embeddings = _embeddings(model, pixel_values, "embeddings")
+        _check_finite(embeddings, [f"Task {task.name!r}, row {row}" for row in batch])
+        found += zip(batch.tolist(), embeddings, strict=True)
+    return np.stack([embedding for _, embedding in sorted(gather_object(found), key=lambda pair: pair[0])])
 
 
 def _embeddings(model: ArkModel, pixel_values: torch.Tensor, layer: str) -> np.ndarray:

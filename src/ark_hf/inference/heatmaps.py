@@ -37,6 +37,7 @@ class ExplainedPass:
     Attributes:
         logits: float64 (batch, num_labels) on the CPU: the log-odds that the model gives without `task`, or the raw
             logits of a model with one head.
+        embeddings: (batch, width), as the model gives them.
 
     Raises:
         ValueError: The backbone's layout is not known, or the model is a segmenter.
@@ -57,7 +58,8 @@ class ExplainedPass:
         with torch.inference_mode(False), torch.enable_grad(), _as_for_inference(model), noticed:
             pixel_values = pixel_values.to(model.device, model.dtype, copy=True)  # autograd takes no inference tensors
             with layer.register_forward_hook(start_graph):
-                self._scores = model(pixel_values).logits
+                outputs = model(pixel_values)
+        self._scores, self.embeddings = outputs.logits, outputs.embeddings.detach()
         self._activation = activations[0]
         self.logits = self._scores.detach().cpu().double()
 

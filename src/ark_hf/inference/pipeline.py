@@ -1,15 +1,19 @@
 """The pipeline "chest-xray-classification": transformers' image classification, for radiographs and several tasks."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import ImageClassificationPipeline
 
 from .heatmaps import ExplainedPass
 from .overlays import check_whole_picture
 from .radiograph_pipeline import RadiographPipeline
 from .task_labels import TaskLabel, labels_by_task
+from .training_statistics import TrainingStatistics, read_training_statistics, write_training_statistics
 
 
 class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPipeline):
@@ -33,8 +37,10 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         super().__init__(*args, **kwargs)
         if self.model.config.problem_type == "regression":
             raise ValueError("This model is trained for regression: it gives no probabilities.")
-        if hasattr(self.model, "drop_stale_thresholds"):  # a model in memory may have been trained on since
-            self.model.drop_stale_thresholds()
+        self.statistics: TrainingStatistics | None = None
+        if hasattr(self.model, "drop_stale_thresholds"):
+            self.model.drop_stale_thresholds()  # a model in memory may have been trained on since
+            self.statistics = read_training_statistics(self.model, self.image_processor)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
@@ -59,7 +65,8 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
             memory (dataset, generator) an iterator.
 
             - **image** (`str` or `None`) -- The path or address.
-            - **warnings** (`list[str]`) -- Reasons to doubt the picture, such as that it is in colour.
+            - **warnings** (`list[str]`) -- Reasons to doubt the picture, such as that it is in colour, or unlike the
+              model's training images, where [`calibrate`] has left statistics of these beside the weights.
             - **tasks** (`dict[str, list[dict]]`) -- By task, "classifier" for a model without named ones, the labels
               from the most probable to the least: `label`; `score`, a float in [0, 1], the head's own probability
               (several crops: their mean); `threshold`, the operating point saved with the model, or `None`;
@@ -76,6 +83,12 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
             ValueError: There is no such task, or an option is out of range.
         """
         return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves model and image processor, and the statistics of training images where there are some."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.statistics is not None:
+            write_training_statistics(Path(save_directory), self.statistics)
 
     def _sanitize_parameters(
         self,
@@ -112,13 +125,16 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         top_k: int | None = None,
         heatmaps: bool = False,
     ) -> dict[str, Any]:
-        from .predict import crop_logits, mean_probabilities  # half a second, which importing us need not
+        from .predict import crop_outputs, mean_probabilities  # half a second, which importing us need not
 
         pixel_values, config = model_inputs["pixel_values"], self.model.config
         if not heatmaps:
-            scores = mean_probabilities(crop_logits(self.model, pixel_values).numpy(), config)
+            logits, embeddings = crop_outputs(self.model, pixel_values)
+            self._doubt(model_inputs["about"], embeddings)
+            scores = mean_probabilities(logits.numpy(), config)
             return {"scores": scores, "about": model_inputs["about"]}
         explained = ExplainedPass(self.model, pixel_values)
+        self._doubt(model_inputs["about"], explained.embeddings)
         scores = mean_probabilities(explained.logits.numpy(), config)
         columns = [
             [label.column for labels in self._most_probable(row, about, tasks, top_k).values() for label in labels]
@@ -130,6 +146,16 @@ class ChestXrayClassificationPipeline(RadiographPipeline, ImageClassificationPip
         for row, chosen in enumerate(columns):
             all_maps[row, chosen] = maps[row]
         return {"scores": scores, "about": model_inputs["about"], "heatmaps": all_maps}
+
+    def _doubt(self, about: Any, embeddings: torch.Tensor) -> None:
+        """Tells of each picture that is unlike the training images that it is so, among its warnings."""
+        if self.statistics is None:
+            return
+        read = [each if "error" not in each else None for each in _listed(about)]
+        modalities = [(each or {}).get("modality", self.image_processor.modality) for each in read]
+        for each, reasons in zip(read, self.statistics.doubts(embeddings, modalities), strict=True):
+            if each is not None:
+                each["warnings"] += reasons
 
     def postprocess(
         self, model_outputs: dict[str, Any], tasks: Sequence[str] | None = None, top_k: int | None = None

@@ -23,6 +23,7 @@ from .heatmaps import ExplainedPass
 from .load import process_state
 from .read_files import read_files
 from .task_labels import labels_by_task, modalities_of
+from .training_statistics import TrainingStatistics
 
 Result = TypeVar("Result")
 Extra = TypeVar("Extra")
@@ -146,10 +147,16 @@ def crop_logits(model: Any, pixel_values: torch.Tensor, task: str | None = None)
     float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W), on the
     CPU; of a Genesis (batch, labels) of volumes (batch, C, D, H, W).
     """
+    return crop_outputs(model, pixel_values, task)[0]
+
+
+def crop_outputs(model: Any, pixel_values: torch.Tensor, task: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What [`crop_logits`] gives, and of the same pass the embeddings, of crops their mean: float32 (batch, width)."""
     image = 4 if isinstance(model, GenesisForImageClassification) else 3  # axes
     pixel_values = pixel_values.to(model.device, model.dtype)
-    logits = model(pixel_values.flatten(0, -image - 1), task=task).logits
-    return logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
+    outputs = model(pixel_values.flatten(0, -image - 1), task=task)
+    logits = outputs.logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
+    return logits, outputs.embeddings.float().unflatten(0, (len(pixel_values), -1)).mean(dim=1)
 
 
 def _as_it_is(image: RadiographInput) -> RadiographInput:
@@ -223,6 +230,7 @@ def predict_files(
     explained: Callable[[np.ndarray], Sequence[int]] | None = None,
     num_workers: int = 0,
     modality: str | None = None,
+    statistics: TrainingStatistics | None = None,
 ) -> Iterator[tuple[Path | str, np.ndarray | str]]:
     """
     Probabilities of all labels, in `id2label` order, for image files and addresses that [`read_for`] reads. Those of
@@ -238,13 +246,14 @@ def predict_files(
             [`ExplainedPass`]. The processor must not crop. Unless given there are none, and `on_image` gets no pixels.
         num_workers: Processes that read files; 0 reads them in this one.
         modality: What they were taken with; unless set what each file says.
+        statistics: Of the model's training images: what is unlike them has a further reason for doubt in `warnings`.
 
     Yields:
         Each path in order, with float64 (num_labels,), or with the reason why the file cannot be read.
     """
 
     def compute(images: list[RadiographInput], pixel_values: torch.Tensor) -> Iterable[tuple[np.ndarray, dict]]:
-        return zip(*_probabilities(model, images, pixel_values, explained), strict=True)
+        return zip(*_probabilities(model, images, pixel_values, explained, statistics), strict=True)
 
     def tell(image: RadiographInput, probabilities: np.ndarray, maps: dict | None) -> None:
         if on_image is not None:
@@ -259,18 +268,32 @@ def _probabilities(
     images: Sequence[RadiographInput],
     pixel_values: torch.Tensor,
     explained: Callable[[np.ndarray], Sequence[int]] | None,
+    statistics: TrainingStatistics | None,
 ) -> tuple[np.ndarray, list[dict[int, np.ndarray]]]:
-    """Of each picture the probabilities, and by label the heat maps that `explained` asks for."""
+    """
+    Of each picture the probabilities, and by label the heat maps that `explained` asks for. A picture that is unlike
+    the training images is told so among its warnings.
+    """
     config = model.config
     if explained is None:
-        probabilities = mean_probabilities(crop_logits(model, pixel_values).numpy(), config)
+        logits, embeddings = crop_outputs(model, pixel_values)
+        _doubt(images, embeddings, statistics)
+        probabilities = mean_probabilities(logits.numpy(), config)
         return _of_those_asked(probabilities, images, config), [{} for _ in probabilities]
     forward = ExplainedPass(model, pixel_values)
+    _doubt(images, forward.embeddings, statistics)
     probabilities = _of_those_asked(mean_probabilities(forward.logits.numpy(), config), images, config)
     labels = [explained(each) for each in probabilities]
     return probabilities, [
         dict(zip(*pair, strict=True)) for pair in zip(labels, forward.heat_maps(labels), strict=True)
     ]
+
+
+def _doubt(images: Sequence[RadiographInput], embeddings: torch.Tensor, statistics: TrainingStatistics | None) -> None:
+    if statistics is not None:
+        doubts = statistics.doubts(embeddings, [image.modality for image in images])
+        for image, reasons in zip(images, doubts, strict=True):
+            image.warnings.extend(reasons)
 
 
 def _of_those_asked(probabilities: np.ndarray, images: Sequence[RadiographInput], config: ArkConfig) -> np.ndarray:

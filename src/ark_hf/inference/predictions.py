@@ -37,6 +37,7 @@ from .prediction_files import (
 from .read_files import default_readers
 from .segmentation import segment_files
 from .task_labels import check_has_modality, heads_not_asked, task_label_names
+from .training_statistics import read_training_statistics
 from .volume_predictions import predict_volumes
 
 
@@ -197,7 +198,10 @@ def _classified(
             save_overlays(config, image, maps, Path(str(heatmaps)), seen.row)
 
     explained = None if heatmaps is None else partial(called_labels, config)
-    results = predict_files(network, processor, files, batch_size, look_at, explained, num_workers, modality)
+    statistics = read_training_statistics(network, processor)
+    results = predict_files(
+        network, processor, files, batch_size, look_at, explained, num_workers, modality, statistics
+    )
     if format == "long":
         return _Table(LONG_COLUMNS, results, long_rows(config, lambda: seen.doubts))
     labels = task_label_names(config)

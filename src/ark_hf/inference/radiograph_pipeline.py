@@ -55,7 +55,7 @@ class RadiographPipeline(Pipeline):
         about: dict[str, Any]
         try:
             read = read_for(image, self.image_processor, modality)
-            about = {"image": read.name, "warnings": read.warnings} | self.about_modality(read.modality)
+            about = {"image": read.name, "warnings": [*read.warnings]} | self.about_modality(read.modality)
         except UnreadableImageError as refusal:
             if not go_on:
                 raise

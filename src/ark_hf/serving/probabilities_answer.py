@@ -34,11 +34,15 @@ def probabilities_answer(
     """
     read = pipe(image, heatmaps=no_heat_maps is None)
     tasks, not_asked = read["tasks"], read.get("not_asked", [])
-    return _result(image, tasks, no_heat_maps, not_asked)
+    return _result(image, read["warnings"], tasks, no_heat_maps, not_asked)
 
 
 def _result(
-    image: RadiographInput, tasks: dict[str, list[Label]], no_heat_maps: str | None, not_asked: list[str]
+    image: RadiographInput,
+    warnings: list[str],
+    tasks: dict[str, list[Label]],
+    no_heat_maps: str | None,
+    not_asked: list[str],
 ) -> str:
     labels = with_full_names(tasks)
     # The first to be shown: of those that are called positive, if any are
@@ -64,7 +68,7 @@ def _result(
 {sections}</div>""",
         table(tasks),
         brief(labels),
-        image.warnings,
+        warnings,
     )
 
 
