@@ -415,6 +415,13 @@ def test_missing_column_is_named(folder, rows, column):
         read(folder, rows)
 
 
+def test_a_missing_column_of_images_says_which_option_names_it(folder, rows):
+    for row in rows:
+        row["Filename"], row["Age"] = row.pop("image"), 50
+    with pytest.raises(ValueError, match=r"has no columns \['image'\]; its first line .* --image_column says\.$"):
+        read(folder, rows)  # "Age" is not like it
+
+
 def test_column_that_stands_twice_is_refused_where_it_counts(folder, rows):
     write_rows(folder, rows)
     text = (folder / "labels.csv").read_text()

@@ -23,7 +23,7 @@ def instead_of(missing: Sequence[str], header: Sequence[str]) -> str:
 
 
 def _is_like(name: str, column: str) -> bool:
-    return len(name) < 200 and difflib.SequenceMatcher(None, column_key(name), column_key(column)).ratio() > 0.6
+    return len(name) < 200 and difflib.SequenceMatcher(None, column_key(name), column_key(column)).ratio() > 0.75
 
 
 def find_column(header: Sequence[str], name: str, keys: Sequence[str], what: str, where: str) -> str | None:

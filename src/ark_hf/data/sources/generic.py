@@ -112,7 +112,8 @@ class ImageTable:
     def __init__(self, source: GenericSource, path: Path, needed: Sequence[str]):
         self.source = source
         needed = [source.image_column, *needed]
-        header = Table(path, needed).header
+        advice = {source.image_column: "Which column has the paths of the images, --image_column says."}
+        header = Table(path, needed, advice).header
         given = source.split_column != "split"
         self.split_column = (
             source.split_column if given else find_column(header, "split", ("split",), "the split", str(path))

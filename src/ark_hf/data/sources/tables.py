@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -59,6 +59,7 @@ class Table:
         path: The file, in UTF-8 or UTF-16 with a byte order mark: `.csv` or `.tsv`, also with `.gz`, or `.zip` around
             one of them; or `.xlsx`, of which the one sheet with the needed columns is read.
         needed: Columns that the file must have, each once.
+        advice: By a needed column, what to do if it is not there.
 
     Raises:
         ValueError: The file cannot be read, is no such text, lacks columns or is larger than `MAX_ROWS` rows,
@@ -66,8 +67,8 @@ class Table:
             message names the file and the line and quotes no row.
     """
 
-    def __init__(self, path: Path, needed: Sequence[str] = ()):
-        self.path = path
+    def __init__(self, path: Path, needed: Sequence[str] = (), advice: Mapping[str, str] | None = None):
+        self.path, self._advice = path, advice or {}
         self._shown = printable(path)
         self.problems: list[tuple[int, str]] = []
         self._needed = needed
@@ -189,7 +190,11 @@ class Table:
     def _check_header(self) -> None:
         missing = self._missing()
         if missing:
-            raise ValueError(f"{self._shown} has no columns {missing}; {instead_of(missing, self.header)}")
+            said = [
+                instead_of(missing, self.header),
+                *(self._advice[name] for name in missing if name in self._advice),
+            ]
+            raise ValueError(f"{self._shown} has no columns {missing}; {' '.join(said)}")
         repeated = sorted({column for column in self._needed if self.header.count(column) > 1})
         if repeated:
             raise ValueError(f"{self._shown} has several columns {repeated}; each column needs a name of its own.")
