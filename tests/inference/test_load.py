@@ -19,6 +19,15 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("where", ["ark-cxr", "seed-0/ark-cxr", "seed-3/genesis"])
+def test_of_a_run_the_model_in_it_is_named(tmp_path, where):
+    run = tmp_path / "run"
+    (run / where).mkdir(parents=True)
+    (run / where / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"it has no config.json. Did you mean {run / where}\\?"):
+        load_model(str(run))
+
+
 @pytest.mark.parametrize(
     "change",
     [

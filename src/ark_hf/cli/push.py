@@ -84,9 +84,10 @@ def push(argv: list[str]) -> int:
     validate_repo_id(given.repo)
     if (folder / "config.json").is_file():
         return _push_model(args, folder, given.repo)
-    for name in ("ark-cxr", "genesis"):
-        if (folder / name / "config.json").is_file():
-            raise ValueError(f"{folder} is a run, not a model. Did you mean {folder / name}?")
+    from ..inference.load import model_below
+
+    if below := model_below(folder):
+        raise ValueError(f"{folder} is a run, not a model.{below}")
     if args.of_models:
         raise ValueError(f"--{args.of_models[0]} is for models, and {folder} is none: it has no config.json.")
     return _push_dataset(args, folder, given.repo)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..files import read_json
+from ..inference.load import model_below
 from ..inference.training_statistics import open_training_statistics
 from ..models.ark.modeling_ark import ArkForImageClassification
 from ..outcome import read_outcome
@@ -144,7 +145,7 @@ def check_model_folder(folder: Path) -> dict[str, Path | bytes]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a model: it has no config.json.")
+        raise ValueError(f"{folder} is not a model: it has no config.json.{model_below(folder)}")
     try:
         family = family_of(folder)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..inference.load import load_ark
+from ..inference.load import load_ark, model_below
 from ..models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
 from ..models.ark.image_processing_ark import OF_A_MODALITY, ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
@@ -328,9 +328,9 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     check_init(str(path))
     if not path.is_file():
-        hint = f" Did you mean {path / 'ark-cxr'}?" if (path / "ark-cxr" / "config.json").is_file() else ""
         raise ValueError(
-            f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`.{hint}"
+            f"init: {str(path)!r} is not a weights file, a folder with an ark-cxr, `none` or `imagenet`."
+            f"{model_below(path)}"
         )
     try:
         weights = read_weights_file(path)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...files import write_json
-from ...inference.load import load_genesis
+from ...inference.load import load_genesis, model_below
 from ...models.genesis.configuration_genesis import GenesisConfig
 from ...models.genesis.convert_genesis_checkpoint import convert_genesis_checkpoint
 from ...models.genesis.image_processing_genesis import GenesisImageProcessor
@@ -80,8 +80,7 @@ def _load(init: str) -> tuple[GenesisForPreTraining, str]:
         conversion = convert_genesis_checkpoint(init)
         model, processor = conversion.model, conversion.processor
     else:
-        hint = f" Did you mean {Path(init, 'genesis')}?" if Path(init, "genesis", "config.json").is_file() else ""
-        raise ValueError(f"init: {init!r} is not {INIT}.{hint}")
+        raise ValueError(f"init: {init!r} is not {INIT}.{model_below(Path(init))}")
     if model.config.num_channels != 1:
         raise ValueError(f"init: {init!r} sees {model.config.num_channels} channels, and volumes have one.")
     return model, processor.modality
