@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,16 @@ def test_the_model_has_the_published_heads_and_loads(arguments):
     assert json.loads((folder / "provenance.json").read_text())["sites"] == ["a", "b", "c"]
     card = str(model_card(folder, "someone/ark-cxr"))
     assert "Federated pretraining" in card and "Average of the students of 3 sites after 2 rounds." in card
+
+
+def test_a_master_is_told_from_the_one_that_came_of_the_round(arguments, capsys):
+    def received(request, given):
+        return replace(given, values={**given.values, "auroc": {"master": 0.6}}) if request.kind == "train" else given
+
+    Federation(arguments(rounds=1), list(SHIFTS), sites_that(received)).run()
+    told = "".join(capsys.readouterr())
+    assert "a loss 0.5000, AUROC received master 0.600; b" in told
+    assert "AUROC of the last master: a 0.750; b 0.750; c 0.750" in told
 
 
 def test_without_published_heads_the_model_is_an_encoder(arguments):

@@ -125,10 +125,13 @@ def test_the_teacher_begins_as_the_master_and_is_not_replaced_later(places, argu
     assert np.abs(teacher.values - master.vector.values).max() < 0.05
 
 
-def test_the_last_master_is_kept_with_the_sites_own_heads(places, args, master):
+def test_the_last_master_is_kept_with_the_sites_own_heads(places, args, master, capsys):
     site, tasks = places["north"]
     answer(site, tasks, request_of(args, master))
+    capsys.readouterr()
     given = answer(site, tasks, request_of(args, master, "finish"))
+    told = f"The federation is over for north: its own model is {Path(site.output_dir, 'ark-cxr')}"
+    assert told in "".join(capsys.readouterr())
     kept = ArkForImageClassification.from_pretrained(Path(site.output_dir, "master"))
     student = ArkForImageClassification.from_pretrained(Path(site.output_dir, "student"))
     assert pack(shared_tensors(kept.ark)).sha256() == master.vector.sha256()

@@ -123,6 +123,8 @@ class Federation:
         last = self.master.history[-1]
         last["finished"] = {answer.site: _told(answer).get("auroc", {}) for answer in answers}
         last["failures"] |= {failure.site: f"at the end: {failure.reason}" for failure in failures}
+        if told := [f"{site} {each['master']:.3f}" for site, each in last["finished"].items() if "master" in each]:
+            tqdm.write(f"AUROC of the last master: {'; '.join(told)}")
         return answers
 
     def _request(self, kind: str, number: int) -> Request:
@@ -201,12 +203,15 @@ def _told(answer: Answer) -> dict[str, Any]:
     return told
 
 
+SHOWN = {"master": "received master"}  # of the round before: what came of this one is tested in the next
+
+
 def _summary(entry: dict[str, Any]) -> str:
     """A line a round: losses, and AUROCs where they are shared."""
     parts = []
     for site, values in entry["sites"].items():
         known = [f"loss {values['task_loss']:.4f}"] if "task_loss" in values else []
-        known += [f"AUROC {role} {value:.3f}" for role, value in values.get("auroc", {}).items()]
+        known += [f"AUROC {SHOWN.get(role, role)} {value:.3f}" for role, value in values.get("auroc", {}).items()]
         parts.append(f"{site} {', '.join(known)}".strip())
     return "; ".join(parts)
 

@@ -88,6 +88,10 @@ def _finish(site: SiteArguments, tasks: list[TaskSpec], request: Request) -> Ans
     )
     trainer.save_model("master", student, "master")
     trainer.write_metrics()
+    trainer.run.print(
+        f"The federation is over for {site.name}: its own model is {trainer.output_dir / 'ark-cxr'}, that of the "
+        f"last master {trainer.output_dir / 'master'}."
+    )
     values: dict[str, Any] = {}
     if site.share_metrics and args.share_metrics:
         values["auroc"] = {"master": _auroc(validation)}
