@@ -11,12 +11,14 @@ from ..inference.embeddings import embed_pictures
 from ..inference.training_statistics import (
     ModalityStatistics,
     TrainingStatistics,
+    check_enough,
     modality_statistics,
     model_hashes,
 )
 from ..models.ark.image_processing_ark import ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification
 
+SPLITS = ("train", "validation")
 MOST_IMAGES = 4000  # of all datasets of a modality together: a million more would change little
 
 
@@ -40,8 +42,9 @@ def measure_training_statistics(
     measured: dict[str, ModalityStatistics] = {}
     for modality in dict.fromkeys(data.task.modality for data in datasets):
         some = [data for data in datasets if data.task.modality == modality]
-        train, held_out = (_embeddings(model, processor, some, split, batch_size) for split in ("train", "validation"))
         try:
+            check_enough(*(sum(len(rows) for _, rows in _drawn(some, split)) for split in SPLITS))
+            train, held_out = (_embeddings(model, processor, some, split, batch_size) for split in SPLITS)
             measured[modality] = modality_statistics(train, held_out, [data.name for data in some])
         except ValueError as error:
             warnings.warn(f"No statistics of training images of modality {modality} are kept: {error}.", stacklevel=3)
@@ -73,12 +76,18 @@ def _embeddings(
     batch_size: int,
 ) -> np.ndarray:
     parts = [np.empty((0, model.ark.embedding_dim), np.float32)]
-    for data in datasets:
-        if split not in data.splits:
-            continue
-        rows: Any = data.splits[split]
-        drawn = np.random.default_rng(0).permutation(len(rows))[: MOST_IMAGES // len(datasets)]
+    for data, rows in _drawn(datasets, split):
         description = f"embedding {data.task.name}, {split}"
-        chosen = rows.select(np.sort(drawn))
-        parts.append(embed_pictures(model.ark, processor, chosen, data.task, batch_size, description))
+        parts.append(embed_pictures(model.ark, processor, rows, data.task, batch_size, description))
     return np.concatenate(parts)
+
+
+def _drawn(datasets: Sequence[TaskDataset], split: str) -> list[tuple[TaskDataset, Any]]:
+    """Of each dataset that has the split the rows that are looked at."""
+    found: list[tuple[TaskDataset, Any]] = []
+    for data in datasets:
+        if split in data.splits:
+            rows: Any = data.splits[split]
+            drawn = np.random.default_rng(0).permutation(len(rows))[: MOST_IMAGES // len(datasets)]
+            found.append((data, rows.select(np.sort(drawn))))
+    return found

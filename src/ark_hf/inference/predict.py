@@ -147,16 +147,26 @@ def crop_logits(model: Any, pixel_values: torch.Tensor, task: str | None = None)
     float64 (batch, labels) of pictures (batch, C, H, W), or (batch, crops, labels) of (batch, crops, C, H, W), on the
     CPU; of a Genesis (batch, labels) of volumes (batch, C, D, H, W).
     """
-    return crop_outputs(model, pixel_values, task)[0]
+    return _crop_logits(_forward(model, pixel_values, task), pixel_values, model)
 
 
 def crop_outputs(model: Any, pixel_values: torch.Tensor, task: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """What [`crop_logits`] gives, and of the same pass the embeddings, of crops their mean: float32 (batch, width)."""
-    image = 4 if isinstance(model, GenesisForImageClassification) else 3  # axes
-    pixel_values = pixel_values.to(model.device, model.dtype)
-    outputs = model(pixel_values.flatten(0, -image - 1), task=task)
-    logits = outputs.logits.cpu().double().unflatten(0, pixel_values.shape[:-image])
-    return logits, outputs.embeddings.float().unflatten(0, (len(pixel_values), -1)).mean(dim=1)
+    outputs = _forward(model, pixel_values, task)
+    embeddings = outputs.embeddings.float().unflatten(0, (len(pixel_values), -1)).mean(dim=1)
+    return _crop_logits(outputs, pixel_values, model), embeddings
+
+
+def _forward(model: Any, pixel_values: torch.Tensor, task: str | None) -> Any:
+    return model(pixel_values.to(model.device, model.dtype).flatten(0, -_image_axes(model) - 1), task=task)
+
+
+def _crop_logits(outputs: Any, pixel_values: torch.Tensor, model: Any) -> torch.Tensor:
+    return outputs.logits.cpu().double().unflatten(0, pixel_values.shape[: -_image_axes(model)])
+
+
+def _image_axes(model: Any) -> int:
+    return 4 if isinstance(model, GenesisForImageClassification) else 3
 
 
 def _as_it_is(image: RadiographInput) -> RadiographInput:

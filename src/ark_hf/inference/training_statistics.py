@@ -110,6 +110,15 @@ class TrainingStatistics:
         return found
 
 
+def check_enough(train: int, held_out: int) -> None:
+    """Raises `ValueError` if so many images of train and of validation splits are too few for statistics."""
+    if train < LEAST_IMAGES or held_out < LEAST_HELD_OUT:
+        raise ValueError(
+            f"they take {LEAST_IMAGES} images of train splits and {LEAST_HELD_OUT} of validation splits, and there "
+            f"are {train:,} and {held_out:,}"
+        )
+
+
 def modality_statistics(
     train: np.ndarray, held_out: np.ndarray, datasets: Sequence[str], rank: int = RANK
 ) -> ModalityStatistics:
@@ -124,11 +133,7 @@ def modality_statistics(
     Raises:
         ValueError: There are fewer than `LEAST_IMAGES` or `LEAST_HELD_OUT`, or all embeddings are the same.
     """
-    if len(train) < LEAST_IMAGES or len(held_out) < LEAST_HELD_OUT:
-        raise ValueError(
-            f"they take {LEAST_IMAGES} images of train splits and {LEAST_HELD_OUT} of validation splits, and there "
-            f"are {len(train):,} and {len(held_out):,}"
-        )
+    check_enough(len(train), len(held_out))
     gaussian = fit_gaussian(_of_length_1(train), rank)
     threshold = np.quantile(gaussian.distances(_of_length_1(held_out)), 1 - FALSE_ALARMS, method="higher")
     return ModalityStatistics(gaussian, float(threshold), len(train), len(held_out), tuple(datasets))
