@@ -63,6 +63,13 @@ def what_is_there(name: str | Path, base: str | Path = ".") -> str:
     return f"no such folder is {where}, and repositories on the Hub are named someone/name."
 
 
+def model_below(folder: Path) -> str:
+    """For the end of a message about a folder that is no model: those that a run has left in it."""
+    patterns = [f"{where}{name}/config.json" for where in ("", "seed-*/") for name in ("ark-cxr", "genesis")]
+    below = [str(file.parent) for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return f" Did you mean {' or '.join(below[:3])}?" if below else ""
+
+
 def _nearest(name: str, base: str | Path, likeness: float) -> str | None:
     """The path that is there and most like the name, which is none; None if a part of it is like nothing."""
     parts = re.sub(r"^[A-Za-z]:", "", os.path.expanduser(name)).replace("\\", "/")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..names import what_is_there
+from ..names import model_below, what_is_there
 from .arguments import parse, quiet
 
 
@@ -84,8 +84,6 @@ def push(argv: list[str]) -> int:
     validate_repo_id(given.repo)
     if (folder / "config.json").is_file():
         return _push_model(args, folder, given.repo)
-    from ..inference.load import model_below
-
     if below := model_below(folder):
         raise ValueError(f"{folder} is a run, not a model.{below}")
     if args.of_models:

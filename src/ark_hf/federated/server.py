@@ -16,6 +16,8 @@ from .recipe import FederatedArguments
 from .report import ROLES, write_report
 from .vector import average, fault
 
+SHOWN = {"master": "received master"}  # of the round before: what came of this one is tested in the next
+
 
 class Federation:
     """
@@ -201,9 +203,6 @@ def _told(answer: Answer) -> dict[str, Any]:
     if isinstance(aurocs, dict):
         told["auroc"] = {role: aurocs[role] for role in ROLES if _is_number(aurocs.get(role))}
     return told
-
-
-SHOWN = {"master": "received master"}  # of the round before: what came of this one is tested in the next
 
 
 def _summary(entry: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.images.image_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from ..files import read_json
-from ..inference.load import model_below
 from ..inference.training_statistics import open_training_statistics
 from ..models.ark.modeling_ark import ArkForImageClassification
+from ..names import model_below
 from ..outcome import read_outcome
 from ..provenance import CALIBRATION_FILE, PROVENANCE_FILE, STATISTICS_FILE, read_provenance
 from ..training.peac.heads import HEADS_FILE

@@ -25,7 +25,7 @@ from ..models.genesis.modeling_genesis import (
     GenesisForSemanticSegmentation,
     GenesisModel,
 )
-from ..names import check_name
+from ..names import check_name, model_below
 from .arguments import DTYPES
 from .masks import check_segments
 
@@ -233,13 +233,6 @@ def _check_folder(name_or_path: str) -> None:
     check_name(name_or_path, "model")
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"{name_or_path} is not a model: it has no config.json.{model_below(folder)}")
-
-
-def model_below(folder: Path) -> str:
-    """For the end of a message about a folder that is no model: those that a run has left in it."""
-    patterns = [f"{where}{name}/config.json" for where in ("", "seed-*/") for name in ("ark-cxr", "genesis")]
-    below = [str(file.parent) for pattern in patterns for file in sorted(folder.glob(pattern))]
-    return f" Did you mean {' or '.join(below[:3])}?" if below else ""
 
 
 def _read_config(name_or_path: str) -> dict[str, Any]:

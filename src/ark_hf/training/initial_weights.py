@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..inference.load import load_ark, model_below
+from ..inference.load import load_ark
 from ..models.ark.configuration_ark import ArkConfig, ArkTask, SegmentationTask
 from ..models.ark.image_processing_ark import OF_A_MODALITY, ArkImageProcessor
 from ..models.ark.modeling_ark import ArkForImageClassification, ArkModel, create_encoder
 from ..models.ark.modeling_ark_segmentation import ArkForSemanticSegmentation
+from ..names import model_below
 from ..provenance import read_provenance, shown_name, weights_sha256
 from ..weights import UnreadableWeightsError, check_tensors, read_weights_file
 from .settings import check_init, names_ark

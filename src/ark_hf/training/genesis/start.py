@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from ...files import write_json
-from ...inference.load import load_genesis, model_below
+from ...inference.load import load_genesis
 from ...models.genesis.configuration_genesis import GenesisConfig
 from ...models.genesis.convert_genesis_checkpoint import convert_genesis_checkpoint
 from ...models.genesis.image_processing_genesis import GenesisImageProcessor
 from ...models.genesis.modeling_genesis import GenesisForPreTraining
+from ...names import model_below
 from ..distortion import SMALLEST
 from ..initial_weights import start_facts
 from ..settings import check_init, names_ark
